@@ -1,0 +1,3 @@
+"""LENS segmentation for frozen multimodal LLMs, trained from a feature cache."""
+
+__version__ = "0.1.0"

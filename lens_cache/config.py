@@ -1,0 +1,294 @@
+"""Every setting, with the paper's values as defaults.
+
+A YAML file lists departures from these defaults; ``config_file.load_config`` reads it. Paths of
+stores and runs are not settings: they stand on the command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+_strict = ConfigDict(extra="forbid")
+Dtype = Literal["float32", "bfloat16", "float16"]
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class DataConfig:
+    """Which images and instructions go into a store.
+
+    Attributes:
+        kind: Name of the dataset adapter.
+        root: Folder of the dataset.
+        split: COCO: the part of the annotation file's name, e.g. ``train2017``. JSONL: keep only
+            lines of this split; all if empty.
+        annotations: COCO only: which annotation file; ``auto`` prefers panoptic.
+        file: JSONL only: the file's name inside ``root``.
+        categories: COCO only: keep only these category names; all if empty.
+        limit: Keep only the first images; all if empty.
+        short_question: The question asked for a short instruction such as "the orange".
+        long_question: The question asked for an instruction that is a sentence already.
+    """
+
+    kind: Literal["coco", "jsonl"] = "coco"
+    root: Path | None = None
+    split: str | None = None
+    annotations: Literal["auto", "instances", "panoptic"] = "auto"
+    file: str = "data.jsonl"
+    categories: tuple[str, ...] = ()
+    limit: Positive | None = None
+    short_question: str = "What is {instruction} in this image?"
+    long_question: str = "{instruction}"
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class LlavaConfig:
+    """The frozen multimodal LLM.
+
+    Attributes:
+        checkpoint: A Hugging Face hub id or a local folder (relative to ``encoders.root`` if set).
+        revision: Branch, tag or commit of a hub id.
+        layers: Tapped layers: ``hidden_states[layer]``, the input of decoder layer ``layer``.
+        dtype: Precision of the forward pass and of the stored states.
+    """
+
+    checkpoint: str = "llava-hf/llava-1.5-7b-hf"
+    revision: str | None = None
+    layers: tuple[Positive, ...] = (14,)
+    dtype: Dtype = "bfloat16"
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class SamConfig:
+    """The frozen Segment Anything model.
+
+    Attributes:
+        checkpoint: A ``.pth`` file, a folder that holds exactly one, or a hub id
+            ``owner/name[/file.pth]`` (files relative to ``encoders.root`` if set).
+        revision: Branch, tag or commit of a hub id.
+        dtype: Precision of the forward pass and of the stored embeddings.
+    """
+
+    checkpoint: str = "ybelkada/segment-anything/checkpoints/sam_vit_h_4b8939.pth"
+    revision: str | None = None
+    dtype: Dtype = "bfloat16"
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class EncodersConfig:
+    """The two frozen models; ``root`` is a folder that holds their checkpoints."""
+
+    root: Path | None = None
+    llava: LlavaConfig = field(default_factory=LlavaConfig)
+    sam: SamConfig = field(default_factory=SamConfig)
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class StoreConfig:
+    """Layout of a store: ``shard_size`` images stand in one shard, the unit of work and commit."""
+
+    shard_size: Positive = 256
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class WorkersConfig:
+    """How an extraction runs; nothing here changes a stored byte.
+
+    Attributes:
+        count: Worker processes; empty means one per GPU, or as many as CPU cores and memory allow.
+        gpus_per_worker: Share of a GPU that a worker takes, where there is a GPU.
+        threads_per_worker: CPU threads of a worker's model.
+        decode_threads: Threads that read and resize images ahead of the model.
+        max_consecutive_failures: Stop after so many images failed one after another.
+    """
+
+    count: Positive | None = None
+    gpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    threads_per_worker: Positive = 1
+    decode_threads: Positive = 2
+    max_consecutive_failures: Positive = 20
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class ExtractConfig:
+    """Phase 1: what is extracted, with which models, into which layout."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    encoders: EncodersConfig = field(default_factory=EncodersConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    workers: WorkersConfig = field(default_factory=WorkersConfig)
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class ModelConfig:
+    """The trainable LENS modules. The ablations of Table 2 are switches here.
+
+    Attributes:
+        layer: Which cached layer the head reads; empty if the store holds only one.
+        warm_start: Start the head's two layers from the MLLM's layers L and L+1.
+        attention_rows: Text rows averaged into the grounding map: ``mean`` (eq. 1) or ``last``.
+        attention_normalisation: ``peak`` divides the grounding map by ``peak_headroom`` times its
+            own (detached) peak, ``sum`` makes it sum to 1, ``none`` leaves the softmax values.
+        peak_headroom: Keeps the peak below 1, so that a wrong peak still gets a gradient.
+        max_keypoints: Upper limit m on keypoints (16).
+        nms_radius: Cells within this Euclidean distance of a keypoint are suppressed (4).
+        keypoint_threshold: Keypoints weaker than this share of the peak are dropped; 0 keeps all.
+            Not in the paper's text, but in the released code.
+        neighbourhood: Side p of the p x p neighbourhood that describes a keypoint (3).
+        coordinates: Where a grid cell lies in the square; see ``geometry``.
+        num_descriptor_heads: Attention heads of the descriptor; empty means as many as the MLLM.
+        use_keypoints: Off: only the global description prompts SAM ("w/o keypoint description").
+        use_global: Off: only keypoints prompt SAM ("w/o global description").
+        global_only_probability: Share of training samples that see only the global description
+            (S1.4).
+        train_mask_decoder: Also train SAM's mask decoder.
+    """
+
+    layer: Positive | None = None
+    warm_start: bool = True
+    attention_rows: Literal["mean", "last"] = "mean"
+    attention_normalisation: Literal["peak", "sum", "none"] = "peak"
+    peak_headroom: Annotated[float, Field(ge=1)] = 1.05
+    max_keypoints: Positive = 16
+    nms_radius: Weight = 4.0
+    keypoint_threshold: Fraction = 0.4
+    neighbourhood: Positive = 3
+    coordinates: Literal["centre", "corner"] = "centre"
+    num_descriptor_heads: Positive | None = None
+    use_keypoints: bool = True
+    use_global: bool = True
+    global_only_probability: Fraction = 0.5
+    train_mask_decoder: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class LossConfig:
+    """Weights of eq. 6 and 7.
+
+    Attributes:
+        dice: Weight of the dice loss.
+        bce: Weight of the binary cross-entropy.
+        attention: Weight of the attention loss, eq. 5; 0 is the ablation "w/o L_attn".
+        attention_size: Side of the square in which grounding map and mask are compared.
+        mask_size: Side of the square in which masks are compared; empty means at the resolution
+            of each image, as LISA does.
+    """
+
+    dice: Weight = 2.0
+    bce: Weight = 4.0
+    attention: Weight = 1.0
+    attention_size: Positive = 128
+    mask_size: Positive | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class OptimizerConfig:
+    """AdamW with LISA's schedule: linear warm-up, then linear decay to zero or constant."""
+
+    lr: Annotated[float, Field(gt=0)] = 5.0e-5
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    weight_decay: Weight = 0.0
+    warmup_steps: NonNegative = 100
+    decay: Literal["linear", "constant"] = "linear"
+    gradient_clip: Weight = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class BatchConfig:
+    """What a step sees.
+
+    Attributes:
+        split: Train on queries of this split; empty means every query of the store.
+        limit_images: Use only the first images of the split; all if empty.
+        validation_split: Measure gIoU on this split; empty means no validation.
+        limit_validation_images: Validate on the first images only; all if empty.
+        images: Images per device and step.
+        queries_per_image: Instructions drawn for an image (3 in LISA).
+        accumulate: Steps whose gradients are summed before an update.
+        loader_workers: Processes that read ahead.
+    """
+
+    split: str | None = None
+    limit_images: Positive | None = None
+    validation_split: str | None = None
+    limit_validation_images: Positive | None = None
+    images: Positive = 2
+    queries_per_image: Positive = 3
+    accumulate: Positive = 10
+    loader_workers: NonNegative = 2
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class TrainerConfig:
+    """How long and where a training runs.
+
+    Attributes:
+        max_steps: Optimizer steps.
+        validate_every: Optimizer steps between validations; also when ``last.ckpt`` is written.
+        precision: Lightning's precision; weights and optimizer states are float32 in all of them.
+        accelerator: Lightning's accelerator.
+        devices: Number of devices; empty means all.
+        strategy: Lightning's strategy.
+        threads: CPU threads of a process; empty leaves PyTorch's choice.
+        seed: Seeds initialisation, the order of images and the drawing of queries.
+        log_every: Optimizer steps between lines of the CSV log.
+    """
+
+    max_steps: Positive = 5000
+    validate_every: Positive = 500
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    accelerator: str = "auto"
+    devices: Positive | None = None
+    strategy: str = "auto"
+    threads: Positive | None = None
+    seed: NonNegative = 0
+    log_every: Positive = 10
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class TrainConfig:
+    """Phase 2: fit the LENS modules from a store.
+
+    ``preset`` names the base that the other settings depart from: ``paper`` is what the paper
+    states, ``released`` what the authors' released code does (see ``PRESETS``).
+    """
+
+    preset: Literal["paper", "released"] = "paper"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    # Logits above log(p / (1 - p)) are foreground; 0.5 in LISA and the paper, 0.6 in the release.
+    mask_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+
+# Departures of the authors' released code (jiazhen-code/LENS, configs/default.yaml) from the paper.
+PRESETS: dict[str, dict[str, object]] = {
+    "paper": {},
+    "released": {
+        "model": {
+            "attention_rows": "last",
+            "coordinates": "corner",
+            "global_only_probability": 0.9,
+            "train_mask_decoder": True,
+        },
+        "loss": {"dice": 4.0, "bce": 2.0},
+        "optimizer": {
+            "lr": 1.0e-4,
+            "warmup_steps": 0,
+            "decay": "constant",
+            "gradient_clip": 0.0,
+        },
+        "batch": {"images": 8, "accumulate": 4},
+        "mask_threshold": 0.6,
+    },
+}

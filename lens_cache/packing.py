@@ -1,0 +1,103 @@
+"""Many instructions behind one image in one sequence.
+
+A packed sequence is ``[shared | question 1 | question 2 | ... | padding]``. *Shared* is the system
+prefix and the image. Each question sees the shared part and itself, causally, and takes the
+positions that it would have alone. Because attention is causal and the image comes first, the
+result equals one sequence per question, while the shared part is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PADDING = -1
+
+
+@dataclass(frozen=True)
+class PackedTexts:
+    """The questions of B images, packed per image and padded to the longest row.
+
+    Attributes:
+        tokens: States or embeddings, shape (B, T, d), zeros where padded.
+        owner: Which question of its image a token belongs to, int64, shape (B, T); ``PADDING``
+            where padded.
+    """
+
+    tokens: Tensor
+    owner: Tensor
+
+
+def pack_texts(texts: Sequence[Sequence[Tensor]]) -> PackedTexts:
+    """Pack questions, given per image as tensors of shape (T_q, d)."""
+    rows = [torch.cat(list(row)) for row in texts]
+    owners = [
+        torch.cat([torch.full((len(text),), i, dtype=torch.int64) for i, text in enumerate(row)])
+        for row in texts
+    ]
+    return PackedTexts(
+        tokens=torch.nn.utils.rnn.pad_sequence(rows, batch_first=True),
+        owner=torch.nn.utils.rnn.pad_sequence(owners, batch_first=True, padding_value=PADDING).to(
+            rows[0].device
+        ),
+    )
+
+
+def block_mask(num_shared: int, owner: Tensor) -> Tensor:
+    """Return which position may attend to which.
+
+    Args:
+        num_shared: Length of the shared part.
+        owner: As in ``PackedTexts``, shape (B, T).
+
+    Returns:
+        Bool mask of shape (B, 1, S, S) with S = num_shared + T; rows are queries, True may attend.
+        A padding position attends only to itself, so that no row of a softmax is empty.
+    """
+    shared = owner.new_full((owner.shape[0], num_shared), PADDING - 1)
+    group = torch.cat([shared, owner], dim=1)
+    length = group.shape[1]
+    position = torch.arange(length, device=owner.device)
+    causal = position[None, :] <= position[:, None]
+    same = group[:, :, None] == group[:, None, :]
+    to_shared = (position < num_shared)[None, None, :] & (group != PADDING)[:, :, None]
+    itself = position[None, :] == position[:, None]
+    real = (group != PADDING)[:, :, None]
+    return (((same & real) | to_shared) & causal | itself)[:, None]
+
+
+def position_ids(num_shared: int, owner: Tensor) -> Tensor:
+    """Return the position of every token in its own, unpacked sequence, shape (B, num_shared + T).
+
+    Padding counts on from the shared part; nothing reads it.
+    """
+    batch, length = owner.shape
+    index = torch.arange(length, device=owner.device).expand(batch, length)
+    starts = torch.ones_like(owner, dtype=torch.bool)
+    starts[:, 1:] = owner[:, 1:] != owner[:, :-1]
+    first = torch.where(starts, index, 0).cummax(dim=1).values
+    shared = torch.arange(num_shared, device=owner.device).expand(batch, num_shared)
+    return torch.cat([shared, num_shared + index - first], dim=1)
+
+
+def last_positions(owner: Tensor, num_questions: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return where each question ends.
+
+    Args:
+        owner: As in ``PackedTexts``, shape (B, T).
+        num_questions: Number of questions of each of the B images; Q in all.
+
+    Returns:
+        The image index and the text position of the last token of every question, both int64 of
+        shape (Q,), image by image and in order within an image.
+    """
+    image = torch.cat(
+        [torch.full((count,), b, dtype=torch.int64) for b, count in enumerate(num_questions)]
+    ).to(owner.device)
+    question = torch.cat([torch.arange(count) for count in num_questions]).to(owner.device)
+    mine = owner[image] == question[:, None]
+    index = torch.arange(owner.shape[1], device=owner.device)
+    return image, torch.where(mine, index, -1).max(dim=1).values
