@@ -1,0 +1,306 @@
+"""Run the frozen models over the images of a shard and commit what they say.
+
+Nothing here knows where it runs: the Ray job holds one ``ShardExtractor`` per worker process, and
+a test or a notebook can hold one without Ray.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lens_cache.config import ExtractConfig
+from lens_cache.encoders.checkpoints import resolve_file, resolve_folder
+from lens_cache.encoders.llava import LlavaEncoder
+from lens_cache.encoders.sam import SamEncoder
+from lens_cache.errors import ExtractionError, ImageError, one_line
+from lens_cache.geometry import image_to_square
+from lens_cache.images import content_id, read_image
+from lens_cache.plan import Plan, PlannedImage
+from lens_cache.store.commits import Quarantine, quarantined
+from lens_cache.store.layout import QUESTIONS_FILE, Group, Questions
+from lens_cache.store.manifest import Manifest
+from lens_cache.store.reader import PLAN_FOLDER, shard_images
+from lens_cache.store.writer import GroupShardWriter, to_bytes
+
+_READ_AHEAD = 4
+_WRITE_BEHIND = 4
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image in the square frame."""
+
+    square: NDArray[np.uint8]
+    width: int
+    height: int
+
+
+@dataclass
+class ShardReport:
+    """What happened to a shard.
+
+    Attributes:
+        shard: The shard's number.
+        images: Images written to at least one group.
+        queries: Their queries.
+        quarantined: What failed, per group.
+        seconds: Time per stage: read, llava, sam, write; stages overlap.
+        wall: Seconds from beginning to commit.
+        size: Bytes committed.
+    """
+
+    shard: int
+    images: int = 0
+    queries: int = 0
+    quarantined: list[Quarantine] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    wall: float = 0.0
+    size: int = 0
+
+
+class ShardExtractor:
+    """Extracts shards of one store with the frozen models of some groups."""
+
+    def __init__(
+        self, root: Path, config: ExtractConfig, groups: Sequence[Group], device: str
+    ) -> None:
+        """Load plan and models.
+
+        Args:
+            root: A prepared store.
+            config: Its settings, with paths that hold on this machine.
+            groups: Feature groups to extract; only their models are loaded.
+            device: Where the models run, e.g. ``cuda`` or ``cpu``.
+        """
+        torch.set_num_threads(config.workers.threads_per_worker)
+        self._root, self._config = root, config
+        self._manifest = Manifest.load(root)
+        self._plan = Plan.load(root / PLAN_FOLDER)
+        self._questions = Questions.load(root / QUESTIONS_FILE)
+        self._shards = shard_images(self._plan.num_images, config.store.shard_size)
+        self._failures = 0
+        self._seconds: dict[str, float] = {}
+        self._llava = self._load_llava(device) if "hidden_states" in groups else None
+        self._sam = self._load_sam(device) if "image_embeddings" in groups else None
+
+    def extract(self, shard: int, groups: Sequence[Group]) -> ShardReport:
+        """Extract and commit one shard of the given groups.
+
+        Raises:
+            ExtractionError: If too many images failed one after another.
+            OSError: If the store cannot be written.
+        """
+        began, self._seconds = time.perf_counter(), {}
+        report = ShardReport(shard=shard)
+        crashed = {group: quarantined(self._root, group) for group in groups}
+        with ExitStack() as stack:
+            writers = {group: stack.enter_context(self._writer(group, shard)) for group in groups}
+            behind = stack.enter_context(_WriteBehind())
+            for image, picture in self._read_ahead(self._shards[shard]):
+                planned = self._plan.image(image)
+                for group, writer in writers.items():
+                    known = crashed[group].get(planned.image_id)
+                    outcome = (
+                        known
+                        if known is not None and known.stage == "crash"
+                        else self._encode(group, image, planned, picture)
+                    )
+                    self._count(outcome, report)
+                    behind.submit(self._write, writer, image, planned.image_id, outcome)
+                report.images += 1
+                report.queries += len(self._plan.query_range(image))
+            behind.wait()
+            for writer in writers.values():
+                with self._timed("write"):
+                    writer.commit()
+                report.size += writer.size
+        report.seconds, report.wall = self._seconds, time.perf_counter() - began
+        return report
+
+    def probe(self, images: Sequence[int], groups: Sequence[Group]) -> None:
+        """Run the models over some images and write nothing: does the process survive them?"""
+        for image, picture in self._read_ahead(images):
+            for group in groups:
+                self._encode(group, image, self._plan.image(image), picture)
+
+    def _writer(self, group: Group, shard: int) -> GroupShardWriter:
+        """Open the writer of a shard; the first shard also holds the prefix."""
+        arrays = self._manifest.arrays[group]
+        if shard > 0:
+            arrays = {k: v for k, v in arrays.items() if not k.endswith("prefix")}
+        writer = GroupShardWriter(self._root, group, shard, arrays)
+        if group == "hidden_states" and shard == 0:
+            assert self._llava is not None
+            side = self._manifest.side
+            features = self._llava.encode(np.zeros((side, side, 3), np.uint8), [])
+            for layer, states in features.prefix.items():
+                writer.add_prefix(f"layer_{layer}/prefix", to_bytes(states))
+        return writer
+
+    def _encode(
+        self, group: Group, image: int, planned: PlannedImage, picture: Picture | ImageError
+    ) -> dict[str, Tensor] | Quarantine:
+        """Run a group's model on an image; a failure of the image becomes a quarantine record."""
+        stage, reason = "read", ""
+        if isinstance(picture, ImageError):
+            reason = one_line(picture)
+        else:
+            stage = "model"
+            try:
+                values = (
+                    self._hidden_states(image, picture)
+                    if group == "hidden_states"
+                    else self._image_embeddings(picture)
+                )
+                bad = [name for name, value in values.items() if not torch.isfinite(value).all()]
+                if not bad:
+                    return values
+                reason = f"values that are not finite in {', '.join(bad)}"
+            except RuntimeError as error:
+                reason = f"{type(error).__name__}: {one_line(error)}"
+        return Quarantine(
+            group=group, image_id=planned.image_id, path=planned.path, stage=stage, reason=reason
+        )
+
+    def _hidden_states(self, image: int, picture: Picture) -> dict[str, Tensor]:
+        assert self._llava is not None
+        texts = [self._questions.token_ids[q].tolist() for q in self._plan.query_range(image)]
+        values: dict[str, Tensor] = {}
+        with self._timed("llava"):
+            features = self._llava.encode(picture.square, texts)
+            for layer, states in features.image_tokens.items():
+                values[f"layer_{layer}/image_tokens"] = states.cpu()
+            for layer, per_text in features.text_tokens.items():
+                values[f"layer_{layer}/text_tokens"] = torch.cat(list(per_text)).cpu()
+        return values
+
+    def _image_embeddings(self, picture: Picture) -> dict[str, Tensor]:
+        assert self._sam is not None
+        with self._timed("sam"):
+            embedding = self._sam.encode(picture.square, width=picture.width, height=picture.height)
+            return {"image_embeddings": embedding.cpu()}
+
+    def _write(
+        self,
+        writer: GroupShardWriter,
+        image: int,
+        image_id: str,
+        outcome: Mapping[str, Tensor] | Quarantine,
+    ) -> None:
+        with self._timed("write"):
+            if isinstance(outcome, Quarantine):
+                rows = sum(len(self._questions.token_ids[q]) for q in self._plan.query_range(image))
+                writer.skip(outcome, rows)
+            else:
+                writer.add(image_id, {name: to_bytes(value) for name, value in outcome.items()})
+
+    def _count(self, outcome: object, report: ShardReport) -> None:
+        """Count failures; too many in a row mean that not the images are to blame."""
+        if not isinstance(outcome, Quarantine):
+            self._failures = 0
+            return
+        report.quarantined.append(outcome)
+        self._failures += 1
+        limit = self._config.workers.max_consecutive_failures
+        if self._failures >= limit:
+            raise ExtractionError(
+                f"stopped after {limit} failures in a row, the last at {outcome.path} "
+                f"({outcome.stage}: {outcome.reason}); mend the cause and run the same command "
+                "again, or raise workers.max_consecutive_failures"
+            )
+
+    def _read_ahead(self, images: Sequence[int]) -> Iterator[tuple[int, Picture | ImageError]]:
+        """Yield decoded images in order, while threads decode the next ones."""
+        threads = self._config.workers.decode_threads
+        with ThreadPoolExecutor(threads, "decode") as pool:
+            waiting: deque[tuple[int, Future[Picture | ImageError]]] = deque()
+            try:
+                for image in images:
+                    waiting.append((image, pool.submit(self._read, self._plan.image(image))))
+                    if len(waiting) > max(_READ_AHEAD, threads):
+                        done, future = waiting.popleft()
+                        yield done, future.result()
+                while waiting:
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _read(self, planned: PlannedImage) -> Picture | ImageError:
+        with self._timed("read"):
+            root = self._config.data.root
+            assert root is not None
+            try:
+                data = (root / planned.path).read_bytes()
+                if content_id(data) != planned.image_id:
+                    raise ImageError("the file has changed since it was planned")
+                image = read_image(data)
+            except OSError as error:
+                return ImageError(f"cannot be read: {error.strerror}")
+            except ImageError as error:
+                return error
+            height, width = image.shape[:2]
+            return Picture(image_to_square(image, self._manifest.side), width, height)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - began
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + spent
+
+    def _load_llava(self, device: str) -> LlavaEncoder:
+        config, root = self._config.encoders.llava, self._config.encoders.root
+        return LlavaEncoder.from_checkpoint(
+            resolve_folder(config.checkpoint, root, config.revision),
+            layers=config.layers,
+            dtype=getattr(torch, config.dtype),
+            device=device,
+        )
+
+    def _load_sam(self, device: str) -> SamEncoder:
+        config, root = self._config.encoders.sam, self._config.encoders.root
+        return SamEncoder.from_checkpoint(
+            resolve_file(config.checkpoint, root, config.revision),
+            dtype=getattr(torch, config.dtype),
+            device=device,
+        )
+
+
+class _WriteBehind:
+    """One thread that writes while the model runs, never more than a few images behind."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "write")
+        self._pending: deque[Future[None]] = deque()
+
+    def __enter__(self) -> _WriteBehind:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def submit(self, function: object, *arguments: object) -> None:
+        """Queue a write; waits while too many are pending, and raises what an earlier one did."""
+        assert callable(function)
+        self._pending.append(self._pool.submit(function, *arguments))
+        while len(self._pending) > _WRITE_BEHIND:
+            self._pending.popleft().result()
+
+    def wait(self) -> None:
+        """Wait until everything is written."""
+        while self._pending:
+            self._pending.popleft().result()

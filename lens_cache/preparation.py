@@ -1,0 +1,293 @@
+"""Everything of a store that is decided before a model runs: plan, manifest, layout, frozen parts.
+
+Each step is a pure function of data and settings and is skipped where its result already lies in
+the store, so that a run killed at any moment is continued by running it again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import lens_cache
+from lens_cache.config import ExtractConfig
+from lens_cache.config_file import to_tree
+from lens_cache.encoders import llava, sam
+from lens_cache.encoders.checkpoints import resolve_file, resolve_folder, weights_digest
+from lens_cache.errors import ConfigError, StoreMismatchError
+from lens_cache.frozen import FrozenParts
+from lens_cache.plan import Plan, build_plan
+from lens_cache.sam_architecture import SamArchitecture
+from lens_cache.store.files import (
+    publish,
+    sync_folder,
+    temporary_path,
+    write_bytes,
+)
+from lens_cache.store.layout import (
+    GROUPS,
+    QUESTIONS_FILE,
+    ArraySpec,
+    Group,
+    Questions,
+    hidden_state_arrays,
+    image_embedding_array,
+)
+from lens_cache.store.manifest import MANIFEST_FILE, Manifest, require_same
+from lens_cache.store.reader import FROZEN_FOLDER, PLAN_FOLDER, shard_images
+from lens_cache.store.zarr import write_metadata
+
+# Raise it when a change to this package changes the bytes of a group for the same models.
+EXTRACTION_VERSION = 1
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoders:
+    """The two frozen models as files, and what their outputs look like."""
+
+    llava: Path
+    sam: Path
+    prompt: llava.LlavaPrompt
+    text_config: dict[str, Any]
+    sam_architecture: SamArchitecture
+    fingerprints: dict[str, dict[str, Any]]
+
+    @property
+    def side(self) -> int:
+        """Side of the square frame: what SAM takes."""
+        return self.sam_architecture.image_size
+
+    @classmethod
+    def resolve(cls, config: ExtractConfig) -> Encoders:
+        """Find both checkpoints and read what identifies their outputs, but no weights.
+
+        Raises:
+            CheckpointError: If one is missing or is not what it should be.
+            ConfigError: If a tapped layer does not exist.
+        """
+        root = config.encoders.root
+        folder = resolve_folder(
+            config.encoders.llava.checkpoint, root, config.encoders.llava.revision
+        )
+        file = resolve_file(config.encoders.sam.checkpoint, root, config.encoders.sam.revision)
+        prompt = llava.LlavaPrompt.from_folder(folder)
+        architecture = sam.architecture(file)
+        text_config = llava.text_config(folder)
+        layers = list(config.encoders.llava.layers)
+        depth = int(text_config["num_hidden_layers"])
+        if max(layers) > depth or len(set(layers)) != len(layers):
+            raise ConfigError(
+                f"encoders.llava.layers: expected distinct layers from 1 to {depth}, got {layers}"
+            )
+        fingerprints = {
+            "hidden_states": {
+                "weights": weights_digest(folder),
+                "layers": layers,
+                "prompt": llava.PROMPT,
+                "side": architecture.image_size,
+                "dtype": config.encoders.llava.dtype,
+                "attention": llava.ATTENTION,
+                "extraction_version": EXTRACTION_VERSION,
+            },
+            "image_embeddings": {
+                "weights": weights_digest(file),
+                "side": architecture.image_size,
+                "dtype": config.encoders.sam.dtype,
+                "extraction_version": EXTRACTION_VERSION,
+            },
+        }
+        return cls(
+            llava=folder,
+            sam=file,
+            prompt=prompt,
+            text_config=text_config,
+            sam_architecture=architecture,
+            fingerprints=fingerprints,
+        )
+
+
+def prepare_plan(root: Path, config: ExtractConfig, progress: Progress) -> Plan:
+    """Load the store's plan, or build and save it.
+
+    Raises:
+        StoreMismatchError: If the store was planned from other data settings.
+    """
+    folder = root / PLAN_FOLDER
+    if not folder.exists():
+        plan = _build_plan(config, progress)
+        temporary = temporary_path(root)
+        plan.save(temporary)
+        sync_folder(temporary)
+        publish(temporary, folder)
+        return plan
+    plan = Plan.load(folder)
+    if (root / MANIFEST_FILE).exists():
+        manifest = Manifest.load(root)
+        stored, wanted = dict(manifest.config["data"]), _absolute(config)["data"]
+        if stored.pop("root") != wanted.pop("root"):
+            _require_same_content(root, plan, _build_plan(config, progress))
+        require_same(
+            root,
+            "the data",
+            {**stored, "shard_size": manifest.config["store"]["shard_size"]},
+            {**wanted, "shard_size": config.store.shard_size},
+            "Use the settings the store was planned with, or plan a new store",
+        )
+    return plan
+
+
+def prepare_manifest(
+    root: Path,
+    config: ExtractConfig,
+    encoders: Encoders,
+    plan: Plan,
+    replace_groups: tuple[Group, ...],
+) -> tuple[Manifest, Questions]:
+    """Write manifest, question table and Zarr metadata, or check them against the settings.
+
+    Args:
+        root: The store.
+        config: The settings asked for.
+        encoders: The models they name.
+        plan: The store's plan.
+        replace_groups: Groups to throw away and extract anew with the new settings.
+
+    Raises:
+        StoreMismatchError: If a group was extracted with other settings and is not replaced.
+    """
+    questions = tokenise(plan, encoders.prompt, config.store.shard_size)
+    manifest = describe(config, encoders, plan, questions)
+    if (root / MANIFEST_FILE).exists():
+        stored = Manifest.load(root)
+        for group in GROUPS:
+            if group not in replace_groups:
+                require_same(
+                    root,
+                    f"the group {group}",
+                    stored.fingerprints[group],
+                    manifest.fingerprints[group],
+                    f"Use the store's settings, or run `lens-cache extract` with `--replace {group}`",
+                )
+        for group in replace_groups:
+            _discard(root, group)
+    manifest.save(root)
+    write_bytes(root, root / QUESTIONS_FILE, questions.to_bytes())
+    write_metadata(root, [spec for specs in manifest.arrays.values() for spec in specs.values()])
+    return manifest, questions
+
+
+def prepare_frozen(root: Path, config: ExtractConfig, encoders: Encoders) -> None:
+    """Export what phase 2 needs of the frozen models, unless it is there."""
+    if (root / FROZEN_FOLDER).exists():
+        return
+    grid = encoders.prompt.grid
+    parts = FrozenParts(
+        text_config=encoders.text_config,
+        grid=grid,
+        sam_architecture=encoders.sam_architecture,
+        decoder_layers=llava.decoder_layer_weights(encoders.llava, config.encoders.llava.layers),
+        sam=sam.prompt_and_decoder_weights(encoders.sam),
+    )
+    temporary = temporary_path(root)
+    parts.save(temporary)
+    for file in temporary.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    publish(temporary, root / FROZEN_FOLDER)
+
+
+def tokenise(plan: Plan, prompt: llava.LlavaPrompt, shard_size: int) -> Questions:
+    """Tokenise every query of the plan and place its tokens."""
+    token_ids = [
+        np.asarray(prompt.token_ids(query.question).text_ids, dtype=np.int32)
+        for image in range(plan.num_images)
+        for query in plan.queries_of(image)
+    ]
+    shards = [
+        range(plan.query_range(images[0]).start, plan.query_range(images[-1]).stop)
+        for images in shard_images(plan.num_images, shard_size)
+    ]
+    return Questions.lay_out(token_ids, shards)
+
+
+def describe(
+    config: ExtractConfig, encoders: Encoders, plan: Plan, questions: Questions
+) -> Manifest:
+    """Return the manifest of a store that has yet to be extracted."""
+    prompt, architecture = encoders.prompt, encoders.sam_architecture
+    num_shards = len(shard_images(plan.num_images, config.store.shard_size))
+    states: dict[str, ArraySpec] = {}
+    for layer in config.encoders.llava.layers:
+        arrays = hidden_state_arrays(
+            layer,
+            num_images=plan.num_images,
+            num_shards=num_shards,
+            shard_size=config.store.shard_size,
+            region=questions.region,
+            num_prefix=len(prompt.prefix_ids),
+            num_image_tokens=prompt.num_image_tokens,
+            hidden_size=int(encoders.text_config["hidden_size"]),
+            dtype=config.encoders.llava.dtype,
+        )
+        states |= {f"layer_{layer}/{name}": spec for name, spec in arrays.items()}
+    embeddings = image_embedding_array(
+        num_images=plan.num_images,
+        shard_size=config.store.shard_size,
+        channels=architecture.transformer_dim,
+        size=architecture.embedding_size,
+        dtype=config.encoders.sam.dtype,
+    )
+    settings = _absolute(config)
+    return Manifest(
+        code_version=lens_cache.__version__,
+        complete=False,
+        config={key: settings[key] for key in ("data", "encoders", "store")},
+        plan={
+            "digest": plan.digest(),
+            "images": plan.num_images,
+            "queries": plan.num_queries,
+            "quarantined": plan.quarantine.num_rows,
+        },
+        side=encoders.side,
+        fingerprints=encoders.fingerprints,
+        arrays={"hidden_states": states, "image_embeddings": {"image_embeddings": embeddings}},
+    )
+
+
+def _build_plan(config: ExtractConfig, progress: Progress) -> Plan:
+    return build_plan(config.data, progress=lambda done, total: progress("plan", done, total))
+
+
+def _require_same_content(root: Path, stored: Plan, found: Plan) -> None:
+    if stored.digest() != found.digest():
+        raise StoreMismatchError(
+            f"the data of the store {root}: data.root moved, and what lies there now is not what "
+            f"was planned ({stored.num_images} images and {stored.num_queries} queries in the "
+            f"store, {found.num_images} and {found.num_queries} here); plan a new store"
+        )
+
+
+def _absolute(config: ExtractConfig) -> dict[str, Any]:
+    """Return the settings as plain values with absolute paths, to be found from any folder."""
+    data, encoders = config.data, config.encoders
+    config = replace(
+        config,
+        data=replace(data, root=data.root.resolve() if data.root else None),
+        encoders=replace(encoders, root=encoders.root.resolve() if encoders.root else None),
+    )
+    return to_tree(config)
+
+
+def _discard(root: Path, group: Group) -> None:
+    """Forget a group: its commits first, so that no reader takes half of it for whole."""
+    for folder in (root / "commits" / group, root / "quarantine" / group, root / group):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(root / FROZEN_FOLDER, ignore_errors=True)

@@ -1,0 +1,106 @@
+"""Commit and quarantine records: which shards are done, and which images failed and why.
+
+A shard of a group counts as done when its commit record exists; it is written last. The record
+holds the checksum of every object of the shard and, per image, of every chunk, so that a flipped
+byte can be traced to an image. An image without checksums was quarantined: its chunks are absent,
+and a quarantine record tells why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lens_cache.store.files import read_json, write_json
+from lens_cache.store.layout import Group
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectRecord:
+    """One written file: its path in the store, size in bytes and CRC-32C."""
+
+    path: str
+    size: int
+    crc32c: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """One committed shard of one group.
+
+    Attributes:
+        group: The feature group.
+        shard: The shard's number.
+        objects: Every file of the shard.
+        images: Per image id the CRC-32C of its part of each array; empty if quarantined.
+    """
+
+    group: str
+    shard: int
+    objects: list[ObjectRecord]
+    images: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def save(self, root: Path) -> None:
+        """Write the record; from now on the shard is done."""
+        write_json(root, commit_path(root, self.group, self.shard), dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, root: Path, group: str, shard: int) -> Commit:
+        """Read a record.
+
+        Raises:
+            StoreError: If it is missing or unreadable.
+        """
+        document = read_json(
+            commit_path(root, group, shard), purpose=f"reading the commit of {group} shard {shard}"
+        )
+        document["objects"] = [ObjectRecord(**entry) for entry in document["objects"]]
+        return cls(**document)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarantine:
+    """One image that a group could not extract.
+
+    Attributes:
+        group: The feature group.
+        image_id: The image.
+        path: Its path below the dataset's root.
+        stage: ``read``, ``model`` or ``crash`` (the worker process died on it).
+        reason: One line.
+    """
+
+    group: str
+    image_id: str
+    path: str
+    stage: str
+    reason: str
+
+    def save(self, root: Path) -> None:
+        """Write the record."""
+        folder = _quarantine_folder(root, self.group)
+        write_json(root, folder / f"{self.image_id}.json", dataclasses.asdict(self))
+
+
+def commit_path(root: Path, group: str, shard: int) -> Path:
+    """Return where a shard's commit record lies."""
+    return root / "commits" / group / f"{shard:06d}.json"
+
+
+def committed_shards(root: Path, group: Group) -> set[int]:
+    """Return the shards of a group that are done."""
+    return {int(path.stem) for path in (root / "commits" / group).glob("*.json")}
+
+
+def quarantined(root: Path, group: Group) -> dict[str, Quarantine]:
+    """Return the quarantine records of a group by image id."""
+    paths = sorted(_quarantine_folder(root, group).glob("*.json"))
+    records = [
+        Quarantine(**read_json(path, purpose="reading a quarantine record")) for path in paths
+    ]
+    return {record.image_id: record for record in records}
+
+
+def _quarantine_folder(root: Path, group: str) -> Path:
+    return root / "quarantine" / group

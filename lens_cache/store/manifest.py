@@ -1,0 +1,117 @@
+"""The manifest: what a store is, written first, and flipped to complete last."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lens_cache.errors import StoreError, StoreMismatchError
+from lens_cache.store.files import read_json, write_json
+from lens_cache.store.layout import ArraySpec
+
+MANIFEST_FILE = "manifest.json"
+FORMAT = "lens-cache store"
+FORMAT_VERSION = 1
+
+Fingerprint = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a store is.
+
+    Attributes:
+        code_version: Version of this package that began the store.
+        complete: Whether every shard of every group has been committed.
+        config: The sections ``data``, ``encoders`` and ``store`` of the extraction's settings.
+        plan: Digest and counts of the plan.
+        side: Side of the square frame in pixels.
+        fingerprints: Per feature group everything that decides its bytes.
+        arrays: Per feature group its arrays by short name; layers are part of the name.
+    """
+
+    code_version: str
+    complete: bool
+    config: dict[str, Any]
+    plan: dict[str, Any]
+    side: int
+    fingerprints: dict[str, dict[str, Any]]
+    arrays: dict[str, dict[str, ArraySpec]]
+
+    def save(self, root: Path) -> None:
+        """Write ``manifest.json`` atomically."""
+        document = {"format": FORMAT, "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        write_json(root, root / MANIFEST_FILE, document)
+
+    @classmethod
+    def load(cls, root: Path) -> Manifest:
+        """Read ``manifest.json``.
+
+        Raises:
+            StoreError: If ``root`` is no store, or one of a format that this version cannot read.
+        """
+        if not root.is_dir():
+            raise StoreError(f"opening the store {root}: no such folder; run `lens-cache extract`")
+        if not (root / MANIFEST_FILE).exists():
+            raise StoreError(
+                f"opening the store {root}: there is no {MANIFEST_FILE}; run `lens-cache extract`"
+            )
+        document = read_json(root / MANIFEST_FILE, purpose=f"opening the store {root}")
+        try:
+            found = (document.pop("format"), document.pop("format_version"))
+            if found != (FORMAT, FORMAT_VERSION):
+                raise StoreError(
+                    f"opening the store {root}: expected {FORMAT} version {FORMAT_VERSION}, "
+                    f"found {found[0]} version {found[1]}"
+                )
+            document["arrays"] = {
+                group: {name: _array_spec(spec) for name, spec in specs.items()}
+                for group, specs in document["arrays"].items()
+            }
+            return cls(**document)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise StoreError(
+                f"opening the store {root}: {MANIFEST_FILE} is not a manifest ({error})"
+            ) from None
+
+
+def differences(stored: Fingerprint, wanted: Fingerprint) -> list[str]:
+    """Return ``field: stored, wanted`` for every field in which two fingerprints differ."""
+    fields = sorted(stored.keys() | wanted.keys())
+    return [
+        f"{field} is {_short(stored.get(field))} in the store and {_short(wanted.get(field))} here"
+        for field in fields
+        if stored.get(field) != wanted.get(field)
+    ]
+
+
+def require_same(root: Path, what: str, stored: Fingerprint, wanted: Fingerprint, run: str) -> None:
+    """Refuse a configuration that differs from the store's (invariant I5).
+
+    Args:
+        root: The store, for the message.
+        what: Which part is compared, for the message.
+        stored: The store's fingerprint.
+        wanted: The configuration's fingerprint.
+        run: What the user can do, for the message.
+
+    Raises:
+        StoreMismatchError: If they differ; the message names every differing field.
+    """
+    found = differences(stored, wanted)
+    if found:
+        raise StoreMismatchError(f"{what} of the store {root}: {'; '.join(found)}. {run}")
+
+
+def _array_spec(fields: dict[str, Any]) -> ArraySpec:
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return ArraySpec(**plain)
+
+
+def _short(value: object) -> str:
+    """Return a value for a message; digests are cut."""
+    text = str(value)
+    return text if len(text) <= 80 else text[:16] + "..."
