@@ -70,7 +70,11 @@ class ShardReport:
 
 
 class ShardExtractor:
-    """Extracts shards of one store with the frozen models of some groups."""
+    """Extracts shards of one store with the frozen models of some groups.
+
+    Attributes:
+        images_done: Images of the current shard that the models are done with.
+    """
 
     def __init__(
         self, root: Path, config: ExtractConfig, groups: Sequence[Group], device: str
@@ -83,7 +87,6 @@ class ShardExtractor:
             groups: Feature groups to extract; only their models are loaded.
             device: Where the models run, e.g. ``cuda`` or ``cpu``.
         """
-        torch.set_num_threads(config.workers.threads_per_worker)
         self._root, self._config = root, config
         self._manifest = Manifest.load(root)
         self._plan = Plan.load(root / PLAN_FOLDER)
@@ -91,6 +94,7 @@ class ShardExtractor:
         self._shards = shard_images(self._plan.num_images, config.store.shard_size)
         self._failures = 0
         self._seconds: dict[str, float] = {}
+        self.images_done = 0
         self._llava = self._load_llava(device) if "hidden_states" in groups else None
         self._sam = self._load_sam(device) if "image_embeddings" in groups else None
 
@@ -101,7 +105,8 @@ class ShardExtractor:
             ExtractionError: If too many images failed one after another.
             OSError: If the store cannot be written.
         """
-        began, self._seconds = time.perf_counter(), {}
+        torch.set_num_threads(self._config.workers.threads_per_worker)
+        began, self._seconds, self.images_done = time.perf_counter(), {}, 0
         report = ShardReport(shard=shard)
         crashed = {group: quarantined(self._root, group) for group in groups}
         with ExitStack() as stack:
@@ -118,6 +123,7 @@ class ShardExtractor:
                     )
                     self._count(outcome, report)
                     behind.submit(self._write, writer, image, planned.image_id, outcome)
+                self.images_done += 1
                 report.images += 1
                 report.queries += len(self._plan.query_range(image))
             behind.wait()

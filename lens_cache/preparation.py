@@ -167,17 +167,14 @@ def prepare_manifest(
     manifest = describe(config, encoders, plan, questions)
     if (root / MANIFEST_FILE).exists():
         stored = Manifest.load(root)
-        for group in GROUPS:
-            if group not in replace_groups:
-                require_same(
-                    root,
-                    f"the group {group}",
-                    stored.fingerprints[group],
-                    manifest.fingerprints[group],
-                    f"Use the store's settings, or run `lens-cache extract` with `--replace {group}`",
-                )
-        for group in replace_groups:
-            _discard(root, group)
+        _require_same_groups(root, stored, manifest, replace_groups)
+        if replace_groups:
+            # Incomplete first: no reader may take what is being thrown away for whole.
+            replace(stored, complete=False).save(root)
+            for group in replace_groups:
+                _discard(root, group)
+        elif replace(stored, complete=False) == manifest:
+            manifest = stored
     manifest.save(root)
     write_bytes(root, root / QUESTIONS_FILE, questions.to_bytes())
     write_metadata(root, [spec for specs in manifest.arrays.values() for spec in specs.values()])
@@ -260,6 +257,21 @@ def describe(
         fingerprints=encoders.fingerprints,
         arrays={"hidden_states": states, "image_embeddings": {"image_embeddings": embeddings}},
     )
+
+
+def _require_same_groups(
+    root: Path, stored: Manifest, wanted: Manifest, replaced: tuple[Group, ...]
+) -> None:
+    for group in GROUPS:
+        if group not in replaced:
+            require_same(
+                root,
+                f"the group {group}",
+                stored.fingerprints[group],
+                wanted.fingerprints[group],
+                "Use the store's settings, or extract this group anew: `lens-cache extract "
+                f"... --replace {group}`",
+            )
 
 
 def _build_plan(config: ExtractConfig, progress: Progress) -> Plan:

@@ -12,8 +12,11 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lens_cache.store.files import read_json, write_json
-from lens_cache.store.layout import Group
+from lens_cache.store.files import crc32c_of_file, read_json, write_json
+from lens_cache.store.layout import QUESTIONS_FILE, Group
+
+# The commit that vouches for everything outside the feature groups.
+SHARED = "shared"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,22 @@ class Quarantine:
         """Write the record."""
         folder = _quarantine_folder(root, self.group)
         write_json(root, folder / f"{self.image_id}.json", dataclasses.asdict(self))
+
+
+def shared_files(root: Path) -> list[Path]:
+    """Return the files of a store that belong to no shard and never change once written."""
+    found = [*(root / "plan").iterdir(), *(root / "frozen").iterdir(), *root.rglob("zarr.json")]
+    return sorted([*found, root / QUESTIONS_FILE])
+
+
+def seal_shared_files(root: Path) -> None:
+    """Record the checksums of the plan, the questions, the frozen parts and the Zarr metadata."""
+    objects = []
+    for path in shared_files(root):
+        crc, size = crc32c_of_file(path)
+        name = path.relative_to(root).as_posix()
+        objects.append(ObjectRecord(path=name, size=size, crc32c=crc))
+    Commit(group=SHARED, shard=0, objects=objects).save(root)
 
 
 def commit_path(root: Path, group: str, shard: int) -> Path:

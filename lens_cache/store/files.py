@@ -18,10 +18,11 @@ from typing import Any
 
 import google_crc32c
 
-from lens_cache.errors import StoreError
+from lens_cache.errors import CorruptShardError, StoreError
 
 TEMPORARY = "tmp"
 LOCK = ".lock"
+_SEAL = "crc32c"
 
 
 def temporary_path(root: Path) -> Path:
@@ -57,23 +58,37 @@ def write_bytes(root: Path, final: Path, data: bytes) -> None:
     publish(temporary, final)
 
 
-def write_json(root: Path, final: Path, document: object) -> None:
-    """Write a JSON document atomically, with sorted keys so that equal content is equal bytes."""
-    write_bytes(root, final, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
+def write_json(root: Path, final: Path, document: dict[str, Any]) -> None:
+    """Write a JSON object atomically, sealed with a checksum; equal content is equal bytes."""
+    write_bytes(root, final, _sealed(document))
 
 
-def read_json(path: Path, *, purpose: str) -> Any:
-    """Read a JSON document; ``purpose`` says in the error what was being done.
+def read_json(path: Path, *, purpose: str) -> dict[str, Any]:
+    """Read a JSON object written by ``write_json``; ``purpose`` begins the error.
 
     Raises:
-        StoreError: If the file is missing or is not JSON.
+        StoreError: If the file is missing.
+        CorruptShardError: If any byte of it differs from what was written.
     """
     try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise StoreError(f"{purpose}: {path} is missing") from None
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{purpose}: {path} is unreadable ({error})") from None
+        data = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{purpose}: {path}: {error.strerror}") from None
+    try:
+        document = json.loads(data)
+        del document[_SEAL]
+    except (ValueError, KeyError, TypeError):
+        document = None
+    if document is None or _sealed(document) != data:
+        raise CorruptShardError(f"{purpose}: {path} does not match its checksum")
+    assert isinstance(document, dict)
+    return document
+
+
+def _sealed(document: dict[str, Any]) -> bytes:
+    """Return the one byte string that stands for a document, its checksum included."""
+    body = json.dumps(document, sort_keys=True).encode()
+    return (json.dumps({**document, _SEAL: crc32c(body)}, indent=1, sort_keys=True) + "\n").encode()
 
 
 def sweep_temporary(root: Path) -> None:

@@ -1,0 +1,133 @@
+"""Which shard is extracted next, and what is done about one that kills its worker.
+
+A shard whose worker died is tried again; when it dies twice, its images are probed in halves until
+the one that kills is alone. That image is quarantined and the shard goes on without it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lens_cache.errors import ExtractionError
+from lens_cache.store.layout import Group
+
+_DEATHS_BEFORE_PROBE = 2
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Task:
+    """One call of a worker: extract a shard, or only probe some of its images."""
+
+    shard: int
+    groups: tuple[Group, ...]
+    probe: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Poison:
+    """An image that kills every worker that touches it."""
+
+    image: int
+    groups: tuple[Group, ...]
+
+
+class Ledger:
+    """Deals out tasks and learns from their ends.
+
+    Args:
+        todo: Per shard the groups that have no commit.
+        shards: Per shard its images.
+        max_deaths: Stop after so many worker deaths without a shard done or an image found out.
+    """
+
+    def __init__(
+        self,
+        todo: Mapping[int, tuple[Group, ...]],
+        shards: Sequence[Sequence[int]],
+        max_deaths: int,
+    ) -> None:
+        self._queue = deque(Task(shard, groups) for shard, groups in sorted(todo.items()))
+        self._shards = shards
+        self._open = len(self._queue)
+        self._max_deaths = max_deaths
+        self._deaths_in_a_row = 0
+        self._deaths: dict[int, int] = {}
+        self._rounds: dict[int, int] = {}
+        self._probes: dict[int, int] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether every shard is done."""
+        return self._open == 0
+
+    @property
+    def waiting(self) -> int:
+        """Tasks that could be dealt out now."""
+        return len(self._queue)
+
+    def next(self) -> Task | None:
+        """Deal out a task; nothing if all are done or in other hands."""
+        return self._queue.popleft() if self._queue else None
+
+    def done(self, task: Task) -> None:
+        """Note that a task ended well."""
+        self._deaths_in_a_row = 0
+        if task.probe:
+            self._end_probe(task)
+        else:
+            self._open -= 1
+
+    def died(self, task: Task) -> Poison | None:
+        """Note that a worker died over a task; returns the image if it is now known.
+
+        Raises:
+            ExtractionError: If workers keep dying and no image is to blame.
+        """
+        self._deaths_in_a_row += 1
+        if self._deaths_in_a_row >= self._max_deaths:
+            raise ExtractionError(
+                f"stopped after {self._deaths_in_a_row} worker processes died in a row, the last "
+                f"at shard {task.shard}; look for memory running out (fewer workers.count), then "
+                "run the same command again"
+            )
+        if not task.probe:
+            self._retry(task)
+            return None
+        if len(task.probe) == 1:
+            self._deaths_in_a_row = 0
+            self._deaths[task.shard] = self._rounds[task.shard] = 0
+            self._end_probe(task)
+            return Poison(task.probe[0], task.groups)
+        self._split(task, task.probe)
+        self._end_probe(task)
+        return None
+
+    def _retry(self, task: Task) -> None:
+        deaths = self._deaths[task.shard] = self._deaths.get(task.shard, 0) + 1
+        if deaths < _DEATHS_BEFORE_PROBE:
+            self._queue.append(task)
+            return
+        rounds = self._rounds[task.shard] = self._rounds.get(task.shard, 0) + 1
+        if rounds > _ROUNDS:
+            raise ExtractionError(
+                f"stopped at shard {task.shard}: workers die on it, yet survive each of its images "
+                "alone; look for memory running out (fewer workers.count), then run the same "
+                "command again"
+            )
+        self._split(task, tuple(self._shards[task.shard]))
+
+    def _split(self, task: Task, images: tuple[int, ...]) -> None:
+        """Queue probes of both halves of some images, in front."""
+        middle = (len(images) + 1) // 2
+        halves = [half for half in (images[:middle], images[middle:]) if half]
+        self._probes[task.shard] = self._probes.get(task.shard, 0) + len(halves)
+        self._queue.extendleft(Task(task.shard, task.groups, half) for half in halves)
+
+    def _end_probe(self, task: Task) -> None:
+        """When the last probe of a shard has ended, the shard is queued again."""
+        self._probes[task.shard] -= 1
+        if self._probes[task.shard] == 0:
+            self._queue.append(Task(task.shard, task.groups))

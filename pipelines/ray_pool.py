@@ -1,0 +1,174 @@
+"""Ray: a pool of actors that each hold the frozen models and take one shard at a time.
+
+Only shard numbers and reports travel through Ray; features go from the model to the store.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
+
+from lens_cache.config import ExtractConfig
+from lens_cache.config_file import parse_config, to_tree
+from lens_cache.errors import ExtractionError, LensCacheError, one_line
+from lens_cache.extraction import ShardExtractor, ShardReport
+from lens_cache.store.layout import Group
+from pipelines.extract import Run
+from pipelines.ledger import Ledger, Task
+
+_POLL_SECONDS = 0.5
+
+
+class Worker:
+    """The actor: a ``ShardExtractor`` that is built on first use, so that its errors come back."""
+
+    def __init__(self, root: Path, config: dict[str, Any], groups: tuple[Group, ...]) -> None:
+        self._root, self._groups = root, groups
+        self._config = parse_config(ExtractConfig, config, source="the store's settings")
+        self._extractor: ShardExtractor | None = None
+
+    def run(self, task: Task) -> ShardReport | None:
+        """Extract a shard, or probe some of its images."""
+        if self._extractor is None:
+            device = "cuda" if ray.get_gpu_ids() else "cpu"
+            self._extractor = ShardExtractor(self._root, self._config, self._groups, device)
+        if task.probe:
+            self._extractor.probe(task.probe, task.groups)
+            return None
+        return self._extractor.extract(task.shard, task.groups)
+
+    def images_done(self) -> int:
+        """Return how far the current shard is."""
+        return self._extractor.images_done if self._extractor is not None else 0
+
+
+def run_on_ray(run: Run, ledger: Ledger, address: str | None) -> None:
+    """Extract every shard of the ledger on a Ray cluster, or on this machine.
+
+    Args:
+        run: The extraction.
+        ledger: The shards to do.
+        address: A cluster's address; without it the one in ``RAY_ADDRESS``, else this machine.
+
+    Raises:
+        LensCacheError: If a worker met an error that is not one image's, or workers keep dying.
+    """
+    _connect(address)
+    try:
+        _Pool(run, ledger).run()
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    """Join the cluster, or start one here without a dashboard."""
+    elsewhere = address or os.environ.get("RAY_ADDRESS")
+    local: dict[str, Any] = {} if elsewhere else {"include_dashboard": False}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ExtractionError(
+            f"connecting to Ray at {elsewhere or 'this machine'}: {one_line(error)}"
+        ) from None
+
+
+class _Pool:
+    def __init__(self, run: Run, ledger: Ledger) -> None:
+        self._run, self._ledger = run, ledger
+        self._options = self._placement()
+        self._running: dict[Any, tuple[Any, Task]] = {}
+        self._idle: list[Any] = []
+
+    def run(self) -> None:
+        size = min(self._size(), self._ledger.waiting)
+        self._idle = [self._new_worker() for _ in range(size)]
+        while not self._ledger.finished:
+            self._deal()
+            done, _ = ray.wait(list(self._running), timeout=_POLL_SECONDS)
+            for reference in done:
+                self._collect(reference)
+            self._poll_progress()
+
+    def _deal(self) -> None:
+        while self._idle and (task := self._ledger.next()) is not None:
+            worker = self._idle.pop()
+            self._running[worker.run.remote(task)] = (worker, task)
+
+    def _collect(self, reference: Any) -> None:
+        worker, task = self._running.pop(reference)
+        try:
+            report = ray.get(reference)
+        except (RayActorError, WorkerCrashedError):
+            poison = self._ledger.died(task)
+            if poison is not None:
+                self._run.on_poison(poison)
+            self._idle.append(self._new_worker())
+            return
+        except RayTaskError as error:
+            raise _plain(error.cause, task) from None
+        self._ledger.done(task)
+        self._idle.append(worker)
+        if report is not None:
+            self._run.on_report(report)
+
+    def _poll_progress(self) -> None:
+        busy = [
+            worker.images_done.remote() for worker, task in self._running.values() if not task.probe
+        ]
+        ready, _ = (
+            ray.wait(busy, num_returns=len(busy), timeout=_POLL_SECONDS) if busy else ([], [])
+        )
+        try:
+            self._run.on_progress(sum(ray.get(ready)))
+        except RayActorError:
+            return  # A death shows in the task itself.
+
+    def _new_worker(self) -> Any:
+        remote = ray.remote(**self._options)(Worker)
+        return remote.remote(self._run.root, to_tree(self._run.config), self._run.groups)
+
+    def _placement(self) -> dict[str, Any]:
+        """Return the resources of a worker.
+
+        Nothing is retried by Ray: the ledger decides. A second thread answers for progress.
+        """
+        workers = self._run.config.workers
+        options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 2}
+        threads = str(workers.threads_per_worker)
+        options["runtime_env"] = {"env_vars": {"OMP_NUM_THREADS": threads}}
+        if ray.cluster_resources().get("GPU", 0) > 0:
+            return {**options, "num_gpus": workers.gpus_per_worker, "num_cpus": 1}
+        return {**options, "num_cpus": workers.threads_per_worker}
+
+    def _size(self) -> int:
+        """Return how many workers the cluster holds, by GPUs or else by cores and memory."""
+        workers, resources = self._run.config.workers, ray.cluster_resources()
+        if workers.count is not None:
+            return workers.count
+        if "num_gpus" in self._options:
+            return max(1, int(resources["GPU"] / workers.gpus_per_worker))
+        by_cores = int(resources.get("CPU", 1)) // workers.threads_per_worker
+        by_memory = int(resources.get("memory", 0) / max(1, self._run.memory))
+        return max(1, min(by_cores, by_memory))
+
+
+def _plain(cause: BaseException | None, task: Task) -> LensCacheError:
+    """Return a worker's error as one of ours, without Ray's remote stack trace."""
+    if isinstance(cause, LensCacheError):
+        return cause
+    if isinstance(cause, OSError):
+        return ExtractionError(
+            f"writing shard {task.shard}: {cause.strerror or one_line(cause)}"
+            f"{f' ({cause.filename})' if cause.filename else ''}; nothing half-written was kept. "
+            "Make room or mend the disk, then run the same command again"
+        )
+    return ExtractionError(
+        f"extracting shard {task.shard}: {type(cause).__name__}: {one_line(cause or Exception())}"
+    )
