@@ -17,7 +17,7 @@ from lens_cache.encoders import llava
 from lens_cache.errors import ExtractionError, StoreError
 from lens_cache.estimate import Estimate, estimate
 from lens_cache.extraction import ShardExtractor, ShardReport
-from lens_cache.plan import Plan
+from lens_cache.plan import Plan, build_plan
 from lens_cache.preparation import (
     Encoders,
     describe,
@@ -30,7 +30,7 @@ from lens_cache.store.commits import Quarantine, quarantined, seal_shared_files
 from lens_cache.store.files import sweep_temporary, writer_lock
 from lens_cache.store.layout import GROUPS, Group, Questions
 from lens_cache.store.manifest import Manifest
-from lens_cache.store.reader import missing_shards, shard_images
+from lens_cache.store.reader import PLAN_FOLDER, missing_shards, shard_images
 from pipelines.ledger import Ledger, Poison
 from pipelines.provenance import record_run
 
@@ -174,9 +174,6 @@ def dry_run(root: Path, config: ExtractConfig, reporter: Reporter) -> DryRun:
     Raises:
         LensCacheError: If data or checkpoints cannot be found, as ``extract`` would.
     """
-    from lens_cache.plan import build_plan
-    from lens_cache.store.reader import PLAN_FOLDER
-
     encoders = Encoders.resolve(config)
     folder = root / PLAN_FOLDER
     plan = (
@@ -337,7 +334,7 @@ def _require_space(root: Path, needed: int) -> None:
 
 
 def _model_bytes(encoders: Encoders, groups: tuple[Group, ...]) -> int:
-    """Return what a worker's models take at most: their checkpoint files, and half as much again."""
+    """Return what a worker's models may take: their checkpoint files and half as much again."""
     size = 0
     if "hidden_states" in groups:
         size += sum(file.stat().st_size for file in encoders.llava.glob("*.safetensors"))
@@ -347,7 +344,7 @@ def _model_bytes(encoders: Encoders, groups: tuple[Group, ...]) -> int:
 
 
 def _run_folder(root: Path) -> Path:
-    """Return a new folder for the records of this run; the only part of a store with times in it."""
+    """Return a new folder for this run's records, the only part of a store that holds times."""
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
     name, count = stamp, 1
     while (root / "runs" / name).exists():
