@@ -37,6 +37,16 @@ def load_config(kind: type[T], path: Path | None = None, overrides: Iterable[str
     return parse_config(kind, tree, source=str(path) if path is not None else "the settings")
 
 
+def override_config(
+    kind: type[T], tree: Mapping[str, Any], overrides: Iterable[str], *, source: str
+) -> T:
+    """Return stored settings with ``a.b=value`` texts on top; ``source`` is named in the error."""
+    copy = _merge({}, tree)
+    for override in overrides:
+        _set_dotted(copy, override)
+    return parse_config(kind, copy, source=source)
+
+
 def parse_config(kind: type[T], tree: Mapping[str, Any], *, source: str) -> T:
     """Validate a tree of plain values; ``source`` is named in the error."""
     try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lens_cache import masks
@@ -77,7 +78,7 @@ class DrawSampler(Sampler[list[Draw]]):
         self._images, self._indices, self._batch = images, image_indices, batch
         self._num_batches, self._seed = num_batches, seed
         self._rank, self._world = rank, world
-        self._pass: tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]] | None = None
+        self._pass: tuple[int, NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
         """Return the length of the whole stream, wherever it starts."""
@@ -132,9 +133,7 @@ class FeatureDataset(Dataset[tuple[Draw, ImageFeatures, Targets]]):
         )
 
 
-def make_targets(
-    truths: Sequence[np.ndarray[tuple[int, int], np.dtype[np.bool_]]], loss: LossConfig
-) -> Targets:
+def make_targets(truths: Sequence[NDArray[np.bool_]], loss: LossConfig) -> Targets:
     """Bring masks of one image, each (H, W), to what the losses compare with."""
     height, width = truths[0].shape
     attention = np.stack([mask_to_square(truth, loss.attention_size) for truth in truths])
@@ -147,7 +146,7 @@ def make_targets(
     inside = np.broadcast_to(inside_image(width, height, loss.mask_size), square.shape)
     return Targets(
         attention=torch.from_numpy(attention),
-        square_masks=torch.from_numpy(square),
+        masks=torch.from_numpy(square),
         inside=torch.from_numpy(inside.copy()),
     )
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
 from lens_cache import masks
 from lens_cache.data import Draw
@@ -30,9 +30,9 @@ class MaskPair:
 
     query: int
     index: int
-    prediction: NDArray[np.bool_]
-    truth: NDArray[np.bool_]
-    ignore: NDArray[np.bool_] | None
+    prediction: Tensor
+    truth: Tensor
+    ignore: Tensor | None
 
 
 def masks_of(
@@ -61,9 +61,9 @@ def masks_of(
             yield MaskPair(
                 query=query,
                 index=index,
-                prediction=(logits > threshold_logit(threshold)).cpu().numpy(),
-                truth=masks.decode(planned.target()),
-                ignore=None if ignore is None else masks.decode(ignore),
+                prediction=logits > threshold_logit(threshold),
+                truth=_tensor(planned.target(), logits.device),
+                ignore=None if ignore is None else _tensor(ignore, logits.device),
             )
             index += 1
 
@@ -71,3 +71,7 @@ def masks_of(
 def threshold_logit(probability: float) -> float:
     """Return the logit above which a pixel is foreground."""
     return math.log(probability / (1.0 - probability))
+
+
+def _tensor(rle: masks.Rle, device: torch.device) -> Tensor:
+    return torch.from_numpy(masks.decode(rle)).to(device)

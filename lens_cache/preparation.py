@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 
 import lens_cache
 from lens_cache.config import ExtractConfig
-from lens_cache.config_file import to_tree
+from lens_cache.config_file import override_config, to_tree
 from lens_cache.encoders import llava, sam
 from lens_cache.encoders.checkpoints import resolve_file, resolve_folder, weights_digest
 from lens_cache.errors import ConfigError, StoreMismatchError
@@ -91,7 +91,7 @@ class Encoders:
             "hidden_states": {
                 "weights": weights_digest(folder),
                 "layers": layers,
-                "prompt": llava.PROMPT,
+                "prompt": llava.VICUNA_V1,
                 "side": architecture.image_size,
                 "dtype": config.encoders.llava.dtype,
                 "attention": llava.ATTENTION,
@@ -112,6 +112,11 @@ class Encoders:
             sam_architecture=architecture,
             fingerprints=fingerprints,
         )
+
+
+def with_overrides(manifest: Manifest, overrides: Iterable[str] = ()) -> ExtractConfig:
+    """Return the settings a store was made with, paths absolute, with ``a.b=value`` on top."""
+    return override_config(ExtractConfig, manifest.config, overrides, source="the store's settings")
 
 
 def prepare_plan(root: Path, config: ExtractConfig, progress: Progress) -> Plan:

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from lens_cache.config import ExtractConfig
-from lens_cache.encoders.llava import PlainLlava
-from lens_cache.encoders.sam import PlainSam
+from lens_cache.encoders.plain import PlainLlava, PlainSam
 from lens_cache.errors import ImageError
 from lens_cache.geometry import image_to_square
 from lens_cache.images import content_id, read_image
@@ -86,7 +85,6 @@ def recompute(
     chosen = np.random.default_rng(seed).permutation(queries)[:count]
     language = PlainLlava.from_checkpoint(
         encoders.llava,
-        layers=config.encoders.llava.layers,
         dtype=getattr(torch, config.encoders.llava.dtype),
         device=device,
     )
@@ -119,21 +117,23 @@ def _compare(
     if content_id(data) != image.image_id:
         raise ImageError(f"recomputing {image.path}: the file has changed since it was planned")
     picture = read_image(data)
-    plain = language.states(image_to_square(picture, store.manifest.side), planned.question)
+    plain = language.states(
+        image_to_square(picture, store.manifest.side), planned.question, config.encoders.llava.layers
+    )
     found = []
     features: Any = None
     for layer, states in plain.items():
         features = store.read(planned.image_index, [query], layer)
         for name, stored, expected in (
-            ("prefix", features.prefix, states.prefix),
-            ("image_tokens", features.image_tokens, states.image_tokens),
-            ("text_tokens", features.text_tokens[0], states.text_tokens),
+            ("prefix", features.prefix, states[0]),
+            ("image_tokens", features.image_tokens, states[1]),
+            ("text_tokens", features.text_tokens[0], states[2]),
         ):
             dtype = config.encoders.llava.dtype
             found.append(
                 _agreement(planned.query_id, f"layer_{layer}/{name}", stored, expected, dtype)
             )
-    embedding = sam.embedding(picture)
+    embedding = sam.encode(picture)
     found.append(
         _agreement(
             planned.query_id,

@@ -15,7 +15,7 @@ from lens_cache.data import Batch
 from lens_cache.evaluation import masks_of
 from lens_cache.frozen import FrozenParts
 from lens_cache.losses import LensLoss
-from lens_cache.metrics import SegmentationIoU
+from lens_cache.metrics import MaskIoU
 from lens_cache.models.lens import LensModel
 from lens_cache.store.reader import Store
 
@@ -30,7 +30,7 @@ class LensModule(LightningModule):
         self.config, self._store = config, store
         self.model = LensModel(config.model, frozen)
         self.loss = LensLoss(config.loss, side=store.manifest.side)
-        self.iou = SegmentationIoU()
+        self.iou = MaskIoU()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return eq. 7 for one batch.
@@ -57,11 +57,7 @@ class LensModule(LightningModule):
         """Add a batch to gIoU and cIoU, at the resolution of the images."""
         segmentation = self.model(batch.features)
         for sample in masks_of(self._store, batch.draws, segmentation, self.config.mask_threshold):
-            self.iou.update(
-                torch.from_numpy(sample.prediction)[None],
-                torch.from_numpy(sample.truth)[None],
-                None if sample.ignore is None else torch.from_numpy(sample.ignore)[None],
-            )
+            self.iou.update(sample.prediction, sample.truth, sample.ignore)
 
     def on_validation_epoch_end(self) -> None:
         """Log gIoU and cIoU over all ranks."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Protocol
 
 from lens_cache.config import ExtractConfig
-from lens_cache.config_file import parse_config
 from lens_cache.encoders import llava
 from lens_cache.errors import ExtractionError, StoreError
 from lens_cache.estimate import Estimate, estimate
@@ -25,6 +24,7 @@ from lens_cache.preparation import (
     prepare_manifest,
     prepare_plan,
     tokenise,
+    with_overrides,
 )
 from lens_cache.store.commits import Quarantine, quarantined, seal_shared_files
 from lens_cache.store.files import sweep_temporary, writer_lock
@@ -160,7 +160,7 @@ def extract(
         if todo:
             cost = _cost(config, encoders, manifest, questions)
             _require_space(root, _missing_bytes(cost, todo, plan, config))
-            settings = stored_config(manifest, config)
+            settings = dataclasses.replace(with_overrides(manifest), workers=config.workers)
             _run(root, settings, encoders, plan, todo, summary, reporter, runner)
         _finish(root, manifest, plan, config)
     for group in GROUPS:
@@ -195,12 +195,6 @@ def dry_run(root: Path, config: ExtractConfig, reporter: Reporter) -> DryRun:
         free_bytes=shutil.disk_usage(existing).free,
         shards={group: sum(group in groups for groups in todo.values()) for group in GROUPS},
     )
-
-
-def stored_config(manifest: Manifest, config: ExtractConfig | None = None) -> ExtractConfig:
-    """Return the settings a store was made with, paths absolute; ``workers`` from ``config``."""
-    stored = parse_config(ExtractConfig, manifest.config, source="the store's manifest")
-    return stored if config is None else dataclasses.replace(stored, workers=config.workers)
 
 
 def run_in_process(run: Run, ledger: Ledger) -> None:
@@ -257,7 +251,7 @@ def _run(
             Quarantine(
                 group=group,
                 image_id=planned.image_id,
-                path=planned.path,
+                path=str(planned.path),
                 stage="crash",
                 reason="the worker process died on this image",
             ).save(root)

@@ -53,6 +53,11 @@ class Store:
         self._shard = lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)
 
     @property
+    def num_quarantined(self) -> int:
+        """Images that some group could not extract."""
+        return len(self._missing)
+
+    @property
     def layers(self) -> tuple[int, ...]:
         """The tapped layers whose states are stored."""
         return tuple(self.manifest.fingerprints["hidden_states"]["layers"])

@@ -1,0 +1,136 @@
+"""From one image and one instruction to a mask, with a trained run and the frozen models."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lens_cache.config import TrainConfig
+from lens_cache.datasets.instructions import is_long, question
+from lens_cache.encoders.llava import LlavaEncoder
+from lens_cache.encoders.sam import SamEncoder
+from lens_cache.errors import ConfigError
+from lens_cache.evaluation import threshold_logit
+from lens_cache.geometry import image_to_square, logits_to_image
+from lens_cache.preparation import Encoders, with_overrides
+from lens_cache.run import Run, Which
+from lens_cache.store.manifest import require_same
+from lens_cache.types import Features, ImageFeatures
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one instruction.
+
+    Attributes:
+        mask: Bool, (H, W), in the pixels of the image.
+        logits: Mask logits, float32 (H, W).
+        grounding_map: Over the square's grid, float32 (rows, columns).
+        keypoints: (x, y) in normalised coordinates of the square, float32 (n, 2).
+    """
+
+    mask: NDArray[np.bool_]
+    logits: NDArray[np.float32]
+    grounding_map: NDArray[np.float32]
+    keypoints: NDArray[np.float32]
+
+
+class LensPredictor:
+    """Segments images by instruction; encoders and head stay loaded."""
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        overrides: tuple[str, ...] = (),
+        which: Which | None = None,
+        device: str = "cpu",
+    ) -> None:
+        """Load the run's model and the frozen models it was trained on.
+
+        Args:
+            run: The run.
+            overrides: Where things lie on this machine, e.g. ``encoders.root=/checkpoints``.
+            which: Checkpoint; the best one where there is one, by default.
+            device: Where everything runs.
+
+        Raises:
+            CheckpointError: If weights are missing.
+            StoreMismatchError: If the frozen models are not those of the run.
+        """
+        self._run, self._device = run, device
+        config = with_overrides(run.manifest, overrides)
+        self._data, settings = config.data, config.encoders
+        encoders = Encoders.resolve(config)
+        for group, fingerprint in encoders.fingerprints.items():
+            advice = "Give the checkpoints of the run (--set encoders.root=...)"
+            trained = run.manifest.fingerprints[group]
+            require_same(run.folder, f"the group {group}", trained, fingerprint, advice)
+        self._side = encoders.side
+        self._llava = LlavaEncoder.from_checkpoint(
+            encoders.llava,
+            layers=[run.layer],
+            dtype=getattr(torch, settings.llava.dtype),
+            device=device,
+        )
+        self._sam = SamEncoder.from_checkpoint(
+            encoders.sam, dtype=getattr(torch, settings.sam.dtype), device=device
+        )
+        self._model = run.load_model(which).to(device)
+
+    @torch.inference_mode()
+    def __call__(self, image: NDArray[np.uint8], instruction: str) -> Prediction:
+        """Segment an RGB image of shape (H, W, 3).
+
+        Raises:
+            ConfigError: If the instruction is empty.
+        """
+        features = self._encode(image, instruction)
+        with autocast(self._run.config, self._device):
+            answer = self._model(features.to(self._device, torch.float32))
+        height, width = image.shape[:2]
+        logits = logits_to_image(
+            answer.low_res_logits[0], width=width, height=height, side=self._side
+        )
+        keypoints = answer.keypoints[0][answer.keypoint_mask[0]]
+        return Prediction(
+            mask=(logits > threshold_logit(self._run.config.mask_threshold)).cpu().numpy(),
+            logits=logits.cpu().numpy(),
+            grounding_map=answer.grounding_map[0].float().cpu().numpy(),
+            keypoints=keypoints.float().cpu().numpy(),
+        )
+
+    def _encode(self, image: NDArray[np.uint8], instruction: str) -> Features:
+        """Run the frozen models as an extraction does."""
+        if not instruction.strip():
+            raise ConfigError('segmenting: the instruction is empty; say what, e.g. "the orange"')
+        length = "long" if is_long(instruction) else "short"
+        asked = question(instruction, length, self._data)
+        tokens = self._llava.prompt.token_ids(asked).text_ids
+        height, width = image.shape[:2]
+        square = image_to_square(image, self._side)
+        states = self._llava.encode(square, [tokens])
+        layer = self._run.layer
+        return Features.stack(
+            [
+                ImageFeatures(
+                    prefix=states.prefix[layer],
+                    image_tokens=states.image_tokens[layer],
+                    text_tokens=states.text_tokens[layer],
+                    image_embedding=self._sam.encode(square, width=width, height=height),
+                )
+            ]
+        )
+
+
+def autocast(config: TrainConfig, device: str) -> AbstractContextManager[object]:
+    """Return the precision that a run was trained in, for inference."""
+    names = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+    dtype = names.get(config.trainer.precision)
+    kind = torch.device(device).type
+    return torch.autocast(kind, dtype=dtype or torch.bfloat16, enabled=dtype is not None)

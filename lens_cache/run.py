@@ -1,0 +1,134 @@
+"""A training run as a folder: its settings, its frozen parts, its checkpoints.
+
+A run is self-contained: it can be evaluated and used for prediction without the store that it was
+trained from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from lens_cache.config import TrainConfig
+from lens_cache.config_file import load_config
+from lens_cache.errors import CheckpointError, StoreMismatchError
+from lens_cache.frozen import FrozenParts
+from lens_cache.models.lens import LensModel
+from lens_cache.store.manifest import MANIFEST_FILE, Manifest, require_same
+from lens_cache.store.reader import Store
+
+CHECKPOINTS = "checkpoints"
+CONFIG_FILE = "config.yaml"
+FROZEN_FOLDER = "frozen"
+
+Which = Literal["best", "last"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished or running training.
+
+    Attributes:
+        folder: Where it lies.
+        config: Its resolved settings.
+        manifest: Manifest of the store it was trained from.
+    """
+
+    folder: Path
+    config: TrainConfig
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Open a run's folder.
+
+        Raises:
+            CheckpointError: If it is not the folder of a run.
+        """
+        if not (folder / CONFIG_FILE).exists() or not (folder / MANIFEST_FILE).exists():
+            raise CheckpointError(
+                f"opening the run {folder}: no {CONFIG_FILE} with a {MANIFEST_FILE} there; run "
+                f"`lens-cache train {folder} --store STORE`"
+            )
+        config = load_config(TrainConfig, folder / CONFIG_FILE)
+        return cls(folder=folder, config=config, manifest=Manifest.load(folder))
+
+    def checkpoint(self, which: Which | None = None) -> Path:
+        """Return a checkpoint; the best one where there is one, unless asked otherwise.
+
+        Raises:
+            CheckpointError: If there is none.
+        """
+        names: tuple[Which, ...] = ("best", "last") if which is None else (which,)
+        for name in names:
+            path = self.folder / CHECKPOINTS / f"{name}.ckpt"
+            if path.exists():
+                return path
+        raise CheckpointError(
+            f"opening the run {self.folder}: no {' or '.join(names)} checkpoint yet; run "
+            f"`lens-cache train {self.folder} --store STORE --resume`"
+        )
+
+    def load_model(self, which: Which | None = None) -> LensModel:
+        """Load the trained model, in evaluation mode on the CPU.
+
+        Raises:
+            CheckpointError: If the checkpoint is missing or does not fit.
+        """
+        path = self.checkpoint(which)
+        settings = dataclasses.replace(self.config.model, warm_start=False)
+        model = LensModel(settings, FrozenParts.load(self.folder / FROZEN_FOLDER))
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            state = {
+                name.removeprefix("model."): value
+                for name, value in content["state_dict"].items()
+                if name.startswith("model.")
+            }
+            model.load_state_dict(state)
+        except (RuntimeError, KeyError, OSError, ValueError, EOFError) as error:
+            raise CheckpointError(
+                f"loading {path}: {' '.join(str(error).split())[:300]}; give a run of this version"
+            ) from None
+        return model.eval()
+
+    def require_features_of(self, store: Store) -> None:
+        """Refuse a store whose features another model, layer or prompt made.
+
+        Raises:
+            StoreMismatchError: If the features differ; the message names every differing field.
+        """
+        require_same_features(self.manifest, store.manifest, store.root, self.layer)
+
+    @property
+    def layer(self) -> int:
+        """The layer the head reads."""
+        assert self.config.model.layer is not None
+        return self.config.model.layer
+
+
+def require_same_features(trained: Manifest, found: Manifest, where: Path, layer: int) -> None:
+    """Refuse features that differ from those a run was trained on (invariant I5)."""
+    for group, fingerprint in found.fingerprints.items():
+        stored, wanted = dict(fingerprint), dict(trained.fingerprints[group])
+        layers = stored.pop("layers", [layer])
+        wanted.pop("layers", None)
+        if layer not in layers:
+            raise StoreMismatchError(
+                f"the features of {where}: the run reads layer {layer}, the store holds {layers}"
+            )
+        advice = "Use a store that was extracted with the run's encoders, or train a new run"
+        require_same(where, f"the group {group}", stored, wanted, advice)
+
+
+def begin_run(folder: Path, store: Store, frozen: FrozenParts) -> None:
+    """Write what makes a run self-contained: the store's manifest and SAM's frozen parts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(store.root / MANIFEST_FILE, folder / MANIFEST_FILE)
+    if not (folder / FROZEN_FOLDER).exists():
+        dataclasses.replace(frozen, decoder_layers={}).save(folder / FROZEN_FOLDER)

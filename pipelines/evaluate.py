@@ -1,0 +1,293 @@
+"""Measure gIoU and cIoU of a run on a split of a store; write tables, samples and pictures."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lens_cache.data import Batch, Draw, FeatureDataset, evaluation_draws
+from lens_cache.errors import ImageError
+from lens_cache.evaluation import MaskPair, masks_of
+from lens_cache.images import read_image
+from lens_cache.metrics import Interval, bootstrap, intersection_and_union, iou
+from lens_cache.panels import Panel
+from lens_cache.predictor import autocast
+from lens_cache.run import Run, Which
+from lens_cache.store.reader import Store
+from lens_cache.types import Segmentation
+from pipelines.provenance import record_run
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One query's result; intersection and union in pixels of the image."""
+
+    query_id: str
+    image_id: str
+    image: str
+    dataset: str
+    instruction: str
+    kind: str
+    length: str
+    intersection: int
+    union: int
+    iou: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """gIoU and cIoU with 95 % bootstrap intervals over images, and the number of queries."""
+
+    queries: int
+    giou: Interval
+    ciou: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        run: The run's folder.
+        checkpoint: The checkpoint's file name.
+        store: The store's folder.
+        split: The split.
+        images: Number of images.
+        quarantined: Images of the store that could not be extracted, in any split.
+        overall: Over every query.
+        by_kind: Over the queries of each kind and length, e.g. ``class, short``.
+        folder: Where the report lies.
+        panels: Drawn pictures.
+        photos_missing: Panels drawn on grey, because their photograph was not found.
+    """
+
+    run: str
+    checkpoint: str
+    store: str
+    split: str
+    images: int
+    quarantined: int
+    overall: Score
+    by_kind: dict[str, Score]
+    folder: str
+    panels: list[str] = field(default_factory=list)
+    photos_missing: int = 0
+
+
+def evaluate(
+    run: Run,
+    store: Store,
+    split: str,
+    *,
+    which: Which | None = None,
+    limit: int | None = None,
+    num_panels: int = 12,
+    data_root: Path | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate a run and write its report below ``RUN/evaluation/SPLIT``.
+
+    Args:
+        run: The run.
+        store: A store with the features that the run was trained on.
+        split: Which queries.
+        which: Checkpoint; the best one where there is one, by default.
+        limit: Only the first images.
+        num_panels: How many pictures to draw: best, middle and worst queries.
+        data_root: Where the photographs lie; by default where they were extracted from.
+        device: Where the model runs.
+        progress: Called with the step's name, images done and in all.
+
+    Raises:
+        LensCacheError: If run and store do not fit, or the split is empty.
+    """
+    run.require_features_of(store)
+    draws = evaluation_draws(store, split, limit)
+    answers = _Answers(run, store, which, device)
+    samples = []
+    for done, draw in enumerate(draws, 1):
+        samples += [sample for sample, _, _ in answers.of(draw)]
+        if progress is not None:
+            progress("evaluate", done, len(draws))
+    folder = run.folder / "evaluation" / split.replace("/", "_")
+    folder.mkdir(parents=True, exist_ok=True)
+    root = data_root or Path(str(store.manifest.config["data"]["root"]))
+    chosen = _spread(samples, num_panels)
+    names, missing = _draw_panels(folder, answers, draws, chosen, root, progress)
+    found = Evaluation(
+        run=str(run.folder),
+        checkpoint=run.checkpoint(which).name,
+        store=str(store.root),
+        split=split,
+        images=len(draws),
+        quarantined=store.num_quarantined,
+        overall=_score(samples),
+        by_kind={name: _score(group) for name, group in _groups(samples).items()},
+        folder=str(folder),
+        panels=names,
+        photos_missing=missing,
+    )
+    _write(folder, found, samples, run)
+    return found
+
+
+class _Answers:
+    """The model's answers to the queries of one image after another."""
+
+    def __init__(self, run: Run, store: Store, which: Which | None, device: str) -> None:
+        self._run, self._store, self._device = run, store, device
+        self._model = run.load_model(which).to(device)
+        self._dataset = FeatureDataset(store, run.layer, run.config.loss)
+
+    def of(self, draw: Draw) -> Iterator[tuple[Sample, MaskPair, Segmentation]]:
+        """Yield result, masks and raw answer of each query of an image."""
+        batch: Batch = FeatureDataset.collate([self._dataset[draw]])
+        with torch.inference_mode(), autocast(self._run.config, self._device):
+            answer = self._model(batch.features.to(self._device, torch.float32))
+        threshold = self._run.config.mask_threshold
+        for pair in masks_of(self._store, batch.draws, answer, threshold):
+            yield self._sample(pair), pair, answer
+
+    def query_id(self, query: int) -> str:
+        """Return a query's id."""
+        return self._store.plan.query(query).query_id
+
+    def _sample(self, pair: MaskPair) -> Sample:
+        query = self._store.plan.query(pair.query)
+        intersection, union = intersection_and_union(pair.prediction, pair.truth, pair.ignore)
+        return Sample(
+            query_id=query.query_id,
+            image_id=query.image_id,
+            image=str(self._store.plan.image(query.image_index).path),
+            dataset=query.dataset,
+            instruction=query.instruction,
+            kind=query.kind,
+            length=query.length,
+            intersection=int(intersection),
+            union=int(union),
+            iou=float(iou(intersection, union)),
+        )
+
+
+def _groups(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    groups = defaultdict(list)
+    for sample in samples:
+        groups[f"{sample.kind}, {sample.length}"].append(sample)
+    return dict(sorted(groups.items()))
+
+
+def _score(samples: Sequence[Sample]) -> Score:
+    found = bootstrap(
+        [sample.intersection for sample in samples],
+        [sample.union for sample in samples],
+        [sample.image_id for sample in samples],
+    )
+    return Score(queries=len(samples), giou=found["giou"], ciou=found["ciou"])
+
+
+def _spread(samples: Sequence[Sample], count: int) -> dict[str, str]:
+    """Choose queries spread evenly from best to worst; returns file names by query id."""
+    ordered = sorted(samples, key=lambda sample: (-sample.iou, sample.query_id))
+    places = np.unique(np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round())
+    return {
+        ordered[int(place)].query_id: f"{rank:02d}_{ordered[int(place)].query_id}.png"
+        for rank, place in enumerate(places)
+    }
+
+
+def _draw_panels(
+    folder: Path,
+    answers: _Answers,
+    draws: Sequence[Draw],
+    chosen: dict[str, str],
+    root: Path,
+    progress: Progress | None,
+) -> tuple[list[str], int]:
+    """Draw the chosen queries; returns the files and how many photographs were not found."""
+    (folder / "panels").mkdir(exist_ok=True)
+    for old in (folder / "panels").glob("*.png"):
+        old.unlink()
+    missing, names = 0, []
+    for draw in draws:
+        mine = tuple(query for query in draw.queries if answers.query_id(query) in chosen)
+        if not mine:
+            continue
+        for sample, pair, answer in answers.of(Draw(draw.image, mine)):
+            photo = _photo(root / sample.image)
+            missing += photo is None
+            path = folder / "panels" / chosen[sample.query_id]
+            _panel(sample, pair, answer, photo).draw().save(path)
+            names.append(str(path))
+            if progress is not None:
+                progress("panels", len(names), len(chosen))
+    return sorted(names), missing
+
+
+def _photo(path: Path) -> NDArray[np.uint8] | None:
+    try:
+        return read_image(path.read_bytes())
+    except (OSError, ImageError):
+        return None
+
+
+def _panel(
+    sample: Sample, pair: MaskPair, answer: Segmentation, photo: NDArray[np.uint8] | None
+) -> Panel:
+    height, width = pair.truth.shape
+    grey = np.full((height, width, 3), 200, dtype=np.uint8)
+    index = pair.index
+    return Panel(
+        image=grey if photo is None or photo.shape[:2] != (height, width) else photo,
+        title=f'"{sample.instruction}"   IoU {sample.iou:.2f}   {sample.image}',
+        grounding_map=answer.grounding_map[index].float().cpu().numpy(),
+        keypoints=answer.keypoints[index][answer.keypoint_mask[index]].float().cpu().numpy(),
+        prediction=pair.prediction.cpu().numpy(),
+        truth=pair.truth.cpu().numpy(),
+    )
+
+
+def _write(folder: Path, found: Evaluation, samples: Sequence[Sample], run: Run) -> None:
+    """Write ``report.json``, ``report.md``, ``samples.jsonl`` and what made them."""
+    record_run(folder, run.config)
+    (folder / "report.json").write_text(json.dumps(asdict(found), indent=2) + "\n")
+    lines = [json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples]
+    (folder / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
+    (folder / "report.md").write_text(markdown(found), encoding="utf-8")
+
+
+def markdown(found: Evaluation) -> str:
+    """Return the report as Markdown."""
+    rows = [("all", found.overall), *found.by_kind.items()]
+    lines = [
+        f"# {Path(found.run).name} on {found.split}",
+        "",
+        f"{found.images} images, {found.overall.queries} queries; checkpoint `{found.checkpoint}`; "
+        f"{found.quarantined} images of the store are quarantined. Intervals: 95 % bootstrap over "
+        "images.",
+        "",
+        "| queries | number | gIoU | cIoU |",
+        "| --- | ---: | ---: | ---: |",
+        *(
+            f"| {name} | {score.queries} | {_percent(score.giou)} | {_percent(score.ciou)} |"
+            for name, score in rows
+        ),
+        "",
+    ]
+    if found.photos_missing:
+        lines += [f"{found.photos_missing} panels are drawn on grey: photograph not found.", ""]
+    lines += [f"![](panels/{Path(name).name})" for name in found.panels]
+    return "\n".join(lines) + "\n"
+
+
+def _percent(value: Interval) -> str:
+    return f"{100 * value.value:.1f} ({100 * value.low:.1f} - {100 * value.high:.1f})"
