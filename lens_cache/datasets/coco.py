@@ -1,0 +1,226 @@
+"""COCO: ``instances_*.json`` or ``panoptic_*.json``, one instruction per category of an image.
+
+    root/annotations/instances_train2017.json
+    root/annotations/panoptic_train2017.json  and  root/annotations/panoptic_train2017/*.png
+    root/train2017/*.jpg  (or root/images/train2017, or wherever file_name leads from root)
+
+Images come in the order of their file names. An image without a single annotation (of the wanted
+categories) is not part of the dataset, and does not count towards ``limit``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lens_cache.config import DataConfig
+from lens_cache.datasets.base import ImageRecord, Rejected, brief, dataset_root, relative_path
+from lens_cache.datasets.coco_masks import (
+    CocoImage,
+    build_queries,
+    instance_areas,
+    panoptic_areas,
+)
+from lens_cache.datasets.instructions import clean_class_name
+from lens_cache.errors import ConfigError, DatasetError
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Which annotation file is read."""
+
+    kind: str
+    path: Path
+    pngs: Path
+
+
+class CocoDataset:
+    """Images of a COCO annotation file that have something to segment; see the module.
+
+    Raises:
+        ConfigError: If the split or a category does not exist.
+        DatasetError: If the annotation file is missing or not in COCO's format.
+    """
+
+    name = "coco"
+
+    def __init__(self, config: DataConfig) -> None:
+        self._root = dataset_root(config)
+        self._split = _choose_split(self._root, config)
+        self._source = _choose_source(self._root, self._split, config)
+        document = _read_document(self._source.path)
+        names = _category_names(document["categories"], self._source.path)
+        self._known = {number: clean_class_name(name) for number, name in names.items()}
+        self._wanted = _wanted_categories(names, config.categories)
+        images, self.rejected = _index(document, self._source.path)
+        images = [image for image in images if self._is_relevant(image)]
+        self._images = sorted(images, key=lambda image: image.path.as_posix())[: config.limit]
+
+    @property
+    def source(self) -> PurePosixPath:
+        """The annotation file, relative to the root."""
+        return PurePosixPath(self._source.path.relative_to(self._root).as_posix())
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> ImageRecord:
+        image = self._images[index]
+        if self._source.kind == "panoptic":
+            areas = panoptic_areas(image, self._known, self._wanted, self._source.pngs)
+        else:
+            areas = instance_areas(image, self._known, self._wanted)
+        queries, rejected = build_queries(areas, self._split)
+        return ImageRecord(
+            path=self._find(image.path),
+            dataset=self.name,
+            queries=tuple(queries),
+            rejected=tuple(rejected),
+        )
+
+    def _find(self, name: PurePosixPath) -> PurePosixPath:
+        """Return where an image lies; where it should lie if it is missing."""
+        split = PurePosixPath(self._split)
+        candidates = [split / name, "images" / split / name, name]
+        return next((path for path in candidates if (self._root / path).is_file()), candidates[0])
+
+    def _is_relevant(self, image: CocoImage) -> bool:
+        """Tell whether an image has an annotation of a wanted category, or a broken one."""
+        entries: list[Any] = image.annotations
+        if self._source.kind == "panoptic":
+            lists: list[Any] = [entry.get("segments_info") for entry in image.annotations]
+            if any(not isinstance(segments, list) for segments in lists):
+                return True
+            entries = [segment for segments in lists for segment in segments]
+        return any(
+            not isinstance(entry, dict)
+            or type(entry.get("category_id")) is not int
+            or entry["category_id"] in self._wanted
+            or entry["category_id"] not in self._known
+            for entry in entries
+        )
+
+
+def _choose_split(root: Path, config: DataConfig) -> str:
+    """Return the split, or say which there are."""
+    if config.split:
+        return config.split
+    found = ", ".join(_splits(root)) or "none (expected annotations/instances_SPLIT.json)"
+    raise ConfigError(
+        f"opening the coco dataset {root}: data.split is not set; splits found: {found}"
+    )
+
+
+def _splits(root: Path) -> list[str]:
+    files = [*root.glob("annotations/instances_*.json"), *root.glob("annotations/panoptic_*.json")]
+    return sorted({file.stem.partition("_")[2] for file in files})
+
+
+def _choose_source(root: Path, split: str, config: DataConfig) -> _Source:
+    """Return the annotation file that the configuration means."""
+    folder = root / "annotations"
+    kinds = ["panoptic", "instances"] if config.annotations == "auto" else [config.annotations]
+    for kind in kinds:
+        source = _Source(kind, folder / f"{kind}_{split}.json", folder / f"{kind}_{split}")
+        if not source.path.is_file():
+            continue
+        if kind == "panoptic" and not source.pngs.is_dir():
+            raise DatasetError(
+                f"opening {source.path}: its folder of PNG files {source.pngs} is missing; unpack "
+                f"{source.pngs.name}.zip or set data.annotations=instances"
+            )
+        return source
+    expected = " or ".join(f"{kind}_{split}.json" for kind in kinds)
+    raise DatasetError(
+        f"opening the coco dataset: expected {expected} in {folder}; splits found: "
+        f"{', '.join(_splits(root)) or 'none'}"
+    )
+
+
+def _read_document(path: Path) -> dict[str, list[Any]]:
+    """Read an annotation file and check its outline."""
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DatasetError(f"reading {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"reading {path}: not valid JSON: {error}") from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(document, dict) or not isinstance(document.get(key), list):
+            raise DatasetError(
+                f"reading {path}: expected an object with the lists images, annotations and "
+                f"categories; {key!r} is not there"
+            )
+    return document  # type: ignore[no-any-return]
+
+
+def _category_names(entries: list[Any], path: Path) -> dict[int, str]:
+    """Return the name of every category, by id, in order of id."""
+    names: dict[int, str] = {}
+    for entry in entries:
+        number = entry.get("id") if isinstance(entry, dict) else None
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if type(number) is not int or not isinstance(name, str) or not name.strip():
+            raise DatasetError(f"reading {path}: a category needs id and name, got {brief(entry)}")
+        if number in names:
+            raise DatasetError(f"reading {path}: category id {number} stands there twice")
+        names[number] = name
+    return dict(sorted(names.items()))
+
+
+def _wanted_categories(names: Mapping[int, str], wanted: tuple[str, ...]) -> frozenset[int]:
+    """Return the ids of the wanted categories, given as in the file or cleaned; all if none."""
+    if not wanted:
+        return frozenset(names)
+    ids: set[int] = set()
+    for name in wanted:
+        found = {n for n, known in names.items() if name in (known, clean_class_name(known))}
+        if not found:
+            spellings = sorted({*names.values(), *map(clean_class_name, names.values())})
+            close = difflib.get_close_matches(name, spellings) or spellings[:5]
+            raise ConfigError(
+                f"data.categories: {name!r} is not a category of this dataset; "
+                f"did you mean {', '.join(map(repr, close))}?"
+            )
+        ids |= found
+    return frozenset(ids)
+
+
+def _index(
+    document: Mapping[str, list[Any]], path: Path
+) -> tuple[list[CocoImage], tuple[Rejected, ...]]:
+    """Give every image its annotations; return also those that belong to none."""
+    images: dict[int, CocoImage] = {}
+    for entry in document["images"]:
+        number = entry.get("id") if isinstance(entry, dict) else None
+        if type(number) is not int or number in images:
+            raise DatasetError(
+                f"reading {path}: an image needs an id of its own, got {brief(entry)}"
+            )
+        try:
+            file_name = relative_path(entry.get("file_name"))
+        except ValueError as error:
+            raise DatasetError(f"reading {path}: file_name of image {number}: {error}") from None
+        images[number] = CocoImage(file_name, entry.get("width"), entry.get("height"), [])
+    rejected: list[Rejected] = []
+    for position, annotation in enumerate(document["annotations"]):
+        number = annotation.get("image_id") if isinstance(annotation, dict) else None
+        if type(number) is int and number in images:
+            images[number].annotations.append(annotation)
+        else:
+            what = f"annotation {_label(annotation, position)}"
+            rejected.append(Rejected(what, f"no image has its image_id {brief(number)}"))
+    return list(images.values()), tuple(rejected)
+
+
+def _label(annotation: Any, position: int) -> str:
+    """Name an annotation by its id, or by its position in the file."""
+    number = annotation.get("id") if isinstance(annotation, dict) else None
+    return str(number) if type(number) is int else f"at position {position}"

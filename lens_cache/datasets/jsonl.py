@@ -1,0 +1,228 @@
+"""A user's own data: one JSON object a line, in ``root/data.jsonl``.
+
+    {"image": "images/a.jpg", "instruction": "the red cup", "mask": "masks/a.png"}
+    {"image": "images/a.jpg", "instruction": "What can hold tea?", "mask": {"polygons": [[...]]}}
+    {"image": "images/b.jpg", "instruction": "dog", "mask": {"rle": {"size": [4, 4], "counts": []}}}
+
+Optional: "split" ("train"), "ignore" (a mask; its pixels count neither way), "kind" ("referring"),
+"length" ("long" if the instruction reads as a sentence). Masks are in the frame of the image after
+EXIF orientation. Paths are relative to the root. A line that is not understood is rejected with
+its number; the others stand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, get_args
+
+from lens_cache import masks
+from lens_cache.config import DataConfig
+from lens_cache.datasets.base import (
+    ImageRecord,
+    Kind,
+    Length,
+    QueryRecord,
+    Rejected,
+    brief,
+    dataset_root,
+    relative_path,
+)
+from lens_cache.datasets.instructions import is_long
+from lens_cache.datasets.targets import check_not_empty, mask_from_polygons, mask_from_rle
+from lens_cache.errors import DatasetError, LensCacheError, one_line
+from lens_cache.images import image_size
+from lens_cache.masks import Rle
+
+_KEYS = ("image", "instruction", "mask", "split", "ignore", "kind", "length")
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line whose keys and types are sound; its masks are read when they are asked for."""
+
+    number: int
+    image: PurePosixPath
+    instruction: str
+    split: str
+    kind: Kind
+    length: Length
+    mask: Any
+    ignore: Any
+
+
+class JsonlDataset:
+    """The images of a JSONL file, in the order in which they first occur; see the module.
+
+    Raises:
+        DatasetError: If the file is missing, empty, has no line of the split, or no usable line.
+    """
+
+    name = "jsonl"
+
+    def __init__(self, config: DataConfig) -> None:
+        self._root = dataset_root(config)
+        self.source = PurePosixPath(config.file)
+        lines, self.rejected = _read_lines(self._root / config.file)
+        if config.split:
+            splits = sorted({line.split for line in lines})
+            lines = [line for line in lines if line.split == config.split]
+            if not lines:
+                raise DatasetError(
+                    f"reading {self._root / config.file}: no line of split {config.split!r}; "
+                    f"splits found: {', '.join(splits)}"
+                )
+        groups: dict[PurePosixPath, list[_Line]] = {}
+        for line in lines:
+            groups.setdefault(line.image, []).append(line)
+        self._groups = list(groups.values())[: config.limit]
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> ImageRecord:
+        queries: list[QueryRecord] = []
+        rejected: list[Rejected] = []
+        group = self._groups[index]
+        for line in group:
+            try:
+                queries.append(_build_query(self._root, line))
+            except ValueError as error:
+                rejected.append(Rejected(f"line {line.number}", one_line(error)))
+        return ImageRecord(group[0].image, self.name, tuple(queries), tuple(rejected))
+
+
+def _read_lines(path: Path) -> tuple[list[_Line], tuple[Rejected, ...]]:
+    """Read the file; blank lines count but say nothing."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(
+            f"reading {path}: {error.strerror}; expected a file with one JSON object a line "
+            "(data.file)"
+        ) from None
+    lines: list[_Line] = []
+    rejected: list[Rejected] = []
+    for number, text in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if not text.strip():
+            continue
+        try:
+            lines.append(_parse_line(number, text))
+        except ValueError as error:
+            rejected.append(Rejected(f"line {number}", one_line(error)))
+    if not lines and not rejected:
+        raise DatasetError(f"reading {path}: the file is empty; expected one JSON object a line")
+    if not lines:
+        raise DatasetError(
+            f"reading {path}: none of {len(rejected)} lines is usable; "
+            f"{rejected[0].what}: {rejected[0].reason}"
+        )
+    return lines, tuple(rejected)
+
+
+def _parse_line(number: int, text: bytes) -> _Line:
+    """Check the keys and types of one line; raise ValueError with the reason."""
+    try:
+        entry = json.loads(text.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8 text") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        detail = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        raise ValueError(f"not valid JSON: {detail}") from None
+    if not isinstance(entry, dict):
+        raise ValueError(f"expected an object, got {brief(entry)}")
+    unknown = [key for key in entry if key not in _KEYS]
+    if unknown:
+        raise ValueError(f"unknown key {brief(unknown[0])}; known are {', '.join(_KEYS)}")
+    missing = [key for key in _KEYS[:3] if key not in entry]
+    if missing:
+        raise ValueError(f"the key {missing[0]!r} is missing")
+    instruction = _text(entry, "instruction")
+    length = "long" if is_long(instruction) else "short"
+    return _Line(
+        number=number,
+        image=relative_path(entry["image"]),
+        instruction=instruction,
+        split=_text(entry, "split", "train"),
+        kind=_choice(entry, "kind", "referring", get_args(Kind)),
+        length=_choice(entry, "length", length, get_args(Length)),
+        mask=_check_form("mask", entry["mask"]),
+        ignore=_check_form("ignore", entry["ignore"]) if "ignore" in entry else None,
+    )
+
+
+def _text(entry: dict[str, Any], key: str, default: str = "") -> str:
+    value = entry.get(key, default)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{key!r} must be a text that is not empty, got {brief(value)}")
+    return value.strip()
+
+
+def _choice(entry: dict[str, Any], key: str, default: str, allowed: tuple[str, ...]) -> Any:
+    value = entry.get(key, default)
+    if value not in allowed:
+        raise ValueError(f"{key!r} must be one of {', '.join(allowed)}, got {brief(value)}")
+    return value
+
+
+def _check_form(key: str, value: Any) -> Any:
+    """Check which of the three forms a mask has; its content is read later."""
+    if isinstance(value, str):
+        return relative_path(value)
+    if isinstance(value, dict) and len(value) == 1 and set(value) <= {"polygons", "rle"}:
+        return value
+    raise ValueError(
+        f'{key!r} must be a path, {{"polygons": ...}} or {{"rle": ...}}, got {brief(value)}'
+    )
+
+
+def _build_query(root: Path, line: _Line) -> QueryRecord:
+    """Read the masks of a line; raise ValueError with the reason."""
+    target = _read_mask(root, line, "mask", line.mask)
+    check_not_empty(target)
+    ignore = _read_mask(root, line, "ignore", line.ignore) if line.ignore is not None else None
+    if ignore is not None and ignore["size"] != target["size"]:
+        raise ValueError("'mask' and 'ignore' differ in size")
+    return QueryRecord(
+        instruction=line.instruction,
+        kind=line.kind,
+        length=line.length,
+        split=line.split,
+        target=target,
+        ignore=ignore if ignore is not None and masks.area(ignore) else None,
+    )
+
+
+def _read_mask(root: Path, line: _Line, key: str, value: Any) -> Rle:
+    """Read a mask of any of the three forms."""
+    if isinstance(value, PurePosixPath):
+        return _read_mask_file(root, value)
+    try:
+        if "rle" in value:
+            return mask_from_rle(value["rle"])
+        width, height = image_size(root / line.image)
+        return mask_from_polygons(value["polygons"], height, width)
+    except OSError as error:
+        raise ValueError(f"the image {line.image}: {error.strerror}") from None
+    except LensCacheError as error:
+        raise ValueError(f"the image {line.image}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{key!r}: {error}") from None
+
+
+def _read_mask_file(root: Path, path: PurePosixPath) -> Rle:
+    """Read a mask from an image file."""
+    try:
+        image_size(root / path)  # refuses what is not an image, or is too large
+        return masks.encode(masks.read_png(root / path))
+    except LensCacheError as error:
+        raise ValueError(f"the mask file {path}: {error}") from None
+    except OSError as error:
+        raise ValueError(f"the mask file {path}: {error.strerror or 'broken image'}") from None
+    except (ValueError, SyntaxError):
+        raise ValueError(f"the mask file {path}: broken image") from None

@@ -1,0 +1,72 @@
+"""Masks as datasets state them, checked before anything is rasterised.
+
+Everything here raises ValueError with a short reason, which becomes a ``Rejected``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lens_cache import masks
+from lens_cache.datasets.base import brief
+from lens_cache.images import MAX_PIXELS
+from lens_cache.masks import Rle
+
+# Rasterising costs time and memory in the length of the outline, so it may not be absurd.
+_FARTHEST = 10.0
+
+
+def mask_from_segmentation(value: Any, height: int, width: int) -> Rle:
+    """Read COCO's ``segmentation``: a list of polygons, or an RLE of the image's size."""
+    if isinstance(value, dict):
+        rle = mask_from_rle(value)
+        check_size(rle, height, width)
+        return rle
+    return mask_from_polygons(value, height, width)
+
+
+def mask_from_polygons(value: Any, height: int, width: int) -> Rle:
+    """Rasterise flat [x0, y0, x1, y1, ...] lists in pixels of the image; their union."""
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"expected a list of polygons, got {brief(value)}")
+    limit = _FARTHEST * max(height, width)
+    for polygon in value:
+        if not isinstance(polygon, list):
+            raise ValueError(f"expected a polygon [x0, y0, x1, y1, ...], got {brief(polygon)}")
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(f"a polygon needs at least 3 points, got {len(polygon)} values")
+        for number in polygon:
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise ValueError(f"a polygon holds numbers, got {brief(number)}")
+            if not math.isfinite(number) or abs(number) > limit:
+                raise ValueError(f"a polygon lies far outside the image: {brief(number)}")
+    return masks.from_polygons(value, height, width)
+
+
+def mask_from_rle(value: Any) -> Rle:
+    """Read {"size": [height, width], "counts": text or list}."""
+    if not isinstance(value, dict) or set(value) != {"size", "counts"}:
+        raise ValueError(f'expected {{"size": [h, w], "counts": ...}}, got {brief(value)}')
+    size, counts = value["size"], value["counts"]
+    if not isinstance(size, list) or len(size) != 2 or any(type(n) is not int for n in size):
+        raise ValueError(f"the size of an RLE is [height, width], got {brief(size)}")
+    height, width = size
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise ValueError(f"an RLE of {height} x {width} pixels (height x width) is not usable")
+    if not isinstance(counts, str | list):
+        raise ValueError(f"the counts of an RLE are a text or a list, got {brief(counts)}")
+    return masks.from_counts(counts, height, width)
+
+
+def check_size(rle: Rle, height: int, width: int) -> None:
+    """Refuse a mask whose size is not the image's."""
+    if rle["size"] != [height, width]:
+        found = f"{rle['size'][1]} x {rle['size'][0]}"
+        raise ValueError(f"the mask is {found} pixels, the image {width} x {height}")
+
+
+def check_not_empty(rle: Rle) -> None:
+    """Refuse a mask with no foreground."""
+    if not masks.area(rle):
+        raise ValueError("the mask has no foreground")

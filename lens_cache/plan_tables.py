@@ -1,0 +1,223 @@
+"""The plan: which images and questions a store holds, as three tables. Made before any GPU runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from lens_cache.errors import StoreError
+from lens_cache.masks import Rle
+from lens_cache.plan_files import FILES, SCHEMAS, from_parquet, to_parquet, write_whole
+
+
+@dataclass(frozen=True)
+class PlannedImage:
+    """One picture; several files if the same content lies under several paths.
+
+    Attributes:
+        index: Its position in the plan and in every array of the store.
+        image_id: Hash of the file's content.
+        path: The first of ``paths``.
+        paths: Files relative to the dataset's root.
+        width: In pixels, after EXIF orientation.
+        height: In pixels, after EXIF orientation.
+        datasets: The datasets it belongs to.
+    """
+
+    index: int
+    image_id: str
+    path: PurePosixPath
+    paths: tuple[PurePosixPath, ...]
+    width: int
+    height: int
+    datasets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PlannedQuery:
+    """One question about one image; ``size`` is the image's (height, width).
+
+    ``target_counts`` and ``ignore_counts`` are COCO run-length encodings, ``ignore_counts`` is
+    None if every pixel counts.
+    """
+
+    query_id: str
+    image_index: int
+    image_id: str
+    dataset: str
+    split: str
+    instruction: str
+    question: str
+    kind: str
+    length: str
+    size: tuple[int, int]
+    target_counts: str
+    ignore_counts: str | None
+
+    def target(self) -> Rle:
+        """Return the target mask."""
+        return Rle(size=list(self.size), counts=self.target_counts)
+
+    def ignore(self) -> Rle | None:
+        """Return the mask of the pixels that count neither way."""
+        if self.ignore_counts is None:
+            return None
+        return Rle(size=list(self.size), counts=self.ignore_counts)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Images, queries (sorted by image) and what was left out and why; see the schemas.
+
+    Compare two plans by ``digest``.
+    """
+
+    images: Any
+    queries: Any
+    quarantine: Any
+
+    @property
+    def num_images(self) -> int:
+        """Number of distinct pictures."""
+        return int(self.images.num_rows)
+
+    @property
+    def num_queries(self) -> int:
+        """Number of questions about all images."""
+        return int(self.queries.num_rows)
+
+    @cached_property
+    def query_offsets(self) -> NDArray[np.int64]:
+        """Where each image's queries begin, shape (num_images + 1,); the last one is their end."""
+        owners = self.queries["image_index"].to_numpy()
+        return np.searchsorted(owners, np.arange(self.num_images + 1)).astype(np.int64)
+
+    def image(self, index: int) -> PlannedImage:
+        """Return one image.
+
+        Raises:
+            IndexError: If there is no such image.
+        """
+        row = self._row(index)
+        return PlannedImage(
+            index=index,
+            image_id=row["image_id"],
+            path=PurePosixPath(row["path"]),
+            paths=tuple(PurePosixPath(path) for path in row["paths"]),
+            width=row["width"],
+            height=row["height"],
+            datasets=tuple(row["datasets"]),
+        )
+
+    def queries_of(self, index: int) -> list[PlannedQuery]:
+        """Return the queries of one image in their order; raises IndexError as ``image`` does."""
+        image = self._row(index)
+        start, end = (int(n) for n in self.query_offsets[index : index + 2])
+        rows = self.queries.slice(start, end - start).to_pylist()
+        return [
+            PlannedQuery(
+                size=(image["height"], image["width"]),
+                target_counts=row.pop("target"),
+                ignore_counts=row.pop("ignore"),
+                **row,
+            )
+            for row in rows
+        ]
+
+    def splits(self) -> dict[str, int]:
+        """Return the number of queries of every split, by name."""
+        counts = pc.value_counts(self.queries["split"]).to_pylist()
+        return {item["values"]: item["counts"] for item in sorted(counts, key=_split_name)}
+
+    def select(self, split: str | None = None, limit_images: int | None = None) -> list[int]:
+        """Return the first images that have a query of the split (of any, if not given)."""
+        owners = self.queries["image_index"].to_numpy()
+        if split is not None:
+            owners = owners[pc.equal(self.queries["split"], split).to_numpy()]
+        return [int(index) for index in np.unique(owners)[:limit_images]]
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the content, whatever the Parquet files look like."""
+        sha = hashlib.sha256()
+        for name in SCHEMAS:
+            table = getattr(self, name)
+            for column in table.column_names:
+                sha.update(f"{name}.{column}:{table.num_rows}\n".encode())
+                for start in range(0, table.num_rows, 4096):
+                    values = table[column].slice(start, 4096).to_pylist()
+                    sha.update(json.dumps(values).encode() + b"\n")
+        return sha.hexdigest()
+
+    def to_files(self) -> dict[str, bytes]:
+        """Return the Parquet files by name; equal plans give equal bytes."""
+        return {f"{name}.parquet": to_parquet(getattr(self, name)) for name in SCHEMAS}
+
+    def save(self, folder: Path) -> None:
+        """Write the Parquet files into ``folder``; each appears whole or not at all.
+
+        Raises:
+            StoreError: If the folder cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, data in self.to_files().items():
+                write_whole(folder / name, data)
+        except OSError as error:
+            raise StoreError(f"writing the plan to {folder}: {error.strerror}") from None
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes], *, where: str = "the plan") -> Plan:
+        """Read what ``to_files`` returned; ``where`` is named in errors.
+
+        Raises:
+            StoreError: If a file is missing, broken, or does not belong to the others.
+        """
+        tables = {}
+        for name, schema in SCHEMAS.items():
+            tables[name] = from_parquet(files.get(f"{name}.parquet"), schema, f"{where}/{name}")
+        plan = cls(**tables)
+        owners = plan.queries["image_index"].to_numpy()
+        sound = not len(owners) or (owners[0] >= 0 and owners[-1] < plan.num_images)
+        if not sound or (np.diff(owners) < 0).any() or not _ids_agree(plan):
+            raise StoreError(f"reading {where}: its tables do not belong together; plan again")
+        return plan
+
+    @classmethod
+    def load(cls, folder: Path) -> Plan:
+        """Read a plan that ``save`` wrote.
+
+        Raises:
+            StoreError: If there is none, or it cannot be read.
+        """
+        try:
+            files = {name: (folder / name).read_bytes() for name in FILES}
+        except FileNotFoundError:
+            raise StoreError(
+                f"reading the plan {folder}: it is not there; make it with `lens-cache plan`"
+            ) from None
+        except OSError as error:
+            raise StoreError(f"reading the plan {folder}: {error.strerror}") from None
+        return cls.from_files(files, where=str(folder))
+
+    def _row(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < self.num_images:
+            raise IndexError(f"image {index} of a plan with {self.num_images} images")
+        return self.images.slice(index, 1).to_pylist()[0]  # type: ignore[no-any-return]
+
+
+def _split_name(item: dict[str, Any]) -> str:
+    return str(item["values"])
+
+
+def _ids_agree(plan: Plan) -> bool:
+    owners = plan.queries["image_index"]
+    return bool(plan.images["image_id"].take(owners).equals(plan.queries["image_id"]))
