@@ -73,6 +73,7 @@ def load_model(model_class: Any, folder: Path, config: Any, dtype: torch.dtype) 
                 local_files_only=True,
                 use_safetensors=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below, by name
             )
     except Exception as error:  # safetensors and transformers raise bare exceptions
         raise CheckpointError(

@@ -117,9 +117,7 @@ def test_an_unknown_weight_is_named(path, tmp_path):
 
 
 def test_a_misshapen_weight_is_named(path, tmp_path):
-    new = damaged(
-        path, tmp_path, lambda s: s.update({"image_encoder.neck.1.bias": torch.zeros(3)})
-    )
+    new = damaged(path, tmp_path, lambda s: s.update({"image_encoder.neck.1.bias": torch.zeros(3)}))
     with pytest.raises(CheckpointError, match=r"neck\.1\.bias") as error:
         SamEncoder.from_checkpoint(new)
     assert "\n" not in str(error.value)
