@@ -1,0 +1,148 @@
+"""Where model weights lie, and what identifies them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
+from lens_cache.errors import CheckpointError, one_line
+
+TRY_OUT = "for a try-out run `lens-cache data tiny-checkpoints DIR` and set encoders.root=DIR"
+_FOLDER_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
+_DIGESTED = (
+    "*.safetensors",
+    "config.json",
+    "tokenizer*.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+_HUB_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<file>[^/].*\.pth))?")
+
+
+def resolve_folder(checkpoint: str, root: Path | None, revision: str | None = None) -> Path:
+    """Find the folder of a Hugging Face model; download it if no such folder exists.
+
+    Args:
+        checkpoint: A local folder, relative to ``root`` if that is given, or a hub id.
+        root: Folder that holds checkpoints.
+        revision: Branch, tag or commit of a hub id.
+
+    Raises:
+        CheckpointError: If it is neither here nor on the hub, or the hub cannot be reached.
+    """
+    local = _local(checkpoint, root)
+    if local.is_dir():
+        return local
+    match = _HUB_ID.fullmatch(checkpoint)
+    if local.exists() or match is None or match["file"]:
+        found = "a file" if local.exists() else "nothing"
+        raise CheckpointError(
+            f"looking for LLaVA: expected a Hugging Face folder at {local}, found {found}; set "
+            f"encoders.llava.checkpoint to one or to a hub id, or {TRY_OUT}"
+        )
+    return _from_hub(
+        "LLaVA",
+        local,
+        lambda: snapshot_download(
+            checkpoint, revision=revision, allow_patterns=list(_FOLDER_FILES)
+        ),
+    )
+
+
+def resolve_file(checkpoint: str, root: Path | None, revision: str | None = None) -> Path:
+    """Find a SAM's ``.pth``; download it if there is none.
+
+    Args:
+        checkpoint: A ``.pth`` file or a folder that holds exactly one, relative to ``root`` if
+            that is given, or a hub id ``owner/name[/path/file.pth]``.
+        root: Folder that holds checkpoints.
+        revision: Branch, tag or commit of a hub id.
+
+    Raises:
+        CheckpointError: If it is neither here nor on the hub, or the hub cannot be reached.
+    """
+    local = _local(checkpoint, root)
+    if local.is_file():
+        return local
+    if local.is_dir():
+        return local / _only_one([p.name for p in sorted(local.glob("*.pth"))], str(local))
+    match = _HUB_ID.fullmatch(checkpoint)
+    if match is None or (match["file"] is None and checkpoint.endswith(".pth")):
+        raise CheckpointError(
+            f"looking for SAM: expected a .pth file at {local}, found nothing; set "
+            f"encoders.sam.checkpoint to one or to a hub id, or {TRY_OUT}"
+        )
+    repository, file = match["repository"], match["file"]
+
+    def download() -> str:
+        name = file
+        if name is None:
+            names = HfApi().list_repo_files(repository, revision=revision)
+            name = _only_one([n for n in names if n.endswith(".pth")], repository)
+        return hf_hub_download(repository, name, revision=revision)
+
+    return _from_hub("SAM", local, download)
+
+
+def weights_digest(path: Path) -> str:
+    """Return a SHA-256 that changes whenever the model may.
+
+    Of a file it is the SHA-256 of its content. Of a folder it is the SHA-256 of the lines
+    ``<SHA-256 of the content>  <name>`` (as ``sha256sum`` prints them) of the weight files, the
+    model's configuration, the tokenizer and the preprocessor, sorted by name.
+
+    Raises:
+        CheckpointError: If the path does not exist or the folder holds no weights.
+    """
+    try:
+        if not path.is_dir():
+            return _file_digest(path)
+        files = sorted({file for pattern in _DIGESTED for file in path.glob(pattern)})
+        if not any(file.suffix == ".safetensors" for file in files):
+            raise CheckpointError(
+                f"hashing {path}: expected *.safetensors in it, found none; give a complete "
+                "Hugging Face folder"
+            )
+        lines = "".join(f"{_file_digest(file)}  {file.name}\n" for file in files)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"hashing {path}: {error.filename} does not exist") from None
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _local(checkpoint: str, root: Path | None) -> Path:
+    path = Path(checkpoint).expanduser()
+    return path if root is None else Path(root).expanduser() / path
+
+
+def _only_one(names: list[str], where: str) -> str:
+    if len(names) != 1:
+        found = ", ".join(names[:5]) or "none"
+        raise CheckpointError(
+            f"looking for SAM in {where}: expected exactly one .pth file, found {found}; name the "
+            "file in encoders.sam.checkpoint"
+        )
+    return names[0]
+
+
+def _from_hub(model: str, local: Path, download: Callable[[], str]) -> Path:
+    try:
+        return Path(download())
+    except CheckpointError:
+        raise
+    except Exception as error:  # the hub, HTTP and TLS libraries each have their own exceptions
+        raise CheckpointError(
+            f"looking for {model}: {local} does not exist, and the Hugging Face hub did not "
+            f"deliver it ({one_line(error, 160)}); give the path of weights, or {TRY_OUT}"
+        ) from None

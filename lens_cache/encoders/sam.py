@@ -1,0 +1,241 @@
+"""SAM's image encoder, frozen, from a segment-anything ``.pth`` of any size."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from segment_anything.modeling import (
+    ImageEncoderViT,
+    MaskDecoder,
+    PromptEncoder,
+    Sam,
+    TwoWayTransformer,
+)
+from torch import Tensor, nn
+
+from lens_cache.errors import CheckpointError, one_line
+from lens_cache.geometry import resized_size
+from lens_cache.sam_architecture import MASK_DECODER_HEADS, SamArchitecture
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+_ENCODER = "image_encoder."
+_PHASE_TWO = ("prompt_encoder.", "mask_decoder.")
+_BROKEN_FILE = (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError)
+
+
+def architecture(path: Path) -> SamArchitecture:
+    """Read the sizes of a SAM from its checkpoint.
+
+    Raises:
+        CheckpointError: If the file is missing, corrupt or not a SAM.
+    """
+    return read_architecture(load_state(path), path)
+
+
+def prompt_and_decoder_weights(path: Path) -> dict[str, Tensor]:
+    """Read what phase 2 needs: the weights of the prompt encoder and the mask decoder.
+
+    Raises:
+        CheckpointError: If the file is missing, corrupt or not a SAM.
+    """
+    state = load_state(path)
+    read_architecture(state, path)
+    return {name: value.clone() for name, value in state.items() if name.startswith(_PHASE_TWO)}
+
+
+def build_image_encoder(sizes: SamArchitecture) -> ImageEncoderViT:
+    """Build segment-anything's image encoder of the given sizes, with untrained weights."""
+    return ImageEncoderViT(
+        depth=sizes.depth,
+        embed_dim=sizes.embed_dim,
+        img_size=sizes.image_size,
+        mlp_ratio=4,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        num_heads=sizes.num_heads,
+        patch_size=sizes.patch_size,
+        qkv_bias=True,
+        use_rel_pos=True,
+        global_attn_indexes=sizes.global_blocks,
+        window_size=sizes.window_size,
+        out_chans=sizes.transformer_dim,
+    )
+
+
+def build_sam(sizes: SamArchitecture) -> Sam:
+    """Build segment-anything's SAM of the given sizes, with untrained weights."""
+    cells = (sizes.embedding_size, sizes.embedding_size)
+    return Sam(
+        image_encoder=build_image_encoder(sizes),
+        prompt_encoder=PromptEncoder(
+            embed_dim=sizes.transformer_dim,
+            image_embedding_size=cells,
+            input_image_size=(sizes.image_size, sizes.image_size),
+            mask_in_chans=sizes.mask_in_chans,
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=sizes.num_multimask_outputs,
+            transformer=TwoWayTransformer(
+                depth=sizes.decoder_depth,
+                embedding_dim=sizes.transformer_dim,
+                mlp_dim=sizes.decoder_mlp_dim,
+                num_heads=MASK_DECODER_HEADS,
+            ),
+            transformer_dim=sizes.transformer_dim,
+            iou_head_depth=sizes.iou_head_depth,
+            iou_head_hidden_dim=sizes.iou_head_hidden_dim,
+        ),
+        pixel_mean=list(PIXEL_MEAN),
+        pixel_std=list(PIXEL_STD),
+    ).eval()
+
+
+class SamEncoder:
+    """SAM's frozen image encoder; prompt encoder and mask decoder are never loaded.
+
+    Attributes:
+        attention_implementation: The attention kernel; segment-anything has one.
+        sizes: Sizes of the SAM.
+        dtype: Precision of the weights, the forward pass and the result.
+        device: Where the model runs.
+    """
+
+    attention_implementation = "eager"
+
+    def __init__(
+        self,
+        model: ImageEncoderViT,
+        sizes: SamArchitecture,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        self.sizes = sizes
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self.model = model.to(self.device, dtype).eval().requires_grad_(False)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> SamEncoder:
+        """Load the image encoder from a SAM checkpoint.
+
+        Raises:
+            CheckpointError: If the file is missing, corrupt, not a SAM, or lacks weights.
+        """
+        state = load_state(path)
+        sizes = read_architecture(state, path)
+        with torch.device("meta"):
+            model = build_image_encoder(sizes)
+        weights = {
+            name.removeprefix(_ENCODER): value
+            for name, value in state.items()
+            if name.startswith(_ENCODER)
+        }
+        load_strictly(model.to(dtype).to_empty(device="cpu"), weights, path, _ENCODER)
+        return cls(model, sizes, dtype=dtype, device=device)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square that ``encode`` takes, in pixels (1024)."""
+        return self.sizes.image_size
+
+    @torch.inference_mode()
+    def encode(self, square: NDArray[np.uint8], *, width: int, height: int) -> Tensor:
+        """Embed one image.
+
+        SAM pads after it normalises: padding is zero in the normalised square, not black. So the
+        size of the image is needed, to know where the padding of ``square`` begins.
+
+        Args:
+            square: From ``geometry.image_to_square``, shape (image_size, image_size, 3).
+            width: Width of the image in pixels, before it was resized into the square.
+            height: Height of the image in pixels.
+
+        Returns:
+            Image embedding of shape (C, h, w), in the encoder's dtype and on its device.
+
+        Raises:
+            ValueError: If ``square`` has another shape.
+        """
+        side = self.image_size
+        if square.shape != (side, side, 3):
+            raise ValueError(f"square must have shape {(side, side, 3)}, got {square.shape}")
+        columns, rows = resized_size(width, height, side)
+        content = torch.tensor(square[:rows, :columns], device=self.device).permute(2, 0, 1)
+        mean, std = (
+            torch.tensor(values, device=self.device)[:, None, None]
+            for values in (PIXEL_MEAN, PIXEL_STD)
+        )
+        normalised = F.pad((content - mean) / std, (0, side - columns, 0, side - rows))
+        embedding: Tensor = self.model(normalised[None].to(self.dtype))
+        return embedding[0]
+
+
+def load_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict, mapped from the file where its format allows it."""
+    try:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # saved before PyTorch 1.6: not a zip file
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"reading a SAM checkpoint: {path} does not exist") from None
+    except _BROKEN_FILE as error:
+        raise CheckpointError(
+            f"reading a SAM checkpoint: {path} is not a readable PyTorch file of plain weights "
+            f"({one_line(error, 100)}); download it again"
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(
+            f"reading a SAM checkpoint: expected {path} to hold a segment-anything state dict, "
+            "found something else; give a segment-anything .pth of ViT-H, L or B"
+        )
+    return state
+
+
+def read_architecture(state: Mapping[str, Tensor], path: Path) -> SamArchitecture:
+    """Read the sizes of a SAM from its state dict; ``path`` is named in errors."""
+    try:
+        return SamArchitecture.from_shapes({name: tuple(v.shape) for name, v in state.items()})
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except (IndexError, ValueError, ZeroDivisionError):
+        raise CheckpointError(
+            f"reading a SAM checkpoint: the weights of {path} have a SAM's names but not its "
+            "shapes; give a segment-anything .pth of ViT-H, L or B"
+        ) from None
+
+
+def load_strictly(
+    model: nn.Module, weights: Mapping[str, Tensor], path: Path, prefix: str = ""
+) -> None:
+    """Copy weights into a module; every weight must be there, and no other."""
+    expected, found = set(model.state_dict()), set(weights)
+    problems = [
+        f"{problem} {', '.join(prefix + name for name in sorted(names)[:5])}"
+        for problem, names in (("lacks", expected - found), ("unexpectedly has", found - expected))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f"loading SAM: {path} {' and '.join(problems)}; give a segment-anything .pth as "
+            "published, or download it again"
+        )
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"loading SAM: {path} does not fit: {one_line(error)}") from None
