@@ -32,7 +32,19 @@ class PackedTexts:
 
 
 def pack_texts(texts: Sequence[Sequence[Tensor]]) -> PackedTexts:
-    """Pack questions, given per image as tensors of shape (T_q, d)."""
+    """Pack questions, given per image as tensors of shape (T_q, d).
+
+    Raises:
+        ValueError: If an image has no question, or a question no token: it would have no last
+            token to read an answer from.
+    """
+    for image, row in enumerate(texts):
+        if not row or any(len(text) == 0 for text in row):
+            lengths = [len(text) for text in row]
+            raise ValueError(
+                f"every image needs a question and every question a token; image {image} has "
+                f"questions of {lengths} tokens"
+            )
     rows = [torch.cat(list(row)) for row in texts]
     owners = [
         torch.cat([torch.full((len(text),), i, dtype=torch.int64) for i, text in enumerate(row)])

@@ -1,3 +1,5 @@
+"""Settings and folders that every test shares."""
+
 from pathlib import Path
 
 import pytest
