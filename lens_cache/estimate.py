@@ -80,10 +80,11 @@ def estimate(
     )
 
 
-def measure_flops_per_second(device: str, dtype: torch.dtype, seconds: float = 0.5) -> float:
-    """Return the speed of a plain matrix product on a device."""
+def measure_flops_per_second(dtype: str, seconds: float = 0.5) -> tuple[float, str]:
+    """Return the speed of a plain matrix product on this machine's GPU or CPU, and which it was."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     size = 4096 if device == "cuda" else 512
-    a = torch.randn(size, size, device=device).to(dtype)
+    a = torch.randn(size, size, device=device).to(getattr(torch, dtype))
 
     def timed(repeats: int) -> float:
         began = time.perf_counter()
@@ -94,7 +95,7 @@ def measure_flops_per_second(device: str, dtype: torch.dtype, seconds: float = 0
 
     timed(3)
     repeats = max(1, int(seconds / max(timed(1), 1e-6)))
-    return 2 * size**3 * repeats / timed(repeats)
+    return 2 * size**3 * repeats / timed(repeats), device
 
 
 def _decoder_flops_per_token(config: Mapping[str, Any]) -> float:

@@ -176,7 +176,11 @@ class ShardExtractor:
             except RuntimeError as error:
                 reason = f"{type(error).__name__}: {one_line(error)}"
         return Quarantine(
-            group=group, image_id=planned.image_id, path=str(planned.path), stage=stage, reason=reason
+            group=group,
+            image_id=planned.image_id,
+            path=str(planned.path),
+            stage=stage,
+            reason=reason,
         )
 
     def _hidden_states(self, image: int, picture: Picture) -> dict[str, Tensor]:

@@ -36,6 +36,18 @@ class Targets:
     masks: Sequence[Tensor] | Tensor
     inside: Tensor | None = None
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Targets]) -> Targets:
+        """Put the targets of several images one after another; all of one form."""
+        inside = [part.inside for part in parts if part.inside is not None]
+        square = [part.masks for part in parts if isinstance(part.masks, Tensor)]
+        masks = [mask for part in parts for mask in part.masks]
+        return cls(
+            attention=torch.cat([part.attention for part in parts]),
+            masks=torch.cat(square) if square else masks,
+            inside=torch.cat(inside) if inside else None,
+        )
+
     def to(self, device: torch.device | str) -> Targets:
         """Move to a device."""
         masks = self.masks

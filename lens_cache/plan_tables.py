@@ -118,20 +118,40 @@ class Plan:
             datasets=tuple(row["datasets"]),
         )
 
+    def query_range(self, image: int) -> range:
+        """Return the positions of an image's queries in ``queries``."""
+        start, end = (int(n) for n in self.query_offsets[image : image + 2])
+        return range(start, end)
+
+    def query(self, index: int) -> PlannedQuery:
+        """Return one query by its position.
+
+        Raises:
+            IndexError: If there is no such query.
+        """
+        if not 0 <= index < self.num_queries:
+            raise IndexError(f"query {index} of a plan with {self.num_queries} queries")
+        return self._queries(index, index + 1)[0]
+
     def queries_of(self, index: int) -> list[PlannedQuery]:
         """Return the queries of one image in their order; raises IndexError as ``image`` does."""
-        image = self._row(index)
-        start, end = (int(n) for n in self.query_offsets[index : index + 2])
-        rows = self.queries.slice(start, end - start).to_pylist()
-        return [
-            PlannedQuery(
-                size=(image["height"], image["width"]),
-                target_counts=row.pop("target"),
-                ignore_counts=row.pop("ignore"),
-                **row,
+        self._row(index)
+        mine = self.query_range(index)
+        return self._queries(mine.start, mine.stop)
+
+    def _queries(self, start: int, stop: int) -> list[PlannedQuery]:
+        found = []
+        for row in self.queries.slice(start, stop - start).to_pylist():
+            image = self._row(row["image_index"])
+            found.append(
+                PlannedQuery(
+                    size=(image["height"], image["width"]),
+                    target_counts=row.pop("target"),
+                    ignore_counts=row.pop("ignore"),
+                    **row,
+                )
             )
-            for row in rows
-        ]
+        return found
 
     def splits(self) -> dict[str, int]:
         """Return the number of queries of every split, by name."""

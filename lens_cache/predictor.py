@@ -109,8 +109,7 @@ class LensPredictor:
         """Run the frozen models as an extraction does."""
         if not instruction.strip():
             raise ConfigError('segmenting: the instruction is empty; say what, e.g. "the orange"')
-        length = "long" if is_long(instruction) else "short"
-        asked = question(instruction, length, self._data)
+        asked = question(instruction, "long" if is_long(instruction) else "short", self._data)
         tokens = self._llava.prompt.token_ids(asked).text_ids
         height, width = image.shape[:2]
         square = image_to_square(image, self._side)

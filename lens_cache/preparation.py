@@ -18,8 +18,9 @@ import numpy as np
 import lens_cache
 from lens_cache.config import ExtractConfig
 from lens_cache.config_file import override_config, to_tree
-from lens_cache.encoders import llava, sam
+from lens_cache.encoders import llava_weights, sam
 from lens_cache.encoders.checkpoints import resolve_file, resolve_folder, weights_digest
+from lens_cache.encoders.prompt import VICUNA_V1, LlavaPrompt
 from lens_cache.errors import ConfigError, StoreMismatchError
 from lens_cache.frozen import FrozenParts
 from lens_cache.plan import Plan, build_plan
@@ -55,7 +56,7 @@ class Encoders:
 
     llava: Path
     sam: Path
-    prompt: llava.LlavaPrompt
+    prompt: LlavaPrompt
     text_config: dict[str, Any]
     sam_architecture: SamArchitecture
     fingerprints: dict[str, dict[str, Any]]
@@ -78,9 +79,9 @@ class Encoders:
             config.encoders.llava.checkpoint, root, config.encoders.llava.revision
         )
         file = resolve_file(config.encoders.sam.checkpoint, root, config.encoders.sam.revision)
-        prompt = llava.LlavaPrompt.from_folder(folder)
+        prompt = LlavaPrompt.from_folder(folder)
         architecture = sam.architecture(file)
-        text_config = llava.text_config(folder)
+        text_config = llava_weights.text_config(folder)
         layers = list(config.encoders.llava.layers)
         depth = int(text_config["num_hidden_layers"])
         if max(layers) > depth or len(set(layers)) != len(layers):
@@ -91,10 +92,10 @@ class Encoders:
             "hidden_states": {
                 "weights": weights_digest(folder),
                 "layers": layers,
-                "prompt": llava.VICUNA_V1,
+                "prompt": VICUNA_V1,
                 "side": architecture.image_size,
                 "dtype": config.encoders.llava.dtype,
-                "attention": llava.ATTENTION,
+                "attention": llava_weights.ATTENTION,
                 "extraction_version": EXTRACTION_VERSION,
             },
             "image_embeddings": {
@@ -195,7 +196,9 @@ def prepare_frozen(root: Path, config: ExtractConfig, encoders: Encoders) -> Non
         text_config=encoders.text_config,
         grid=grid,
         sam_architecture=encoders.sam_architecture,
-        decoder_layers=llava.decoder_layer_weights(encoders.llava, config.encoders.llava.layers),
+        decoder_layers=llava_weights.decoder_layer_weights(
+            encoders.llava, config.encoders.llava.layers
+        ),
         sam=sam.prompt_and_decoder_weights(encoders.sam),
     )
     temporary = temporary_path(root)
@@ -206,7 +209,7 @@ def prepare_frozen(root: Path, config: ExtractConfig, encoders: Encoders) -> Non
     publish(temporary, root / FROZEN_FOLDER)
 
 
-def tokenise(plan: Plan, prompt: llava.LlavaPrompt, shard_size: int) -> Questions:
+def tokenise(plan: Plan, prompt: LlavaPrompt, shard_size: int) -> Questions:
     """Tokenise every query of the plan and place its tokens."""
     token_ids = [
         np.asarray(prompt.token_ids(query.question).text_ids, dtype=np.int32)

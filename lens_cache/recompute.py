@@ -1,4 +1,4 @@
-"""Are stored features what the plain models say? (invariant I3)
+"""Are stored features what the plain models say? Invariant I3.
 
 Random records are computed anew the slow, ordinary way: the whole Hugging Face model, one image,
 one question, no packing; SAM through its own predictor. They are compared with what is stored.
@@ -118,7 +118,9 @@ def _compare(
         raise ImageError(f"recomputing {image.path}: the file has changed since it was planned")
     picture = read_image(data)
     plain = language.states(
-        image_to_square(picture, store.manifest.side), planned.question, config.encoders.llava.layers
+        image_to_square(picture, store.manifest.side),
+        planned.question,
+        config.encoders.llava.layers,
     )
     found = []
     features: Any = None

@@ -6,13 +6,14 @@ import dataclasses
 import datetime
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from lens_cache.config import ExtractConfig
-from lens_cache.encoders import llava
+from lens_cache.encoders.llava_weights import vision_config
 from lens_cache.errors import ExtractionError, StoreError
 from lens_cache.estimate import Estimate, estimate
 from lens_cache.extraction import ShardExtractor, ShardReport
@@ -59,6 +60,7 @@ class Summary:
         quarantined: Every quarantined image of the store, per group.
         unplanned: Files and queries that the plan itself set aside.
         seconds: Stage times summed over workers.
+        wall: Seconds from the first task to the last commit.
     """
 
     images: int
@@ -66,6 +68,7 @@ class Summary:
     reports: list[ShardReport] = field(default_factory=list)
     quarantined: list[Quarantine] = field(default_factory=list)
     unplanned: int = 0
+    wall: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -267,7 +270,9 @@ def _run(
         on_progress=lambda under_way: reporter.progress("extract", done + under_way, total),
     )
     reporter.progress("extract", 0, total)
+    began = time.perf_counter()
     runner(run, Ledger(todo, shards, config.workers.max_consecutive_failures))
+    summary.wall = time.perf_counter() - began
 
 
 def _finish(root: Path, manifest: Manifest, plan: Plan, config: ExtractConfig) -> None:
@@ -300,7 +305,7 @@ def _cost(
     return estimate(
         manifest,
         questions,
-        vision_config=llava.vision_config(encoders.llava),
+        vision_config=vision_config(encoders.llava),
         text_config=encoders.text_config,
         sam_architecture=encoders.sam_architecture,
     )

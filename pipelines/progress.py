@@ -1,4 +1,4 @@
-"""What a person sees while something runs: bars with rates on stderr, so that stdout stays clean."""
+"""What a person sees while something runs: bars with rates, on stderr."""
 
 from __future__ import annotations
 

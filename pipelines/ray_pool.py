@@ -5,6 +5,7 @@ Only shard numbers and reports travel through Ray; features go from the model to
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def _connect(address: str | None) -> None:
     elsewhere = address or os.environ.get("RAY_ADDRESS")
     local: dict[str, Any] = {} if elsewhere else {"include_dashboard": False}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ExtractionError(
             f"connecting to Ray at {elsewhere or 'this machine'}: {one_line(error)}"

@@ -69,9 +69,7 @@ class StoreDataModule(LightningDataModule):
         batch = self._config.batch
         if batch.validation_split is None:
             return []
-        draws = evaluation_draws(
-            self._store, batch.validation_split, batch.limit_validation_images
-        )
+        draws = evaluation_draws(self._store, batch.validation_split, batch.limit_validation_images)
         mine = draws[self.trainer.global_rank :: self.trainer.world_size]
         dataset = FeatureDataset(self._store, self._layer, self._config.loss)
         sampler: list[list[Draw]] = [[draw] for draw in mine]
@@ -108,7 +106,8 @@ def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) 
         LensCacheError: If the store or the settings do not fit, or the folder holds another run.
     """
     store = Store(store_path)
-    config = _with_layer(config, store)
+    layer = _layer(config, store)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, layer=layer))
     checkpoint = _last_checkpoint(folder, config) if resume else None
     if not resume and (folder / CHECKPOINTS).exists():
         raise ConfigError(
@@ -126,13 +125,13 @@ def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) 
     with warnings.catch_warnings():
         _quieten()
         module = LensModule(config, frozen, store)
-        data = StoreDataModule(store, config, module.layer)
+        data = StoreDataModule(store, config, layer)
         _trainer(folder, config).fit(module, datamodule=data, ckpt_path=checkpoint)
     return Run.open(folder)
 
 
-def _with_layer(config: TrainConfig, store: Store) -> TrainConfig:
-    """Return the settings with the layer named; refuse one the store does not hold (I5)."""
+def _layer(config: TrainConfig, store: Store) -> int:
+    """Return the layer the head reads; refuse one the store does not hold (I5)."""
     layer = config.model.layer
     if layer is None and len(store.layers) == 1:
         layer = store.layers[0]
@@ -143,7 +142,7 @@ def _with_layer(config: TrainConfig, store: Store) -> TrainConfig:
             f"{wanted}; set model.layer to one of them, or extract with --set "
             "encoders.llava.layers=[...]"
         )
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, layer=layer))
+    return layer
 
 
 def _last_checkpoint(folder: Path, config: TrainConfig) -> Path:

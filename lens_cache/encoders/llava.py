@@ -14,27 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import LlavaModel
 
-from lens_cache.encoders.llava_weights import (
-    ATTENTION,
-    decoder_layer_weights,
-    load_config,
-    load_model,
-    text_config,
-)
-from lens_cache.encoders.prompt import VICUNA_V1, LlavaPrompt, PromptTokens
+from lens_cache.encoders.llava_weights import ATTENTION, load_config, load_model
+from lens_cache.encoders.prompt import LlavaPrompt
 from lens_cache.errors import ConfigError
 from lens_cache.packing import block_mask, position_ids
-
-__all__ = [
-    "MAX_TEXT_TOKENS",
-    "VICUNA_V1",
-    "LlavaEncoder",
-    "LlavaFeatures",
-    "LlavaPrompt",
-    "PromptTokens",
-    "decoder_layer_weights",
-    "text_config",
-]
 
 # Questions packed into one forward hold at most so many tokens (unless one alone is longer): the
 # attention mask grows with the square.

@@ -61,6 +61,16 @@ def text_config(folder: Path) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if name not in changing}
 
 
+def vision_config(folder: Path) -> dict[str, Any]:
+    """Return the vision tower's configuration as plain values.
+
+    Raises:
+        CheckpointError: If the folder has no LLaVA configuration.
+    """
+    config: dict[str, Any] = load_config(folder).vision_config.to_dict()
+    return config
+
+
 def load_model(model_class: Any, folder: Path, config: Any, dtype: torch.dtype) -> Any:
     """Load weights; refuse if any is missing, misshapen or unknown, layers left out excepted."""
     try:

@@ -117,7 +117,7 @@ class _TextRows:
 
 
 def _shared_problems(root: Path) -> list[Problem]:
-    """Check what no shard owns: plan, questions, frozen parts, Zarr metadata, quarantine records."""
+    """Check what no shard owns: plan, questions, frozen parts, metadata, quarantine records."""
     problems = []
     try:
         for record in Commit.load(root, SHARED, 0).objects:

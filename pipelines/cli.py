@@ -1,0 +1,322 @@
+"""The command line: parse, call, print. Heavy imports stand inside the commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+import lens_cache
+from lens_cache.errors import ConfigError, LensCacheError, one_line
+
+if TYPE_CHECKING:
+    from lens_cache.run import Run
+    from pipelines.progress import Bars
+
+app = typer.Typer(
+    name="lens-cache",
+    help="LENS segmentation for frozen multimodal LLMs, trained from a feature cache.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+data_app = typer.Typer(help="Make or look at data.", no_args_is_help=True)
+config_app = typer.Typer(help="Look at settings.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(config_app, name="config")
+
+StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the feature cache.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the training run.")]
+StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the feature cache.")]
+ConfigFile = Annotated[Path | None, typer.Option("-c", "--config", help="YAML settings.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override one setting.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Checkpoint = Annotated[
+    Literal["best", "last"] | None,
+    typer.Option(help="Which checkpoint; the best one where there is one, by default."),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; a GPU if there is one.")]
+Group = Literal["hidden_states", "image_embeddings"]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake becomes one line and an exit code."""
+    try:
+        app(standalone_mode=True)
+    except ConfigError as error:
+        _fail(error, 2)
+    except LensCacheError as error:
+        _fail(error, 1)
+    except OSError as error:
+        _fail(error, 1)
+
+
+def _fail(error: BaseException, code: int) -> None:
+    print(f"lens-cache: {one_line(error, 1000)}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(lens_cache.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def plan(store: StorePath, config: ConfigFile = None, overrides: Overrides = None) -> None:
+    """List every image and query of the data, without any model."""
+    from lens_cache.config import ExtractConfig
+    from lens_cache.config_file import load_config
+    from pipelines.extract import plan_store
+
+    settings = load_config(ExtractConfig, config, overrides or ())
+    with _bars() as bars:
+        made = plan_store(store, settings, bars)
+    print(
+        f"planned {made.num_images} images and {made.num_queries} queries into {store}"
+        + (f"; set aside {made.quarantine.num_rows}" if made.quarantine.num_rows else "")
+    )
+
+
+@app.command()
+def extract(
+    store: StorePath,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster, e.g. auto; this machine by default.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would cost and write nothing.")
+    ] = False,
+    replace: Annotated[
+        list[Group] | None, typer.Option(help="Throw a feature group away and extract it anew.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the frozen models once over the data and cache what they say.
+
+    Run it again after any interruption: it goes on where it stopped.
+    """
+    from lens_cache.config import ExtractConfig
+    from lens_cache.config_file import load_config
+    from pipelines import extract as phase
+    from pipelines import report
+
+    settings = load_config(ExtractConfig, config, overrides or ())
+    with _bars() as bars:
+        if dry_run:
+            _show(report.dry_run(phase.dry_run(store, settings, bars), settings), as_json)
+            return
+        runner = phase.on_ray(address)
+        summary = phase.extract(store, settings, bars, runner, replace=tuple(replace or ()))
+    _show(report.extraction(store, summary), as_json)
+
+
+@app.command()
+def inspect(store: StorePath, as_json: Json = False) -> None:
+    """Say what is in a store."""
+    from pipelines import report
+
+    _show(report.inspection(store), as_json)
+
+
+@app.command()
+def verify(
+    store: StorePath,
+    recompute: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Also recompute N random records plainly.")
+    ] = 0,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Extract anew what is broken, and nothing else.")
+    ] = False,
+    overrides: Overrides = None,
+    seed: Annotated[int, typer.Option(help="Decides which records are recomputed.")] = 0,
+    device: Device = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster for --repair.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check every byte of a store; with --recompute also against the plain models."""
+    from pipelines import report
+    from pipelines.verify import check, repair_store
+
+    with _bars() as bars:
+        if repair:
+            repair_store(store, tuple(overrides or ()), bars, address)
+        result = check(
+            store,
+            recompute_count=recompute,
+            overrides=tuple(overrides or ()),
+            seed=seed,
+            device=device or _device(),
+            progress=bars.progress,
+        )
+    _show(report.verification(store, result), as_json)
+    if not result.good:
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    run: RunPath,
+    store: StoreOption,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")
+    ] = False,
+) -> None:
+    """Fit head, keypoints and descriptor from a store; no frozen model is loaded."""
+    from lens_cache.config import TrainConfig
+    from lens_cache.config_file import load_config
+    from pipelines.train import train as fit
+
+    if resume and config is None and not overrides and (run / "config.yaml").exists():
+        config = run / "config.yaml"
+    settings = load_config(TrainConfig, config, overrides or ())
+    done = fit(run, store, settings, resume=resume)
+    print(f"trained {run}; checkpoint {done.checkpoint()}")
+
+
+@app.command()
+def evaluate(
+    run: RunPath,
+    store: StoreOption,
+    split: Annotated[str, typer.Option(help="Split of the store's queries.")],
+    checkpoint: Checkpoint = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,
+    panels: Annotated[int, typer.Option(min=0, help="Pictures to draw.")] = 12,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Where the photographs lie, if they have moved.")
+    ] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Measure gIoU and cIoU on a split; write tables, samples and pictures."""
+    from lens_cache.store.reader import Store
+    from pipelines import report
+    from pipelines.evaluate import evaluate as measure
+
+    with _bars() as bars:
+        found = measure(
+            _open_run(run),
+            Store(store),
+            split,
+            which=checkpoint,
+            limit=limit,
+            num_panels=panels,
+            data_root=data_root,
+            device=device or _device(),
+            progress=bars.progress,
+        )
+    _show(report.evaluation(found), as_json)
+
+
+@app.command()
+def segment(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
+    instruction: Annotated[str, typer.Argument(help='What to segment, e.g. "the orange".')],
+    run: Annotated[Path, typer.Option(help="Folder of the training run.")],
+    out: Annotated[Path, typer.Option(help="Folder for mask and panel.")],
+    overrides: Overrides = None,
+    checkpoint: Checkpoint = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Segment one image by one instruction: a mask PNG and a picture of how it came about."""
+    from pipelines.segment import segment as answer
+
+    found = answer(
+        image,
+        instruction,
+        _open_run(run),
+        out,
+        overrides=tuple(overrides or ()),
+        which=checkpoint,
+        device=device or _device(),
+    )
+    _show(found, as_json)
+
+
+@data_app.command("tiny-checkpoints")
+def tiny_checkpoints(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write them.")],
+    seed: Annotated[int, typer.Option(help="Decides the weights.")] = 0,
+) -> None:
+    """Write small random LLaVA and SAM checkpoints in the real formats, to try things with."""
+    from lens_cache.encoders.tiny import write_tiny_checkpoints
+
+    write_tiny_checkpoints(folder, seed)
+    print(f"wrote {folder / 'llava'} and {folder / 'sam.pth'}")
+
+
+@config_app.command("show")
+def show_config(
+    kind: Annotated[Literal["extract", "train"], typer.Argument(help="Which settings.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Print settings with every default written out."""
+    from lens_cache.config import ExtractConfig, TrainConfig
+    from lens_cache.config_file import load_config, to_tree, to_yaml
+
+    chosen: type[Any] = ExtractConfig if kind == "extract" else TrainConfig
+    settings = load_config(chosen, config, overrides or ())
+    print(json.dumps(to_tree(settings), indent=2) if as_json else to_yaml(settings), end="")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path(
+        "runs/demo"
+    ),
+    data: Annotated[
+        Path | None, typer.Option(help="A COCO folder; the photographs shipped here by default.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Its split; the only one there is, by default.")
+    ] = None,
+) -> None:
+    """Go the whole way on a few photographs: extract, verify, train, evaluate, segment."""
+    from pipelines.demo import demo as go
+
+    with _bars() as bars:
+        result = go(out, data, split, bars)
+    _show(result, as_json=False)
+
+
+def _bars() -> Bars:
+    from pipelines.progress import Bars
+
+    return Bars()
+
+
+def _open_run(folder: Path) -> Run:
+    from lens_cache.run import Run
+
+    return Run.open(folder)
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _show(report: Any, as_json: bool) -> None:
+    """Print a report as JSON or as text."""
+    print(json.dumps(report.document, indent=2) if as_json else report.text)

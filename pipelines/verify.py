@@ -1,0 +1,96 @@
+"""Check a store, and mend what is broken by extracting it anew."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lens_cache.preparation import with_overrides
+from lens_cache.recompute import Agreement, recompute
+from lens_cache.store.commits import SHARED, commit_path
+from lens_cache.store.manifest import Manifest
+from lens_cache.store.reader import Store
+from lens_cache.store.verify import Verification, verify_store
+from pipelines.extract import Reporter, Runner, extract, on_ray
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a check found: in the stored bytes, and against the plain models."""
+
+    stored: Verification
+    agreements: list[Agreement] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.stored.problems and all(record.good for record in self.agreements)
+
+
+def check(
+    root: Path,
+    *,
+    recompute_count: int,
+    overrides: tuple[str, ...],
+    seed: int,
+    device: str,
+    progress: Progress,
+) -> Check:
+    """Check every byte; if the bytes are sound, recompute some records.
+
+    Args:
+        root: The store.
+        recompute_count: How many records to recompute; 0 for none.
+        overrides: Where data and checkpoints lie now, as ``a.b=value``.
+        seed: Decides which records.
+        device: Where the plain models run.
+        progress: Called with the step's name, steps done and in all.
+    """
+    stored = verify_store(root, progress=lambda done, total: progress("verify", done, total))
+    if not recompute_count or stored.problems:
+        return Check(stored)
+    return Check(
+        stored,
+        recompute(
+            Store(root),
+            with_overrides(Manifest.load(root), overrides),
+            recompute_count,
+            seed=seed,
+            device=device,
+            progress=lambda done, total: progress("recompute", done, total),
+        ),
+    )
+
+
+def repair_store(
+    root: Path,
+    overrides: tuple[str, ...],
+    reporter: Reporter,
+    address: str | None = None,
+    runner: Runner | None = None,
+) -> None:
+    """Forget what is broken, then extract what is missing.
+
+    Sound shards are not touched. A broken file outside the feature groups is written anew from data
+    and checkpoints.
+
+    Args:
+        root: The store.
+        overrides: Where data and checkpoints lie now, as ``a.b=value``.
+        reporter: Where progress goes.
+        address: A Ray cluster; this machine by default.
+        runner: Works off the shards; Ray by default.
+    """
+    manifest = Manifest.load(root)
+    for problem in verify_store(root).problems:
+        if problem.shard is not None:
+            commit_path(root, problem.group, problem.shard).unlink(missing_ok=True)
+        else:
+            commit_path(root, SHARED, 0).unlink(missing_ok=True)
+            for name in ("plan", "frozen"):
+                shutil.rmtree(root / name, ignore_errors=True)
+    extract(root, with_overrides(manifest, overrides), reporter, runner or on_ray(address))
