@@ -1,14 +1,12 @@
-import json
-import shutil
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 import transformers.modeling_utils
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from llava_helpers import LAYERS, ODD, QUESTIONS, assert_equals_plain, close, picture, text_ids
 from transformers import LlavaModel
 
 import lens_cache.encoders.llava as llava_module
@@ -17,17 +15,10 @@ from lens_cache.encoders.llava import (
     LlavaPrompt,
     additive_mask,
     chunks,
-    decoder_layer_weights,
-    text_config,
 )
-from lens_cache.encoders.llava_weights import load_config
 from lens_cache.encoders.plain import PlainLlava
-from lens_cache.errors import CheckpointError, ConfigError
+from lens_cache.errors import ConfigError
 from lens_cache.packing import block_mask, position_ids
-
-LAYERS = (1, 8, 14)
-QUESTIONS = ["What is the red circle in this image?", "the \u2603 dog", "find a cat"]
-ODD = ["\u732b\u306f\U0001f431?", "two\nlines\r\n", " spaces ", "{braces} %s", "</s><s><pad>"]
 
 
 @pytest.fixture(scope="module")
@@ -48,112 +39,6 @@ def encoder(folder):
 @pytest.fixture(scope="module")
 def plain(folder):
     return PlainLlava.from_checkpoint(folder)
-
-
-def picture(seed=0, side=128):
-    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-
-
-def text_ids(prompt, *questions):
-    return [prompt.token_ids(question).text_ids for question in questions]
-
-
-def close(actual, expected, tolerance=1e-5):
-    """Compare relative to the size of the states, whose entries are of order 1 to 4."""
-    scale = expected.float().std().item()
-    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * scale)
-
-
-def assert_equals_plain(features, plain, square, questions, layers=LAYERS, tolerance=1e-5):
-    for i, question in enumerate(questions):
-        for layer, states in plain.states(square, question, layers).items():
-            close(features.prefix[layer], states[0], tolerance)
-            close(features.image_tokens[layer], states[1], tolerance)
-            close(features.text_tokens[layer][i], states[2], tolerance)
-
-
-def copy(folder, tmp_path, change=lambda weights: None, config=lambda config: None):
-    """A copy of the model whose weights and configuration were changed."""
-    new = tmp_path / "copy"
-    shutil.copytree(folder, new)
-    weights = load_file(new / "model.safetensors")
-    weights = change(weights) or weights
-    save_file(weights, new / "model.safetensors", metadata={"format": "pt"})
-    plain = json.loads((new / "config.json").read_text())
-    config(plain)
-    (new / "config.json").write_text(json.dumps(plain))
-    return new
-
-
-# The prompt
-
-
-def test_prompt_is_that_of_the_released_code(prompt):
-    assert prompt.text("the orange") == (
-        "A chat between a curious user and an artificial intelligence assistant. The assistant "
-        "gives helpful, detailed, and polite answers to the user's questions. "
-        "USER: <image>\nthe orange ASSISTANT:"
-    )
-    assert (prompt.num_image_tokens, prompt.grid) == (144, (12, 12))
-    assert prompt.processor.tokenizer.bos_token_id == prompt.prefix_ids[0]
-
-
-@pytest.mark.parametrize("question", [*QUESTIONS, *ODD, "very long " * 600])
-def test_spans_are_those_of_the_processor(prompt, question):
-    tokens = prompt.token_ids(question)
-    inputs = prompt.processor(text=prompt.text(question), images=_pil(), return_tensors="np")
-    image = [prompt.image_token_id] * prompt.num_image_tokens
-    assert inputs["input_ids"][0].tolist() == [*tokens.prefix_ids, *image, *tokens.text_ids]
-    assert tokens.prefix_ids == prompt.prefix_ids
-
-
-def _pil():
-    return llava_module.Image.fromarray(picture(side=96))
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.text(min_size=1).filter(str.strip))
-def test_any_text_keeps_the_prefix_and_comes_back(prompt, question):
-    if prompt.processor.image_token in question:
-        return
-    tokens = prompt.token_ids(question)
-    assert tokens.prefix_ids == prompt.prefix_ids
-    assert prompt.image_token_id not in tokens.text_ids
-    decoded = prompt.processor.tokenizer.decode(tokens.text_ids)
-    assert decoded == f"\n{question} ASSISTANT:"
-
-
-@pytest.mark.parametrize("question", ["", "  \n\t", "the <image> dog", "<image>", "bad \ud800"])
-def test_unusable_instructions_are_refused(prompt, question):
-    with pytest.raises(ConfigError, match="tokenising") as error:
-        prompt.token_ids(question)
-    assert "\n" not in str(error.value)
-
-
-def test_a_processor_that_crops_a_square_is_refused(folder, tmp_path):
-    new = copy(folder, tmp_path)
-    file = new / "processor_config.json"
-    config = json.loads(file.read_text())
-    config["image_processor"]["size"] = {"shortest_edge": 112}
-    file.write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="resizes to 112 and cuts out 96 x 96"):
-        LlavaPrompt.from_folder(new)
-
-
-def test_a_processor_that_counts_wrong_is_refused(folder, tmp_path):
-    new = copy(folder, tmp_path)
-    file = new / "processor_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_additional_image_tokens": 0}))
-    with pytest.raises(CheckpointError, match="expected 12 x 12 image tokens in one run"):
-        LlavaPrompt.from_folder(new)
-
-
-def test_a_folder_without_a_processor_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="loading the LLaVA processor"):
-        LlavaPrompt.from_folder(tmp_path)
-
-
-# The encoder
 
 
 def test_packed_states_equal_plain_forwards(encoder, plain, prompt):
@@ -349,147 +234,3 @@ def test_loading_and_encoding_is_quiet(folder, prompt, capfd, recwarn):
     PlainLlava.from_checkpoint(folder).states(picture(), "a dog", (14,))
     assert capfd.readouterr() == ("", "")
     assert [str(warning.message) for warning in recwarn] == []
-
-
-# Damaged checkpoints
-
-
-def test_a_missing_weight_is_named(folder, tmp_path):
-    name = "layers.5.mlp.up_proj.weight"
-
-    def drop(weights):
-        return {key: value for key, value in weights.items() if name not in key}
-
-    new = copy(folder, tmp_path, drop)
-    with pytest.raises(CheckpointError, match=r"lacks language_model\.layers\.5\.mlp\.up_proj"):
-        LlavaEncoder.from_checkpoint(new, layers=(14,))
-    assert LlavaEncoder.from_checkpoint(new, layers=(5,)).layers == (5,)
-    with pytest.raises(CheckpointError, match=r"decoder layer 5 .* lacks mlp\.up_proj\.weight"):
-        decoder_layer_weights(new, (4,))
-    assert 14 in decoder_layer_weights(new, (14,))
-
-
-def test_an_unknown_weight_is_named(folder, tmp_path):
-    new = copy(folder, tmp_path, lambda w: w.update({"odd.weight": torch.zeros(1)}))
-    with pytest.raises(CheckpointError, match=r"unknown odd\.weight"):
-        LlavaEncoder.from_checkpoint(new, layers=(14,))
-
-
-def test_a_misshapen_weight_is_refused(folder, tmp_path):
-    def change(weights):
-        name = next(n for n in weights if n.endswith("layers.3.self_attn.q_proj.weight"))
-        weights[name] = torch.zeros(3, 3)
-
-    new = copy(folder, tmp_path, change)
-    with pytest.raises(CheckpointError, match=r"layers\.3\.self_attn\.q_proj") as error:
-        LlavaEncoder.from_checkpoint(new, layers=(14,))
-    assert "\n" not in str(error.value)
-
-
-def test_a_truncated_weight_file_is_refused(folder, tmp_path):
-    new = copy(folder, tmp_path)
-    file = new / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:100_000])
-    with pytest.raises(CheckpointError, match="loading LLaVA"):
-        LlavaEncoder.from_checkpoint(new, layers=(14,))
-    with pytest.raises(CheckpointError, match="reading LLaVA's weights"):
-        decoder_layer_weights(new, (14,))
-
-
-def test_a_folder_without_weights_is_refused(folder, tmp_path):
-    new = copy(folder, tmp_path)
-    (new / "model.safetensors").unlink()
-    for load in (
-        lambda: LlavaEncoder.from_checkpoint(new, layers=(14,)),
-        lambda: decoder_layer_weights(new, (14,)),
-    ):
-        with pytest.raises(CheckpointError, match=r"model\.safetensors"):
-            load()
-
-
-def test_another_kind_of_model_is_refused(folder, tmp_path):
-    new = copy(folder, tmp_path, config=lambda c: c.update(model_type="llava_next"))
-    with pytest.raises(CheckpointError, match="expected model_type llava, found llava_next"):
-        load_config(new)
-
-
-# Old formats, weights for phase 2
-
-
-def canonical(name):
-    return (
-        name.removeprefix("model.")
-        .replace("language_model.model.", "language_model.")
-        .replace("language_model.lm_head.", "lm_head.")
-    )
-
-
-def old_name(name):
-    """As in llava-hf folders written before transformers 4.52."""
-    name = canonical(name)
-    if name.startswith("lm_head."):
-        return f"language_model.{name}"
-    return name.replace("language_model.", "language_model.model.")
-
-
-def new_name(name):
-    name = canonical(name)
-    return name if name.startswith("lm_head.") else f"model.{name}"
-
-
-@pytest.mark.parametrize(
-    ("rename", "example"),
-    [
-        (old_name, "language_model.model.layers.14.mlp.up_proj.weight"),
-        (new_name, "model.language_model.layers.14.mlp.up_proj.weight"),
-    ],
-)
-def test_old_and_new_weight_names_load_alike(folder, tmp_path, encoder, prompt, rename, example):
-    new = copy(folder, tmp_path, lambda weights: {rename(n): w for n, w in weights.items()})
-    assert example in load_file(new / "model.safetensors")
-    ids = text_ids(prompt, *QUESTIONS)
-    features = LlavaEncoder.from_checkpoint(new, layers=LAYERS).encode(picture(), ids)
-    assert torch.equal(features.image_tokens[14], encoder.encode(picture(), ids).image_tokens[14])
-    expected = decoder_layer_weights(folder, (14,))[14]
-    actual = decoder_layer_weights(new, (14,))[14]
-    assert set(actual) == set(expected)
-    assert all(torch.equal(actual[name], expected[name]) for name in expected)
-
-
-def test_weights_split_over_files_load_alike(folder, tmp_path, encoder):
-    new = copy(folder, tmp_path)
-    weights = load_file(new / "model.safetensors")
-    (new / "model.safetensors").unlink()
-    names = sorted(weights)
-    files = {f"model-0000{i + 1}-of-00002.safetensors": names[i::2] for i in (0, 1)}
-    for file, part in files.items():
-        save_file({name: weights[name] for name in part}, new / file, metadata={"format": "pt"})
-    index = {"metadata": {}, "weight_map": {n: file for file, part in files.items() for n in part}}
-    (new / "model.safetensors.index.json").write_text(json.dumps(index))
-    features = LlavaEncoder.from_checkpoint(new, layers=LAYERS).encode(picture(), [])
-    assert torch.equal(features.image_tokens[14], encoder.encode(picture(), []).image_tokens[14])
-    assert set(decoder_layer_weights(new, (14,))[14]) == set(
-        decoder_layer_weights(folder, (14,))[14]
-    )
-
-
-def test_decoder_layers_are_those_of_the_whole_model(folder, plain):
-    weights = decoder_layer_weights(folder, (1, 14, 15, 16))
-    assert set(weights) == {1, 14}
-    layers = plain.model.model.language_model.layers
-    for first, found in weights.items():
-        for offset in (0, 1):
-            expected = layers[first + offset].state_dict()
-            part = {n[2:]: w for n, w in found.items() if n.startswith(f"{offset}.")}
-            assert set(part) == set(expected)
-            assert all(torch.equal(part[n].float(), expected[n]) for n in expected)
-
-
-def test_text_config_is_plain_json_and_builds_the_model(folder, plain):
-    config = text_config(folder)
-    assert json.loads(json.dumps(config)) == config
-    assert (config["model_type"], config["num_hidden_layers"]) == ("llama", 16)
-    assert config["rope_parameters"] == plain.model.config.text_config.rope_parameters
-    assert str(folder) not in json.dumps(config)
-    rebuilt = transformers.AutoConfig.for_model(**config)
-    assert rebuilt.hidden_size == 64
