@@ -1,0 +1,1 @@
+"""The trainable LENS modules and the frozen decoder that they prompt."""
