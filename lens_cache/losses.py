@@ -1,0 +1,176 @@
+"""The losses of LENS (paper eq. 5 to 7), computed in float32 whatever the precision of the model.
+
+Dice and cross-entropy have LISA's semantics: logits in, each mask averaged over its pixels, then
+the mean over masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lens_cache.config import LossConfig
+from lens_cache.geometry import logits_to_image
+from lens_cache.types import Segmentation
+
+DICE_EPSILON = 1e-6
+DICE_SCALE = 1000.0  # LISA divides all sums by it; it sets how much DICE_EPSILON counts.
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the answers to Q questions should have been.
+
+    Attributes:
+        attention: Masks in the square, bool, shape (Q, s, s); padding is background.
+        masks: Either a list of Q masks at the resolution of their images, bool, shapes (H, W), or
+            masks in the square, bool, shape (Q, n, n).
+        inside: Only for masks in the square: which pixels show the image, bool, shape (Q, n, n).
+    """
+
+    attention: Tensor
+    masks: Sequence[Tensor] | Tensor
+    inside: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Targets:
+        """Move to a device."""
+        masks = self.masks
+        return replace(
+            self,
+            attention=self.attention.to(device),
+            masks=masks.to(device) if isinstance(masks, Tensor) else [m.to(device) for m in masks],
+            inside=None if self.inside is None else self.inside.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The weighted sum of eq. 7 and its unweighted parts, scalars."""
+
+    total: Tensor
+    dice: Tensor
+    bce: Tensor
+    attention: Tensor
+
+
+class LensLoss(nn.Module):
+    """The overall objective, eq. 7.
+
+    Args:
+        config: Weights and resolutions.
+        side: Side of the square in pixels (1024); masks at image resolution need it.
+    """
+
+    def __init__(self, config: LossConfig, *, side: int) -> None:
+        super().__init__()
+        self.config = config
+        self.side = side
+
+    def forward(self, segmentation: Segmentation, targets: Targets) -> Losses:
+        """Compare Q answers with their targets.
+
+        Raises:
+            ValueError: If the targets are not of the kind that ``mask_size`` asks for, or not as
+                many as the answers.
+        """
+        logits = segmentation.low_res_logits
+        if not len(logits) == len(targets.masks) == len(targets.attention) > 0:
+            raise ValueError(
+                f"expected as many targets as answers, at least one; got {len(logits)} answers, "
+                f"{len(targets.masks)} masks and {len(targets.attention)} attention targets"
+            )
+        if self.config.mask_size is None:
+            dice, bce = self._at_image_resolution(logits, targets)
+        else:
+            dice, bce = self._in_square(logits, targets, self.config.mask_size)
+        attention = attention_loss(segmentation.grounding_map, targets.attention)
+        total = self.config.dice * dice + self.config.bce * bce + self.config.attention * attention
+        return Losses(total=total, dice=dice, bce=bce, attention=attention)
+
+    def _at_image_resolution(self, logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        if isinstance(targets.masks, Tensor) or targets.inside is not None:
+            raise ValueError("mask_size is empty: expected a list of masks of shape (H, W)")
+        dice, bce = [], []
+        for row, mask in zip(logits, targets.masks, strict=True):
+            height, width = mask.shape
+            full = logits_to_image(row, width=width, height=height, side=self.side)
+            dice.append(dice_loss(full[None], mask[None]))
+            bce.append(mask_bce_loss(full[None], mask[None]))
+        return torch.stack(dice).mean(), torch.stack(bce).mean()
+
+    def _in_square(self, logits: Tensor, targets: Targets, size: int) -> tuple[Tensor, Tensor]:
+        masks, inside = targets.masks, targets.inside
+        expected = (len(logits), size, size)
+        if not isinstance(masks, Tensor) or inside is None or masks.shape != expected:
+            raise ValueError(f"mask_size is {size}: expected masks and inside of shape {expected}")
+        resized = F.interpolate(
+            logits[:, None].float(), (size, size), mode="bilinear", align_corners=False
+        )[:, 0]
+        return dice_loss(resized, masks, inside), mask_bce_loss(resized, masks, inside)
+
+
+def attention_loss(grounding_map: Tensor, target: Tensor) -> Tensor:
+    """Return L_attn, eq. 5: plain binary cross-entropy on probabilities.
+
+    Args:
+        grounding_map: Normalised A_c^1 in [0, 1], shape (Q, rows, columns).
+        target: Masks in the square, bool, shape (Q, s, s). The map is brought to s x s, bilinear
+            with aligned corners, as in the released code.
+
+    Returns:
+        The mean over pixels and questions, a scalar.
+    """
+    with torch.autocast(grounding_map.device.type, enabled=False):
+        values = _at_least_float32(grounding_map)
+        size = (target.shape[1], target.shape[2])
+        upsampled = F.interpolate(values[:, None], size, mode="bilinear", align_corners=True)[:, 0]
+        return F.binary_cross_entropy(upsampled.clamp(0, 1), target.to(values.dtype))
+
+
+def dice_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Return LISA's dice loss of the sigmoid of the logits.
+
+    Args:
+        logits: Shape (Q, H, W).
+        target: Bool, shape (Q, H, W).
+        valid: Pixels that are compared, bool, shape (Q, H, W); all if not given.
+
+    Returns:
+        The mean over masks, a scalar. An empty target with an empty prediction costs nothing.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        probability = _at_least_float32(logits).sigmoid()
+        truth = target.to(probability.dtype)
+        if valid is not None:
+            probability, truth = probability * valid, truth * valid
+        probability, truth = probability.flatten(1), truth.flatten(1)
+        numerator = 2 * (probability * truth / DICE_SCALE).sum(dim=1)
+        denominator = (probability / DICE_SCALE).sum(dim=1) + (truth / DICE_SCALE).sum(dim=1)
+        return (1 - (numerator + DICE_EPSILON) / (denominator + DICE_EPSILON)).mean()
+
+
+def mask_bce_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Return the binary cross-entropy of logits: mean over a mask's pixels, then over masks.
+
+    Args:
+        logits: Shape (Q, H, W).
+        target: Bool, shape (Q, H, W).
+        valid: Pixels that are compared, bool, shape (Q, H, W); all if not given.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        values = _at_least_float32(logits)
+        loss = F.binary_cross_entropy_with_logits(
+            values, target.to(values.dtype), reduction="none"
+        ).flatten(1)
+        if valid is None:
+            return loss.mean()
+        compared = valid.flatten(1)
+        return ((loss * compared).sum(dim=1) / compared.sum(dim=1).clamp(min=1)).mean()
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
