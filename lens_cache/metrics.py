@@ -1,0 +1,186 @@
+"""gIoU and cIoU with LISA's semantics, counted in integers.
+
+gIoU is the mean IoU over masks (not the "generalised IoU" of boxes), cIoU the IoU of all pixels of
+a split together. Pixels marked to be ignored count nowhere. An empty target with an empty
+prediction scores 1, an empty target with any foreground 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics import Metric
+
+GIOU_EPSILON = 1e-5
+CIOU_EPSILON = 1e-10
+_CHUNK = 256  # resamples drawn at once, which bounds memory
+
+
+class MaskIoU(Metric):
+    """Accumulates gIoU and cIoU over a split; sums over processes are exact.
+
+    Every mask must be given to exactly one process: LISA's evaluation repeats samples to equalise
+    its processes, which this metric cannot undo.
+    """
+
+    full_state_update = False
+    intersection: Tensor
+    union: Tensor
+    iou_sum: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("intersection", "union", "count"):
+            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("iou_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, target: Tensor, ignore: Tensor | None = None) -> None:
+        """Add one mask of shape (H, W), or several of one size, shape (..., H, W); bool."""
+        intersection, union = intersection_and_union(prediction, target, ignore)
+        self.intersection = self.intersection + intersection.sum()
+        self.union = self.union + union.sum()
+        self.iou_sum = self.iou_sum + iou(intersection, union).sum()
+        self.count = self.count + intersection.numel()
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return ``giou`` and ``ciou``, float64 in [0, 1]; NaN if there was no mask."""
+        return {
+            "giou": self.iou_sum / self.count,
+            "ciou": torch.where(
+                self.count > 0,
+                self.intersection.double() / (self.union.double() + CIOU_EPSILON),
+                torch.nan,
+            ),
+        }
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with the bounds of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def intersection_and_union(
+    prediction: Tensor, target: Tensor, ignore: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Count the foreground pixels that two masks share and cover.
+
+    Args:
+        prediction: Bool, shape (..., H, W).
+        target: Bool, shape (..., H, W).
+        ignore: Pixels that count nowhere, bool, shape (..., H, W).
+
+    Returns:
+        Intersection and union in pixels, int64, shape (...).
+
+    Raises:
+        ValueError: If the shapes differ or a mask is not bool.
+    """
+    for name, mask in (("prediction", prediction), ("target", target), ("ignore", ignore)):
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != target.shape):
+            raise ValueError(
+                f"{name} must be bool of shape {tuple(target.shape)}, got {mask.dtype} of shape "
+                f"{tuple(mask.shape)}"
+            )
+    both, either = prediction & target, prediction | target
+    if ignore is not None:
+        both, either = both & ~ignore, either & ~ignore
+    return both.sum(dim=(-2, -1)), either.sum(dim=(-2, -1))
+
+
+def iou(intersection: Tensor, union: Tensor) -> Tensor:
+    """Return the IoU of each mask, float64: 1 where the union is empty, as in LISA."""
+    ratio = intersection.double() / (union.double() + GIOU_EPSILON)
+    return torch.where(union == 0, 1.0, ratio)
+
+
+def bootstrap(
+    intersections: Sequence[int],
+    unions: Sequence[int],
+    images: Sequence[Hashable],
+    *,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Return ``giou`` and ``ciou`` with percentile bootstrap intervals.
+
+    Whole images are drawn with replacement, because the questions of one image are not
+    independent.
+
+    Args:
+        intersections: Of each mask, in pixels.
+        unions: Of each mask, in pixels.
+        images: The image of each mask.
+        resamples: How many times the split is drawn anew.
+        confidence: Share of the resamples between the bounds.
+        seed: Makes the bounds reproducible.
+
+    Raises:
+        ValueError: If there is no mask, or the three lists differ in length.
+    """
+    if not len(intersections) == len(unions) == len(images) > 0:
+        raise ValueError(
+            "expected three lists of one length, at least 1, got "
+            f"{len(intersections)}, {len(unions)} and {len(images)}"
+        )
+    sums = _sums_per_image(intersections, unions, images)
+    scores = _resample(sums, resamples, np.random.default_rng(seed))
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(scores, [tail, 1 - tail], axis=0)
+    value = _scores(sums.sum(axis=0, keepdims=True))[0]
+    return {
+        name: Interval(float(value[i]), float(low[i]), float(high[i]))
+        for i, name in enumerate(("giou", "ciou"))
+    }
+
+
+def _resample(
+    sums: NDArray[np.float64], resamples: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return the scores of splits drawn anew from the images, shape (resamples, 2)."""
+    count = len(sums)
+    scores = []
+    for start in range(0, resamples, _CHUNK):
+        rows = min(_CHUNK, resamples - start)
+        times = rng.multinomial(count, np.full(count, 1 / count), size=rows)
+        scores.append(_scores(times @ sums))
+    return np.concatenate(scores)
+
+
+def _sums_per_image(
+    intersections: Sequence[int], unions: Sequence[int], images: Sequence[Hashable]
+) -> NDArray[np.float64]:
+    """Return intersection, union, IoU and number of masks per image, shape (images, 4)."""
+    index = {image: i for i, image in enumerate(dict.fromkeys(images))}
+    rows = np.array([index[image] for image in images])
+    intersection = torch.as_tensor(intersections, dtype=torch.int64)
+    union = torch.as_tensor(unions, dtype=torch.int64)
+    each = np.stack(
+        [
+            np.asarray(intersection, dtype=np.float64),
+            np.asarray(union, dtype=np.float64),
+            iou(intersection, union).numpy(),
+            np.ones(len(rows)),
+        ],
+        axis=1,
+    )
+    sums = np.zeros((len(index), 4))
+    np.add.at(sums, rows, each)
+    return sums
+
+
+def _scores(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return gIoU and cIoU of sums (..., 4), shape (..., 2)."""
+    giou = sums[..., 2] / sums[..., 3]
+    ciou = sums[..., 0] / (sums[..., 1] + CIOU_EPSILON)
+    return np.stack([giou, ciou], axis=-1)
