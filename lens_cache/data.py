@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,7 +108,7 @@ class DrawSampler(Sampler[list[Draw]]):
         return Draw(self._indices[image], tuple(queries[i] for i in sorted(chosen)))
 
 
-class FeatureDataset(Dataset[tuple[Draw, ImageFeatures, Targets]]):
+class FeatureDataset(Dataset[Any]):
     """Reads a draw's features and masks; the sampler decides what is drawn."""
 
     def __init__(self, store: Store, layer: int, loss: LossConfig) -> None:

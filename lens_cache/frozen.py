@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from lens_cache.errors import StoreError
@@ -46,8 +46,8 @@ class FrozenParts:
         """Write the folder, which must not exist; the configuration last."""
         folder.mkdir(parents=True)
         for layer, weights in self.decoder_layers.items():
-            save_file(_contiguous(weights), folder / _layer_file(layer))
-        save_file(_contiguous(self.sam), folder / SAM_FILE)
+            (folder / _layer_file(layer)).write_bytes(save(_contiguous(weights)))
+        (folder / SAM_FILE).write_bytes(save(_contiguous(self.sam)))
         config = {
             "text_config": self.text_config,
             "grid": list(self.grid),

@@ -112,7 +112,7 @@ def bootstrap(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Return gIoU and cIoU with percentile bootstrap intervals.
+    """Return ``giou`` and ``ciou`` with percentile bootstrap intervals.
 
     Whole images are drawn with replacement, because the questions of one image are not
     independent.
@@ -125,9 +125,6 @@ def bootstrap(
         confidence: Share of the resamples between the bounds.
         seed: Makes the bounds reproducible.
 
-    Returns:
-        Intervals named ``giou`` and ``ciou``.
-
     Raises:
         ValueError: If there is no mask, or the three lists differ in length.
     """
@@ -137,14 +134,7 @@ def bootstrap(
             f"{len(intersections)}, {len(unions)} and {len(images)}"
         )
     sums = _sums_per_image(intersections, unions, images)
-    count = len(sums)
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for start in range(0, resamples, _CHUNK):
-        rows = min(_CHUNK, resamples - start)
-        times = rng.multinomial(count, np.full(count, 1 / count), size=rows)
-        drawn.append(_scores(times @ sums))
-    scores = np.concatenate(drawn)
+    scores = _resample(sums, resamples, np.random.default_rng(seed))
     tail = (1 - confidence) / 2
     low, high = np.quantile(scores, [tail, 1 - tail], axis=0)
     value = _scores(sums.sum(axis=0, keepdims=True))[0]
@@ -152,6 +142,19 @@ def bootstrap(
         name: Interval(float(value[i]), float(low[i]), float(high[i]))
         for i, name in enumerate(("giou", "ciou"))
     }
+
+
+def _resample(
+    sums: NDArray[np.float64], resamples: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return the scores of splits drawn anew from the images, shape (resamples, 2)."""
+    count = len(sums)
+    scores = []
+    for start in range(0, resamples, _CHUNK):
+        rows = min(_CHUNK, resamples - start)
+        times = rng.multinomial(count, np.full(count, 1 / count), size=rows)
+        scores.append(_scores(times @ sums))
+    return np.concatenate(scores)
 
 
 def _sums_per_image(

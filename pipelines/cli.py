@@ -103,7 +103,7 @@ def extract(
         bool, typer.Option("--dry-run", help="Say what it would cost and write nothing.")
     ] = False,
     replace: Annotated[
-        list[Group] | None, typer.Option(help="Throw a feature group away and extract it anew.")
+        Group | None, typer.Option(help="Throw a feature group away and extract it anew.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -122,7 +122,9 @@ def extract(
             _show(report.dry_run(phase.dry_run(store, settings, bars), settings), as_json)
             return
         runner = phase.on_ray(address)
-        summary = phase.extract(store, settings, bars, runner, replace=tuple(replace or ()))
+        summary = phase.extract(
+            store, settings, bars, runner, replace=(replace,) if replace else ()
+        )
     _show(report.extraction(store, summary), as_json)
 
 

@@ -144,13 +144,13 @@ class _Pool:
         options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 2}
         threads = str(workers.threads_per_worker)
         options["runtime_env"] = {"env_vars": {"OMP_NUM_THREADS": threads}}
-        if ray.cluster_resources().get("GPU", 0) > 0:
+        if _resources().get("GPU", 0) > 0:
             return {**options, "num_gpus": workers.gpus_per_worker, "num_cpus": 1}
         return {**options, "num_cpus": workers.threads_per_worker}
 
     def _size(self) -> int:
         """Return how many workers the cluster holds, by GPUs or else by cores and memory."""
-        workers, resources = self._run.config.workers, ray.cluster_resources()
+        workers, resources = self._run.config.workers, _resources()
         if workers.count is not None:
             return workers.count
         if "num_gpus" in self._options:
@@ -158,6 +158,12 @@ class _Pool:
         by_cores = int(resources.get("CPU", 1)) // workers.threads_per_worker
         by_memory = int(resources.get("memory", 0) / max(1, self._run.memory))
         return max(1, min(by_cores, by_memory))
+
+
+def _resources() -> dict[str, float]:
+    """Return what the cluster has in all."""
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return found
 
 
 def _plain(cause: BaseException | None, task: Task) -> LensCacheError:

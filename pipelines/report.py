@@ -71,6 +71,7 @@ def extraction(root: Path, summary: Summary) -> Report:
     """Report what an extraction did."""
     size = sum(report.size for report in summary.reports)
     busy = {name: round(seconds, 3) for name, seconds in sorted(summary.seconds.items())}
+    records = [asdict(record) for record in summary.quarantined]
     document = {
         "store": str(root),
         "images": summary.images,
@@ -79,7 +80,7 @@ def extraction(root: Path, summary: Summary) -> Report:
         "bytes_written": size,
         "seconds": busy,
         "wall_seconds": summary.wall,
-        "quarantined": [asdict(record) for record in summary.quarantined],
+        "quarantined": records,
         "set_aside_by_plan": summary.unplanned,
     }
     if not summary.reports:
@@ -96,7 +97,7 @@ def extraction(root: Path, summary: Summary) -> Report:
         slowest = max(busy, key=lambda name: busy[name])
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in busy.items())
         lines.append(f"time in workers: {times}; most of it in {slowest}")
-    lines += _quarantine_lines(document["quarantined"], summary.unplanned)
+    lines += _quarantine_lines(records, summary.unplanned)
     return Report(document, "\n".join(lines))
 
 
@@ -111,7 +112,7 @@ def inspection(root: Path) -> Report:
     manifest = Manifest.load(root)
     plan = Plan.load(root / PLAN_FOLDER)
     shards = len(shard_images(plan.num_images, manifest.config["store"]["shard_size"]))
-    groups = {}
+    groups: dict[str, dict[str, Any]] = {}
     for group in GROUPS:
         groups[group] = {
             "shards_committed": len(committed_shards(root, group)),
@@ -124,7 +125,7 @@ def inspection(root: Path) -> Report:
                 for name, spec in manifest.arrays[group].items()
             },
         }
-    document = {
+    document: dict[str, Any] = {
         "store": str(root),
         "complete": manifest.complete,
         "code_version": manifest.code_version,

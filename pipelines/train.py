@@ -76,7 +76,7 @@ class StoreDataModule(LightningDataModule):
         return [
             DataLoader(
                 dataset,
-                batch_sampler=sampler,  # type: ignore[arg-type]
+                batch_sampler=sampler,
                 collate_fn=FeatureDataset.collate,
                 num_workers=batch.loader_workers,
             )

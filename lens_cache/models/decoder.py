@@ -81,13 +81,10 @@ class PromptedDecoder(nn.Module):
         Returns:
             SAM's single-mask logits over the square, float32, shape (Q, 4 h, 4 w).
         """
-        positions = self.encode_positions(keypoints)
-        cls_position = self.cls_position.expand(len(positions), -1, -1)
-        prompts = torch.cat([descriptions, global_description[:, None]], dim=1)
-        prompts = prompts + torch.cat([positions, cls_position], dim=1).to(prompts.dtype)
+        prompts = self._prompt(descriptions, global_description, keypoints)
         decoder = self.mask_decoder
         own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        tokens = torch.cat([own.expand(len(prompts), -1, -1).to(prompts.dtype), prompts], dim=1)
+        tokens = torch.cat([own.expand(len(prompts), -1, -1), prompts], dim=1)
         present = torch.cat([token_mask.new_ones(len(own)).expand(len(prompts), -1), token_mask], 1)
         no_mask = self.prompt_encoder.no_mask_embed.weight
         embedding = image_embeddings.flatten(2).transpose(1, 2)[image] + no_mask
@@ -99,6 +96,15 @@ class PromptedDecoder(nn.Module):
         with torch.autocast(weights.device.type, enabled=False):
             dtype = torch.promote_types(weights.dtype, torch.float32)
             return torch.einsum("qc,qchw->qhw", weights.to(dtype), upscaled.to(dtype))
+
+    def _prompt(
+        self, descriptions: Tensor, global_description: Tensor, keypoints: Tensor
+    ) -> Tensor:
+        """Return D + P^pos of eq. 4, keypoints first, the global one last, (Q, m + 1, d_s)."""
+        positions = self.encode_positions(keypoints)
+        cls_position = self.cls_position.expand(len(positions), -1, -1)
+        prompts = torch.cat([descriptions, global_description[:, None]], dim=1)
+        return prompts + torch.cat([positions, cls_position], dim=1)
 
     def encode_positions(self, keypoints: Tensor) -> Tensor:
         """Encode keypoints by SAM's position encoder, without its label embeddings.

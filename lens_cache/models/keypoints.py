@@ -42,8 +42,7 @@ def select_keypoints(
         raise ValueError(f"heatmap must have shape (Q, H, W), got {tuple(heatmap.shape)}")
     if max_keypoints < 1:
         raise ValueError(f"max_keypoints must be positive, got {max_keypoints}")
-    width = heatmap.shape[2]
-    remaining = heatmap.detach().flatten(1)
+    remaining, width = heatmap.detach().flatten(1), heatmap.shape[2]
     floor = threshold * remaining.amax(dim=1)
     index = torch.arange(remaining.shape[1], device=heatmap.device)
     column, row = index % width, index // width

@@ -76,8 +76,9 @@ def test_an_empty_answer_to_an_empty_target_costs_nothing():
 
 def test_attention_loss_by_hand_with_aligned_corners():
     grounding = torch.tensor([[[0.2, 0.6]]]).expand(1, 2, 2)
-    target = torch.tensor([[[False, True, True]]]).expand(1, 3, 3)
-    expected = -(math.log(0.8) + math.log(0.4) + math.log(0.6)) / 3
+    target = torch.tensor([[[False, True, True, True]]]).expand(1, 4, 4)
+    # aligned corners: 0.2, 0.2 + 0.4 / 3, 0.2 + 0.8 / 3, 0.6
+    expected = -sum(math.log(p) for p in (0.8, 1 / 3, 1.4 / 3, 0.6)) / 4
     assert attention_loss(grounding, target).item() == pytest.approx(expected, abs=1e-6)
 
 
