@@ -66,7 +66,6 @@ def build_queries(areas: Areas, split: str) -> tuple[list[QueryRecord], list[Rej
             rejected.append(Rejected(f"category {name!r}", reason))
             continue
         target = masks.merge(areas.targets[name])
-        ignored = areas.crowds.get(name, []) + ([areas.void] if areas.void else [])
         queries.append(
             QueryRecord(
                 instruction=name,
@@ -74,7 +73,7 @@ def build_queries(areas: Areas, split: str) -> tuple[list[QueryRecord], list[Rej
                 length="short",
                 split=split,
                 target=target,
-                ignore=_outside(masks.merge(ignored), target) if ignored else None,
+                ignore=_ignored(areas, name, target),
             )
         )
     return queries, rejected
@@ -186,7 +185,10 @@ def _category(entry: Any, known: Mapping[int, str]) -> int:
     return number
 
 
-def _outside(rle: Rle, target: Rle) -> Rle | None:
-    """Return ``rle`` without the target's pixels, or None if nothing is left."""
-    rest = masks.decode(rle) & ~masks.decode(target)
+def _ignored(areas: Areas, name: str, target: Rle) -> Rle | None:
+    """Return what counts neither way for a category; never a pixel of its target."""
+    if name not in areas.crowds:
+        return areas.void  # belongs to no segment, so not to the target
+    crowds = areas.crowds[name] + ([areas.void] if areas.void else [])
+    rest = masks.decode(masks.merge(crowds)) & ~masks.decode(target)
     return masks.encode(rest) if rest.any() else None
