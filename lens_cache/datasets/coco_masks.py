@@ -99,7 +99,9 @@ def instance_areas(image: CocoImage, known: Mapping[int, str], wanted: Collectio
             check_not_empty(rle)
             areas.add(known[category], rle, crowd=bool(annotation.get("iscrowd", 0)))
         except ValueError as error:
-            what = f"annotation {annotation.get('id', f'at position {position} of the image')}"
+            number = annotation.get("id")
+            place = f"at position {position} of the image"
+            what = f"annotation {brief(number) if number is not None else place}"
             areas.rejected.append(Rejected(what, one_line(error)))
     return areas
 
@@ -133,6 +135,8 @@ def read_panoptic_png(path: Path) -> NDArray[np.int32]:
             colours = np.asarray(image.convert("RGB"), dtype=np.int32)
     except FileNotFoundError:
         raise ValueError("its PNG file is missing") from None
+    except MemoryError:
+        raise
     except Exception:  # Pillow raises many kinds of errors, some with addresses in their text
         raise ValueError("its PNG file cannot be decoded") from None
     return colours[..., 0] | colours[..., 1] << 8 | colours[..., 2] << 16
@@ -153,11 +157,13 @@ def _add_segments(
     seen: set[int] = set()
     for position, segment in enumerate(segments):
         number = segment.get("id") if isinstance(segment, dict) else None
-        what = f"segment {number if number is not None else f'at position {position}'}"
+        what = f"segment {brief(number) if number is not None else f'at position {position}'}"
         try:
             category = _category(segment, known)
             if type(number) is not int or number not in present:
                 raise ValueError("does not occur in the PNG file")
+            if number in seen:
+                raise ValueError("stands in segments_info twice")
             seen.add(number)
             if category in wanted:
                 key = known[category], bool(segment.get("iscrowd", 0))

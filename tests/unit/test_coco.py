@@ -250,7 +250,7 @@ def test_panoptic_pixels_without_segment_are_void(root):
 def test_panoptic_bad_segments(root):
     def change(document):
         segments = document["annotations"][1]["segments_info"]
-        segments += [{"id": 12345, "category_id": 1}, {"id": 5}, "segment"]
+        segments += [{"id": 12345, "category_id": 1}, {"id": 5}, "segment", dict(segments[0])]
 
     edit_panoptic(root, change)
     record = opened(root)[1]
@@ -258,6 +258,7 @@ def test_panoptic_bad_segments(root):
         ("segment 12345", "does not occur in the PNG file"),
         ("segment 5", "has no category_id"),
         ("segment at position 6", "expected an object, got 'segment'"),
+        ("segment 300", "stands in segments_info twice"),
     ]
     assert list(by_name(record)) == ["person", "tree", "wall"]
 
