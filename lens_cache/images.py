@@ -135,7 +135,7 @@ def _to_8_bit(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
         low, high = 0.0, 1.0
     elif np.issubdtype(pixels.dtype, np.integer) and low >= 0 and high <= 65535:
         low, high = 0.0, 65535.0
-    scaled = (values - low) * (255.0 / max(high - low, np.finfo(np.float64).tiny))
+    scaled = (values - low) * (255.0 / (high - low) if high > low else 0.0)
     return np.floor(scaled + 0.5).astype(np.uint8)
 
 

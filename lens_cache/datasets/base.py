@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeGuard
 
 from lens_cache.config import DataConfig
 from lens_cache.errors import DatasetError
@@ -119,12 +119,19 @@ def relative_path(value: Any) -> PurePosixPath:
     Raises:
         ValueError: If it is not a text, empty, absolute or leads outside with "..".
     """
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
+    if not is_text(value) or "\0" in value:
         raise ValueError(f"expected a path relative to the root, got {brief(value)}")
     path = PurePosixPath(value)
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise ValueError(f"the path {brief(value)} leads outside the root")
     return path
+
+
+def is_text(value: Any) -> TypeGuard[str]:
+    """Tell whether a value from JSON is a text with something in it, fit to be stored as UTF-8."""
+    if not isinstance(value, str) or not value.strip():
+        return False
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def brief(value: Any, limit: int = 60) -> str:

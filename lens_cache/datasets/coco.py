@@ -18,7 +18,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lens_cache.config import DataConfig
-from lens_cache.datasets.base import ImageRecord, Rejected, brief, dataset_root, relative_path
+from lens_cache.datasets.base import (
+    ImageRecord,
+    Rejected,
+    brief,
+    dataset_root,
+    is_text,
+    relative_path,
+)
 from lens_cache.datasets.coco_masks import (
     CocoImage,
     build_queries,
@@ -167,7 +174,7 @@ def _category_names(entries: list[Any], path: Path) -> dict[int, str]:
     for entry in entries:
         number = entry.get("id") if isinstance(entry, dict) else None
         name = entry.get("name") if isinstance(entry, dict) else None
-        if type(number) is not int or not isinstance(name, str) or not name.strip():
+        if type(number) is not int or not is_text(name):
             raise DatasetError(f"reading {path}: a category needs id and name, got {brief(entry)}")
         if number in names:
             raise DatasetError(f"reading {path}: category id {number} stands there twice")

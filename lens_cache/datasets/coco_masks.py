@@ -66,7 +66,6 @@ def build_queries(areas: Areas, split: str) -> tuple[list[QueryRecord], list[Rej
             rejected.append(Rejected(f"category {name!r}", reason))
             continue
         target = masks.merge(areas.targets[name])
-        ignored = areas.crowds.get(name, []) + ([areas.void] if areas.void else [])
         queries.append(
             QueryRecord(
                 instruction=name,
@@ -74,7 +73,7 @@ def build_queries(areas: Areas, split: str) -> tuple[list[QueryRecord], list[Rej
                 length="short",
                 split=split,
                 target=target,
-                ignore=_outside(masks.merge(ignored), target) if ignored else None,
+                ignore=_ignored(areas, name, target),
             )
         )
     return queries, rejected
@@ -100,7 +99,9 @@ def instance_areas(image: CocoImage, known: Mapping[int, str], wanted: Collectio
             check_not_empty(rle)
             areas.add(known[category], rle, crowd=bool(annotation.get("iscrowd", 0)))
         except ValueError as error:
-            what = f"annotation {annotation.get('id', f'at position {position} of the image')}"
+            number = annotation.get("id")
+            place = f"at position {position} of the image"
+            what = f"annotation {brief(number) if number is not None else place}"
             areas.rejected.append(Rejected(what, one_line(error)))
     return areas
 
@@ -134,6 +135,8 @@ def read_panoptic_png(path: Path) -> NDArray[np.int32]:
             colours = np.asarray(image.convert("RGB"), dtype=np.int32)
     except FileNotFoundError:
         raise ValueError("its PNG file is missing") from None
+    except MemoryError:
+        raise
     except Exception:  # Pillow raises many kinds of errors, some with addresses in their text
         raise ValueError("its PNG file cannot be decoded") from None
     return colours[..., 0] | colours[..., 1] << 8 | colours[..., 2] << 16
@@ -154,11 +157,13 @@ def _add_segments(
     seen: set[int] = set()
     for position, segment in enumerate(segments):
         number = segment.get("id") if isinstance(segment, dict) else None
-        what = f"segment {number if number is not None else f'at position {position}'}"
+        what = f"segment {brief(number) if number is not None else f'at position {position}'}"
         try:
             category = _category(segment, known)
             if type(number) is not int or number not in present:
                 raise ValueError("does not occur in the PNG file")
+            if number in seen:
+                raise ValueError("stands in segments_info twice")
             seen.add(number)
             if category in wanted:
                 key = known[category], bool(segment.get("iscrowd", 0))
@@ -186,7 +191,10 @@ def _category(entry: Any, known: Mapping[int, str]) -> int:
     return number
 
 
-def _outside(rle: Rle, target: Rle) -> Rle | None:
-    """Return ``rle`` without the target's pixels, or None if nothing is left."""
-    rest = masks.decode(rle) & ~masks.decode(target)
+def _ignored(areas: Areas, name: str, target: Rle) -> Rle | None:
+    """Return what counts neither way for a category; never a pixel of its target."""
+    if name not in areas.crowds:
+        return areas.void  # belongs to no segment, so not to the target
+    crowds = areas.crowds[name] + ([areas.void] if areas.void else [])
+    rest = masks.decode(masks.merge(crowds)) & ~masks.decode(target)
     return masks.encode(rest) if rest.any() else None

@@ -28,6 +28,7 @@ from lens_cache.datasets.base import (
     Rejected,
     brief,
     dataset_root,
+    is_text,
     relative_path,
 )
 from lens_cache.datasets.instructions import is_long
@@ -158,7 +159,7 @@ def _parse_line(number: int, text: bytes) -> _Line:
 
 def _text(entry: dict[str, Any], key: str, default: str = "") -> str:
     value = entry.get(key, default)
-    if not isinstance(value, str) or not value.strip():
+    if not is_text(value):
         raise ValueError(f"{key!r} must be a text that is not empty, got {brief(value)}")
     return value.strip()
 
@@ -222,7 +223,8 @@ def _read_mask_file(root: Path, path: PurePosixPath) -> Rle:
         return masks.encode(masks.read_png(root / path))
     except LensCacheError as error:
         raise ValueError(f"the mask file {path}: {error}") from None
-    except OSError as error:
-        raise ValueError(f"the mask file {path}: {error.strerror or 'broken image'}") from None
-    except (ValueError, SyntaxError):
-        raise ValueError(f"the mask file {path}: broken image") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise whatever they like on broken data
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise ValueError(f"the mask file {path}: {reason or 'cannot be decoded'}") from None
