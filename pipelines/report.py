@@ -142,16 +142,16 @@ def inspection(root: Path) -> Report:
         f"{root}: {state}",
         f"{plan.num_images} images, {plan.num_queries} queries: {_counts(plan.splits())}",
     ]
-    for group, entry in groups.items():
+    for name, entry in groups.items():
         lines.append(
-            f"{group}: {entry['shards_committed']} of {shards} shards, {_bytes(entry['bytes'])}, "
+            f"{name}: {entry['shards_committed']} of {shards} shards, {_bytes(entry['bytes'])}, "
             f"{entry['quarantined']} images quarantined"
         )
         lines += [
-            f"  {name:<24} {'x'.join(map(str, array['shape']))} {array['dtype']}"
-            for name, array in entry["arrays"].items()
+            f"  {key:<24} {'x'.join(map(str, array['shape']))} {array['dtype']}"
+            for key, array in entry["arrays"].items()
         ]
-        lines += [f"  {name}: {_short(value)}" for name, value in entry["fingerprint"].items()]
+        lines += [f"  {key}: {_short(value)}" for key, value in entry["fingerprint"].items()]
     lines += [
         f"set aside: {row['path']} {row['what']}: {row['reason']}"
         for row in document["set_aside_by_plan"]
