@@ -1,8 +1,9 @@
 import dataclasses
+import json
 
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from lens_cache.config import ModelConfig
 from lens_cache.errors import CheckpointError, ConfigError
@@ -211,3 +212,15 @@ def test_the_attention_loss_reaches_layer_one_only():
         "network.layers.0.self_attn.k_proj.weight",
         "network.layers.0.input_layernorm.weight",
     }
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_a_configuration_as_transformers_writes_it_keeps_its_rotary_embedding(kind):
+    settings = {**text_config(), "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
+    del settings["model_type"]
+    mllm = AutoModel.from_config(AutoConfig.for_model(kind, **settings))
+    written = json.loads(json.dumps(mllm.config.to_dict()))
+    frozen = dataclasses.replace(tiny_frozen_parts(kind=kind), text_config=written)
+    head = SegmentationHead(ModelConfig(), frozen, 1)
+    torch.testing.assert_close(head.network.rotary_emb.inv_freq, mllm.rotary_emb.inv_freq)
+    assert head.network.rotary_emb.inv_freq[1] == pytest.approx(5e5 ** (-2 / 8))
