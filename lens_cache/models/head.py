@@ -213,7 +213,7 @@ def _attend(
         assert attention_mask is not None
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         text_rows.values = _softmax_rows(query, key, attention_mask, scale, text_rows.num_shared)
-    sdpa = AttentionInterface()["sdpa"]  # type: ignore[no-untyped-call]
+    sdpa = AttentionInterface()["sdpa"]
     output, _ = sdpa(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     return output, None
 

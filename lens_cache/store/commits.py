@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lens_cache.store.files import crc32c_of_file, read_json, write_json
-from lens_cache.store.layout import QUESTIONS_FILE, Group
+from lens_cache.store.layout import GROUPS, QUESTIONS_FILE, Group
 
 # The commit that vouches for everything outside the feature groups.
 SHARED = "shared"
@@ -88,8 +88,9 @@ class Quarantine:
 
 def shared_files(root: Path) -> list[Path]:
     """Return the files of a store that belong to no shard and never change once written."""
-    found = [*(root / "plan").iterdir(), *(root / "frozen").iterdir(), *root.rglob("zarr.json")]
-    return sorted([*found, root / QUESTIONS_FILE])
+    metadata = [path for group in GROUPS for path in (root / group).rglob("zarr.json")]
+    parts = [*(root / "plan").iterdir(), *(root / "frozen").iterdir()]
+    return sorted([*parts, *metadata, root / "zarr.json", root / QUESTIONS_FILE])
 
 
 def seal_shared_files(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -40,3 +41,4 @@ def write_metadata(root: Path, arrays: Iterable[ArraySpec]) -> None:
         content = document.read_bytes()
         if not final.exists() or final.read_bytes() != content:
             write_bytes(root, final, content)
+    shutil.rmtree(scratch)

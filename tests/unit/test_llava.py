@@ -6,7 +6,7 @@ import torch
 import transformers.modeling_utils
 from hypothesis import given
 from hypothesis import strategies as st
-from llava_helpers import LAYERS, ODD, QUESTIONS, assert_equals_plain, close, picture, text_ids
+from tests.unit.llava_helpers import LAYERS, ODD, QUESTIONS, assert_equals_plain, close, picture, text_ids
 from transformers import LlavaModel
 
 import lens_cache.encoders.llava as llava_module

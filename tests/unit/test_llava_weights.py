@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 import transformers.modeling_utils
-from llava_helpers import (
+from tests.unit.llava_helpers import (
     LAYERS,
     QUESTIONS,
     copy,

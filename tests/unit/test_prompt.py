@@ -3,7 +3,7 @@ import json
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from llava_helpers import (
+from tests.unit.llava_helpers import (
     ODD,
     QUESTIONS,
     copy,
