@@ -6,19 +6,23 @@ import torch
 import transformers.modeling_utils
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.llava_helpers import LAYERS, ODD, QUESTIONS, assert_equals_plain, close, picture, text_ids
 from transformers import LlavaModel
 
 import lens_cache.encoders.llava as llava_module
-from lens_cache.encoders.llava import (
-    LlavaEncoder,
-    LlavaPrompt,
-    additive_mask,
-    chunks,
-)
+from lens_cache.encoders.llava import LlavaEncoder, additive_mask, chunks
 from lens_cache.encoders.plain import PlainLlava
+from lens_cache.encoders.prompt import LlavaPrompt
 from lens_cache.errors import ConfigError
 from lens_cache.packing import block_mask, position_ids
+from tests.unit.llava_helpers import (
+    LAYERS,
+    ODD,
+    QUESTIONS,
+    assert_equals_plain,
+    close,
+    picture,
+    text_ids,
+)
 
 
 @pytest.fixture(scope="module")

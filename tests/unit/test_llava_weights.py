@@ -3,6 +3,13 @@ import json
 import pytest
 import torch
 import transformers.modeling_utils
+from safetensors.torch import load_file, save_file
+
+from lens_cache.encoders.llava import LlavaEncoder
+from lens_cache.encoders.llava_weights import decoder_layer_weights, load_config, text_config
+from lens_cache.encoders.plain import PlainLlava
+from lens_cache.encoders.prompt import LlavaPrompt
+from lens_cache.errors import CheckpointError
 from tests.unit.llava_helpers import (
     LAYERS,
     QUESTIONS,
@@ -10,17 +17,6 @@ from tests.unit.llava_helpers import (
     picture,
     text_ids,
 )
-from safetensors.torch import load_file, save_file
-
-from lens_cache.encoders.llava import (
-    LlavaEncoder,
-    LlavaPrompt,
-    decoder_layer_weights,
-    text_config,
-)
-from lens_cache.encoders.llava_weights import load_config
-from lens_cache.encoders.plain import PlainLlava
-from lens_cache.errors import CheckpointError
 
 
 @pytest.fixture(scope="module")

@@ -3,18 +3,16 @@ import json
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from PIL import Image
+
+from lens_cache.encoders.prompt import LlavaPrompt
+from lens_cache.errors import CheckpointError, ConfigError
 from tests.unit.llava_helpers import (
     ODD,
     QUESTIONS,
     copy,
     picture,
 )
-from PIL import Image
-
-from lens_cache.encoders.llava import (
-    LlavaPrompt,
-)
-from lens_cache.errors import CheckpointError, ConfigError
 
 
 @pytest.fixture(scope="module")
