@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
 
 from lens_cache.config import ExtractConfig
 from lens_cache.config_file import parse_config, to_tree
-from lens_cache.errors import ExtractionError, LensCacheError, one_line
+from lens_cache.errors import ConfigError, ExtractionError, LensCacheError, one_line
 from lens_cache.extraction import ShardExtractor, ShardReport
 from lens_cache.store.layout import Group
 from pipelines.extract import Run
@@ -61,28 +61,28 @@ def run_on_ray(run: Run, ledger: Ledger, address: str | None) -> None:
     Raises:
         LensCacheError: If a worker met an error that is not one image's, or workers keep dying.
     """
+    address = address or os.environ.get("RAY_ADDRESS")
     _connect(address)
     try:
-        _Pool(run, ledger).run()
+        _Pool(run, ledger, elsewhere=address is not None).run()
     finally:
         ray.shutdown()
 
 
 def _connect(address: str | None) -> None:
     """Join the cluster, or start one here without a dashboard."""
-    elsewhere = address or os.environ.get("RAY_ADDRESS")
-    local: dict[str, Any] = {} if elsewhere else {"include_dashboard": False}
+    local: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ExtractionError(
-            f"connecting to Ray at {elsewhere or 'this machine'}: {one_line(error)}"
+            f"connecting to Ray at {address or 'this machine'}: {one_line(error)}"
         ) from None
 
 
 class _Pool:
-    def __init__(self, run: Run, ledger: Ledger) -> None:
-        self._run, self._ledger = run, ledger
+    def __init__(self, run: Run, ledger: Ledger, elsewhere: bool) -> None:
+        self._run, self._ledger, self._elsewhere = run, ledger, elsewhere
         self._options = self._placement()
         self._running: dict[Any, tuple[Any, Task]] = {}
         self._idle: list[Any] = []
@@ -151,13 +151,21 @@ class _Pool:
     def _size(self) -> int:
         """Return how many workers the cluster holds, by GPUs or else by cores and memory."""
         workers, resources = self._run.config.workers, _resources()
-        if workers.count is not None:
-            return workers.count
+        cores, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+        room = int(cores // self._options["num_cpus"])
         if "num_gpus" in self._options:
-            return max(1, int(resources["GPU"] / workers.gpus_per_worker))
-        by_cores = int(resources.get("CPU", 1)) // workers.threads_per_worker
-        by_memory = int(resources.get("memory", 0) / max(1, self._run.memory))
-        return max(1, min(by_cores, by_memory))
+            room = min(room, int(gpus / workers.gpus_per_worker))
+        wanted = 1 if workers.count is None else workers.count
+        if room < wanted and not self._elsewhere:
+            # A worker that finds no place would be waited for without end.
+            raise ConfigError(
+                f"placing {wanted} workers on this machine: it has {cores:g} CPU cores and "
+                f"{gpus:g} GPUs, room for {room}; lower workers.count, "
+                "workers.threads_per_worker or workers.gpus_per_worker"
+            )
+        if workers.count is not None or "num_gpus" in self._options:
+            return workers.count or max(1, room)
+        return max(1, min(room, int(resources.get("memory", 0) / max(1, self._run.memory))))
 
 
 def _resources() -> dict[str, float]:

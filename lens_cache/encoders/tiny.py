@@ -165,8 +165,11 @@ def _tokenizer() -> LlamaTokenizer:
 
 def _write_sam(path: Path, generator: torch.Generator) -> None:
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator.initial_seed())
         model = build_sam(TINY_SAM)
-    _randomise(model, generator)
+    # The mask decoder keeps PyTorch's initialisation: a training may go on from it.
+    _randomise(model.image_encoder, generator)
+    _randomise(model.prompt_encoder, generator)
     torch.save(model.state_dict(), path)
 
 
