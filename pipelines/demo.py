@@ -40,8 +40,8 @@ TRAINING = TrainConfig(
     model=ModelConfig(train_mask_decoder=True),
     loss=LossConfig(mask_size=64, attention_size=64),
     optimizer=OptimizerConfig(lr=1.0e-3, warmup_steps=20),
-    batch=BatchConfig(images=8, queries_per_image=3, accumulate=1, loader_workers=0),
-    trainer=TrainerConfig(max_steps=300, validate_every=100, threads=1),
+    batch=BatchConfig(images=4, queries_per_image=3, accumulate=1, loader_workers=0),
+    trainer=TrainerConfig(max_steps=200, validate_every=100, threads=1),
 )
 
 

@@ -172,7 +172,11 @@ def _write_sam(path: Path, generator: torch.Generator) -> None:
 
 @torch.no_grad()
 def _randomise(model: nn.Module, generator: torch.Generator) -> None:
-    """Fill every weight so that signals keep their size and attention is not uniform."""
+    """Fill every weight so that signals keep their size and attention is not uniform.
+
+    SAM's mask decoder adds positions to what it compares, in heads of few channels: it begins with
+    softer attention, because a saturated one passes no gradient that a training could follow.
+    """
     for name, weight in sorted(model.state_dict().items()):
         noise = torch.randn(weight.shape, generator=generator)
         if not weight.is_floating_point():
@@ -182,6 +186,8 @@ def _randomise(model: nn.Module, generator: torch.Generator) -> None:
         elif weight.ndim == 1 or "rel_pos" in name or "pos_embed" in name:
             noise = 0.1 * noise
         elif "embed" not in name and "token" not in name and "gaussian" not in name:
-            gain = 1.5 if any(part in name for part in ("q_proj", "k_proj", "qkv")) else 1.0
+            gain = 1.0
+            if any(part in name for part in ("q_proj", "k_proj", "qkv")):
+                gain = 0.45 if name.startswith("mask_decoder") else 1.5
             noise = noise * gain / math.sqrt(weight[0].numel())
         weight.copy_(noise)
