@@ -119,13 +119,14 @@ def _choose_split(root: Path, config: DataConfig) -> str:
     """Return the split, or say which there are."""
     if config.split:
         return config.split
-    found = ", ".join(_splits(root)) or "none (expected annotations/instances_SPLIT.json)"
+    found = ", ".join(splits_of(root)) or "none (expected annotations/instances_SPLIT.json)"
     raise ConfigError(
         f"opening the coco dataset {root}: data.split is not set; splits found: {found}"
     )
 
 
-def _splits(root: Path) -> list[str]:
+def splits_of(root: Path) -> list[str]:
+    """Return the splits that a COCO folder has annotations for."""
     files = [*root.glob("annotations/instances_*.json"), *root.glob("annotations/panoptic_*.json")]
     return sorted({file.stem.partition("_")[2] for file in files})
 
@@ -147,7 +148,7 @@ def _choose_source(root: Path, split: str, config: DataConfig) -> _Source:
     expected = " or ".join(f"{kind}_{split}.json" for kind in kinds)
     raise DatasetError(
         f"opening the coco dataset: expected {expected} in {folder}; splits found: "
-        f"{', '.join(_splits(root)) or 'none'}"
+        f"{', '.join(splits_of(root)) or 'none'}"
     )
 
 

@@ -1,0 +1,74 @@
+# Every target sets up what it needs: a virtual environment with pinned packages in .venv.
+
+PYTHON ?= python3
+OUT ?= runs/demo
+DATA ?=
+SPLIT ?=
+RUN ?=
+STORE ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/pytest
+
+# One thread per process: the tests are many small operations, and cores may be few.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo evaluate test test-fast test-slow smoke-full-size check lint types format clean
+
+help:  ## Say what there is.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@echo "Settings: PYTHON=$(PYTHON) (3.11 or newer), OUT=$(OUT), DATA=, SPLIT=, RUN=, STORE="
+
+setup: $(STAMP)  ## Make .venv with everything in requirements.txt (about 6.5 GB).
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "lens-cache needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
+	    "try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setup: installing requirements.txt into $(VENV); a few minutes the first time"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt 2> $(VENV)/pip.log \
+	  || { cat $(VENV)/pip.log >&2; exit 1; }
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation \
+	  -e . 2> $(VENV)/pip.log || { cat $(VENV)/pip.log >&2; exit 1; }
+	@touch $@
+
+demo: $(STAMP)  ## The whole way on a dozen photographs, or on DATA= (a COCO folder); into OUT=.
+	@$(BIN)/lens-cache demo --out '$(OUT)' $(if $(DATA),--data '$(DATA)') $(if $(SPLIT),--split '$(SPLIT)')
+
+evaluate: $(STAMP)  ## Measure RUN= on a SPLIT= of STORE=.
+	@test -n '$(RUN)' -a -n '$(STORE)' -a -n '$(SPLIT)' || { \
+	  echo "make evaluate: give RUN=, STORE= and SPLIT=" >&2; exit 2; }
+	@$(BIN)/lens-cache evaluate '$(RUN)' --store '$(STORE)' --split '$(SPLIT)'
+
+test: check  ## Lint, types and every test but the slow ones.
+	@$(PYTEST) -m "not slow and not full_size and not gpu"
+
+test-fast: $(STAMP)  ## The unit tests.
+	@$(PYTEST) -q tests/unit
+
+test-slow: $(STAMP)  ## The slow tests.
+	@$(PYTEST) -m "slow and not full_size and not gpu"
+
+smoke-full-size: $(STAMP)  ## LLaVA-1.5-7B and SAM ViT-H with random weights; wants a large machine.
+	@$(PYTEST) -m full_size
+
+check: lint types  ## What must be clean: lint and types.
+
+lint: $(STAMP)  ## Ruff: rules and formatting.
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## mypy, strict.
+	@$(BIN)/mypy
+
+format: $(STAMP)  ## Let ruff mend what it can.
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:  ## Remove the environment, caches and runs/demo.
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis runs/demo
+	find lens_cache pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,32 @@
+from pathlib import Path
+
+import pytest
+
+from lens_cache.assets import PHOTOGRAPHS
+from lens_cache.config import TrainConfig
+from lens_cache.config_file import load_config
+from lens_cache.errors import ConfigError
+from pipelines import demo
+from pipelines.progress import Bars
+from tests.pictures import write_coco
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_trains_as_the_tiny_configuration_does():
+    assert load_config(TrainConfig, CONFIGS / "train/tiny.yaml") == demo.TRAINING
+
+
+def test_shipped_photographs_have_one_split():
+    assert demo._only_split(PHOTOGRAPHS) == "train2017"
+
+
+@pytest.mark.parametrize("splits", [[], ["train2017", "val2017"]])
+def test_unclear_split_is_refused_before_anything_is_written(tmp_path, splits):
+    for split in splits:
+        write_coco(tmp_path / "coco", split=split)
+    with pytest.raises(
+        ConfigError, match=r"--split.*splits found: " + (", ".join(splits) or "none")
+    ):
+        demo.demo(tmp_path / "out", tmp_path / "coco", None, Bars())
+    assert not (tmp_path / "out").exists()
