@@ -92,7 +92,7 @@ class ShardExtractor:
         self._plan = Plan.load(root / PLAN_FOLDER)
         self._questions = Questions.load(root / QUESTIONS_FILE)
         self._shards = shard_images(self._plan.num_images, config.store.shard_size)
-        self._failures = 0
+        self._failures: dict[str, int] = {}
         self._seconds: dict[str, float] = {}
         self.images_done = 0
         self._llava = self._load_llava(device) if "hidden_states" in groups else None
@@ -121,7 +121,7 @@ class ShardExtractor:
                         if known is not None and known.stage == "crash"
                         else self._encode(group, image, planned, picture)
                     )
-                    self._count(outcome, report)
+                    self._count(group, outcome, report)
                     behind.submit(self._write, writer, image, planned.image_id, outcome)
                 self.images_done += 1
                 report.images += 1
@@ -215,17 +215,20 @@ class ShardExtractor:
             else:
                 writer.add(image_id, {name: to_bytes(value) for name, value in outcome.items()})
 
-    def _count(self, outcome: object, report: ShardReport) -> None:
-        """Count failures; too many in a row mean that not the images are to blame."""
+    def _count(self, group: Group, outcome: object, report: ShardReport) -> None:
+        """Count failures; too many images in a row mean that not the images are to blame.
+
+        Each group has its own count: a broken model must not hide behind one that works.
+        """
         if not isinstance(outcome, Quarantine):
-            self._failures = 0
+            self._failures[group] = 0
             return
         report.quarantined.append(outcome)
-        self._failures += 1
+        self._failures[group] = self._failures.get(group, 0) + 1
         limit = self._config.workers.max_consecutive_failures
-        if self._failures >= limit:
+        if self._failures[group] >= limit:
             raise ExtractionError(
-                f"stopped after {limit} failures in a row, the last at {outcome.path} "
+                f"stopped after {limit} images failed in a row, the last {outcome.path} "
                 f"({outcome.stage}: {outcome.reason}); mend the cause and run the same command "
                 "again, or raise workers.max_consecutive_failures"
             )
