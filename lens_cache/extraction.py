@@ -108,19 +108,15 @@ class ShardExtractor:
         torch.set_num_threads(self._config.workers.threads_per_worker)
         began, self._seconds, self.images_done = time.perf_counter(), {}, 0
         report = ShardReport(shard=shard)
-        crashed = {group: quarantined(self._root, group) for group in groups}
+        crashed = self._crashed(groups)
         with ExitStack() as stack:
             writers = {group: stack.enter_context(self._writer(group, shard)) for group in groups}
             behind = stack.enter_context(_WriteBehind())
-            for image, picture in self._read_ahead(self._shards[shard]):
+            for image, picture in self._read_ahead(self._shards[shard], crashed):
                 planned = self._plan.image(image)
                 for group, writer in writers.items():
                     known = crashed[group].get(planned.image_id)
-                    outcome = (
-                        known
-                        if known is not None and known.stage == "crash"
-                        else self._encode(group, image, planned, picture)
-                    )
+                    outcome = known or self._encode(group, image, planned, picture)
                     self._count(group, outcome, report)
                     behind.submit(self._write, writer, image, planned.image_id, outcome)
                 self.images_done += 1
@@ -136,9 +132,23 @@ class ShardExtractor:
 
     def probe(self, images: Sequence[int], groups: Sequence[Group]) -> None:
         """Run the models over some images and write nothing: does the process survive them?"""
-        for image, picture in self._read_ahead(images):
+        crashed = self._crashed(groups)
+        for image, picture in self._read_ahead(images, crashed):
+            planned = self._plan.image(image)
             for group in groups:
-                self._encode(group, image, self._plan.image(image), picture)
+                if planned.image_id not in crashed[group]:
+                    self._encode(group, image, planned, picture)
+
+    def _crashed(self, groups: Sequence[Group]) -> dict[Group, dict[str, Quarantine]]:
+        """Return per group the images that killed a worker; no model may see them again."""
+        return {
+            group: {
+                image_id: record
+                for image_id, record in quarantined(self._root, group).items()
+                if record.stage == "crash"
+            }
+            for group in groups
+        }
 
     def _writer(self, group: Group, shard: int) -> GroupShardWriter:
         """Open the writer of a shard; the first shard also holds the prefix."""
@@ -233,14 +243,21 @@ class ShardExtractor:
                 "again, or raise workers.max_consecutive_failures"
             )
 
-    def _read_ahead(self, images: Sequence[int]) -> Iterator[tuple[int, Picture | ImageError]]:
-        """Yield decoded images in order, while threads decode the next ones."""
+    def _read_ahead(
+        self, images: Sequence[int], crashed: Mapping[Group, Mapping[str, Quarantine]]
+    ) -> Iterator[tuple[int, Picture | ImageError]]:
+        """Yield decoded images in order, while threads decode the next ones.
+
+        An image that killed a worker in every group is not touched: its decoder may have done it.
+        """
         threads = self._config.workers.decode_threads
         with ThreadPoolExecutor(threads, "decode") as pool:
             waiting: deque[tuple[int, Future[Picture | ImageError]]] = deque()
             try:
                 for image in images:
-                    waiting.append((image, pool.submit(self._read, self._plan.image(image))))
+                    planned = self._plan.image(image)
+                    poison = all(planned.image_id in known for known in crashed.values())
+                    waiting.append((image, pool.submit(self._read, planned, poison)))
                     if len(waiting) > max(_READ_AHEAD, threads):
                         done, future = waiting.popleft()
                         yield done, future.result()
@@ -250,7 +267,9 @@ class ShardExtractor:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _read(self, planned: PlannedImage) -> Picture | ImageError:
+    def _read(self, planned: PlannedImage, poison: bool) -> Picture | ImageError:
+        if poison:
+            return ImageError("killed the process that read it")
         with self._timed("read"):
             root = self._config.data.root
             assert root is not None
