@@ -87,7 +87,7 @@ class Encoders:
         text_config = llava_weights.text_config(folder)
         layers = list(config.encoders.llava.layers)
         depth = int(text_config["num_hidden_layers"])
-        if max(layers) > depth or len(set(layers)) != len(layers):
+        if not layers or max(layers) > depth or len(set(layers)) != len(layers):
             raise ConfigError(
                 f"encoders.llava.layers: expected distinct layers from 1 to {depth}, got {layers}"
             )
