@@ -10,6 +10,7 @@ import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal
 
 import torch
@@ -27,6 +28,8 @@ CONFIG_FILE = "config.yaml"
 FROZEN_FOLDER = "frozen"
 
 Which = Literal["best", "last"]
+# What ``torch.load`` and a model raise on a file that is not what it should be.
+_UNREADABLE = (RuntimeError, KeyError, OSError, ValueError, EOFError, TypeError, UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Run:
                 if name.startswith("model.")
             }
             model.load_state_dict(state)
-        except (RuntimeError, KeyError, OSError, ValueError, EOFError) as error:
+        except _UNREADABLE as error:
             raise CheckpointError(
                 f"loading {path}: {' '.join(str(error).split())[:300]}; give a run of this version"
             ) from None
