@@ -132,6 +132,7 @@ def require_same_features(trained: Manifest, found: Manifest, where: Path, layer
 def begin_run(folder: Path, store: Store, frozen: FrozenParts) -> None:
     """Write what makes a run self-contained: the store's manifest and SAM's frozen parts."""
     folder.mkdir(parents=True, exist_ok=True)
+    # A run that was killed before its first checkpoint may have left those of another store.
+    shutil.rmtree(folder / FROZEN_FOLDER, ignore_errors=True)
+    dataclasses.replace(frozen, decoder_layers={}).save(folder / FROZEN_FOLDER)
     shutil.copyfile(store.root / MANIFEST_FILE, folder / MANIFEST_FILE)
-    if not (folder / FROZEN_FOLDER).exists():
-        dataclasses.replace(frozen, decoder_layers={}).save(folder / FROZEN_FOLDER)
