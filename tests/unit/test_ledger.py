@@ -132,7 +132,7 @@ def test_a_probe_of_one_image_killed_from_outside_blames_nothing():
 
 def test_deaths_that_do_not_stop_end_the_run():
     book, _ = ledger(100, 10, max_deaths=7)
-    with pytest.raises(ExtractionError, match="stopped after 7 worker processes died in a row"):
+    with pytest.raises(ExtractionError, match="stopped after 7 worker processes died in a row"):  # noqa: PT012
         for _ in range(8):
             book.died(book.next())
 
@@ -140,7 +140,7 @@ def test_deaths_that_do_not_stop_end_the_run():
 def test_a_shard_that_only_dies_whole_ends_the_run():
     """Memory runs out on the shard, never on one image."""
     book, _ = ledger(4, 4)
-    with pytest.raises(ExtractionError, match="survive each of its images alone; .*workers.count"):
+    with pytest.raises(ExtractionError, match="survive each of its images alone; .*workers.count"):  # noqa: PT012
         for _ in range(100):
             task = book.next()
             if task.probe:

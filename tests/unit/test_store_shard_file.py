@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import zarr
@@ -79,7 +81,7 @@ def test_nothing_stays_without_publish(tmp_path):
     with ShardWriter(tmp_path, final, num_chunks=1) as writer:
         writer.write(0, b"1234")
         assert not final.exists()
-    with pytest.raises(ZeroDivisionError), ShardWriter(tmp_path, final, num_chunks=1) as writer:
+    with pytest.raises(ZeroDivisionError), ShardWriter(tmp_path, final, num_chunks=1) as writer:  # noqa: PT012
         writer.write(0, b"1234")
         raise ZeroDivisionError
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
@@ -90,7 +92,7 @@ def test_nothing_stays_when_the_disk_is_full(tmp_path):
     writer = ShardWriter(tmp_path, tmp_path / "c", num_chunks=1)
     writer._file.close()
     (name,) = (tmp_path / "tmp").iterdir()
-    with open("/dev/full", "wb") as full, pytest.raises(OSError, match="No space"), writer:
+    with Path("/dev/full").open("wb") as full, pytest.raises(OSError, match="No space"), writer:  # noqa: PT012
         writer._file = full
         writer.write(0, b"1234")
     assert not name.exists()
