@@ -14,11 +14,11 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
+from ray.exceptions import RayError, RayTaskError
 
 from lens_cache.config import ExtractConfig
 from lens_cache.config_file import parse_config, to_tree
-from lens_cache.errors import ConfigError, ExtractionError, LensCacheError, one_line
+from lens_cache.errors import ExtractionError, LensCacheError, one_line
 from lens_cache.extraction import ShardExtractor, ShardReport
 from lens_cache.store.layout import Group
 from pipelines.extract import Run
@@ -34,6 +34,9 @@ class Worker:
         self._root, self._groups = root, groups
         self._config = parse_config(ExtractConfig, config, source="the store's settings")
         self._extractor: ShardExtractor | None = None
+
+    def ready(self) -> None:
+        """Return once the process is there."""
 
     def run(self, task: Task) -> ShardReport | None:
         """Extract a shard, or probe some of its images."""
@@ -61,41 +64,69 @@ def run_on_ray(run: Run, ledger: Ledger, address: str | None) -> None:
     Raises:
         LensCacheError: If a worker met an error that is not one image's, or workers keep dying.
     """
-    address = address or os.environ.get("RAY_ADDRESS")
     _connect(address)
     try:
-        _Pool(run, ledger, elsewhere=address is not None).run()
+        if not address and "RAY_ADDRESS" not in os.environ:
+            _require_room(run.config)
+        _Pool(run, ledger).run()
     finally:
         ray.shutdown()
 
 
 def _connect(address: str | None) -> None:
     """Join the cluster, or start one here without a dashboard."""
-    local: dict[str, Any] = {} if address else {"include_dashboard": False}
+    elsewhere = address or os.environ.get("RAY_ADDRESS")
+    local: dict[str, Any] = {} if elsewhere else {"include_dashboard": False}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ExtractionError(
-            f"connecting to Ray at {address or 'this machine'}: {one_line(error)}"
+            f"connecting to Ray at {elsewhere or 'this machine'}: {one_line(error)}"
         ) from None
 
 
 class _Pool:
-    def __init__(self, run: Run, ledger: Ledger, elsewhere: bool) -> None:
-        self._run, self._ledger, self._elsewhere = run, ledger, elsewhere
+    def __init__(self, run: Run, ledger: Ledger) -> None:
+        self._run, self._ledger = run, ledger
         self._options = self._placement()
         self._running: dict[Any, tuple[Any, Task]] = {}
+        self._starting: dict[Any, Any] = {}
         self._idle: list[Any] = []
+        self._failed_starts = 0
 
     def run(self) -> None:
-        size = min(self._size(), self._ledger.waiting)
-        self._idle = [self._new_worker() for _ in range(size)]
+        for _ in range(min(self._size(), self._ledger.waiting)):
+            self._start_worker()
         while not self._ledger.finished:
             self._deal()
-            done, _ = ray.wait(list(self._running), timeout=_POLL_SECONDS)
+            done, _ = ray.wait([*self._running, *self._starting], timeout=_POLL_SECONDS)
             for reference in done:
-                self._collect(reference)
+                if reference in self._starting:
+                    self._welcome(reference)
+                else:
+                    self._collect(reference)
             self._poll_progress()
+
+    def _welcome(self, reference: Any) -> None:
+        """Take a worker in when its process is there; one that the cluster has no room for waits.
+
+        Raises:
+            ExtractionError: If too many died before that.
+        """
+        worker = self._starting.pop(reference)
+        try:
+            ray.get(reference)
+        except RayError as error:
+            self._failed_starts += 1
+            if self._failed_starts >= self._run.config.workers.max_consecutive_failures:
+                raise ExtractionError(
+                    f"stopped after {self._failed_starts} worker processes died as they started: "
+                    f"{one_line(error)}"
+                ) from None
+            self._start_worker()
+        else:
+            self._failed_starts = 0
+            self._idle.append(worker)
 
     def _deal(self) -> None:
         while self._idle and (task := self._ledger.next()) is not None:
@@ -106,14 +137,14 @@ class _Pool:
         worker, task = self._running.pop(reference)
         try:
             report = ray.get(reference)
-        except (RayActorError, WorkerCrashedError):
+        except RayTaskError as error:
+            raise _plain(error.cause, task) from None
+        except RayError:  # the process or its node is gone
             poison = self._ledger.died(task)
             if poison is not None:
                 self._run.on_poison(poison)
-            self._idle.append(self._new_worker())
+            self._start_worker()
             return
-        except RayTaskError as error:
-            raise _plain(error.cause, task) from None
         self._ledger.done(task)
         self._idle.append(worker)
         if report is not None:
@@ -128,12 +159,13 @@ class _Pool:
         )
         try:
             self._run.on_progress(sum(ray.get(ready)))
-        except RayActorError:
+        except RayError:
             return  # A death shows in the task itself.
 
-    def _new_worker(self) -> Any:
+    def _start_worker(self) -> None:
         remote = ray.remote(**self._options)(Worker)
-        return remote.remote(self._run.root, to_tree(self._run.config), self._run.groups)
+        worker: Any = remote.remote(self._run.root, to_tree(self._run.config), self._run.groups)
+        self._starting[worker.ready.remote()] = worker
 
     def _placement(self) -> dict[str, Any]:
         """Return the resources of a worker.
@@ -151,21 +183,27 @@ class _Pool:
     def _size(self) -> int:
         """Return how many workers the cluster holds, by GPUs or else by cores and memory."""
         workers, resources = self._run.config.workers, _resources()
-        cores, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
-        room = int(cores // self._options["num_cpus"])
+        if workers.count is not None:
+            return workers.count
         if "num_gpus" in self._options:
-            room = min(room, int(gpus / workers.gpus_per_worker))
-        wanted = 1 if workers.count is None else workers.count
-        if room < wanted and not self._elsewhere:
-            # A worker that finds no place would be waited for without end.
-            raise ConfigError(
-                f"placing {wanted} workers on this machine: it has {cores:g} CPU cores and "
-                f"{gpus:g} GPUs, room for {room}; lower workers.count, "
-                "workers.threads_per_worker or workers.gpus_per_worker"
+            return max(1, int(resources["GPU"] / workers.gpus_per_worker))
+        by_cores = int(resources.get("CPU", 0)) // workers.threads_per_worker
+        by_memory = int(resources.get("memory", 0) / max(1, self._run.memory))
+        return max(1, min(by_cores, by_memory))
+
+
+def _require_room(config: ExtractConfig) -> None:
+    """Refuse a worker that this machine can never hold; a cluster may grow."""
+    workers, resources = config.workers, _resources()
+    for name, wanted, found, setting in (
+        ("CPU cores", workers.threads_per_worker, resources.get("CPU", 0), "threads_per_worker"),
+        ("GPUs", workers.gpus_per_worker, resources.get("GPU", 0), "gpus_per_worker"),
+    ):
+        if wanted > found and not (name == "GPUs" and found == 0):
+            raise ExtractionError(
+                f"starting workers: one takes {wanted:g} {name}, this machine has {found:g}; "
+                f"lower workers.{setting}"
             )
-        if workers.count is not None or "num_gpus" in self._options:
-            return workers.count or max(1, room)
-        return max(1, min(room, int(resources.get("memory", 0) / max(1, self._run.memory))))
 
 
 def _resources() -> dict[str, float]:
