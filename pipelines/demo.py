@@ -7,19 +7,15 @@ from pathlib import Path
 
 from lens_cache.assets import PHOTOGRAPHS
 from lens_cache.config import (
-    BatchConfig,
     DataConfig,
     EncodersConfig,
     ExtractConfig,
     LlavaConfig,
-    LossConfig,
-    ModelConfig,
-    OptimizerConfig,
     SamConfig,
     StoreConfig,
     TrainConfig,
-    TrainerConfig,
 )
+from lens_cache.config_file import load_config
 from lens_cache.datasets.coco import splits_of
 from lens_cache.encoders.tiny import LLAVA_FOLDER, SAM_FILE, write_tiny_checkpoints
 from lens_cache.errors import ConfigError, StoreError, StoreMismatchError
@@ -35,14 +31,6 @@ from pipelines.verify import check
 
 # Images taken of a larger folder, so that the demo stays one of minutes.
 LIMIT = 64
-# The same as configs/train/tiny.yaml, which an installed package does not have.
-TRAINING = TrainConfig(
-    model=ModelConfig(train_mask_decoder=True),
-    loss=LossConfig(mask_size=64, attention_size=64),
-    optimizer=OptimizerConfig(lr=1.0e-3, warmup_steps=20),
-    batch=BatchConfig(images=4, queries_per_image=3, accumulate=1, loader_workers=0),
-    trainer=TrainerConfig(max_steps=200, validate_every=100, threads=1),
-)
 
 
 def demo(out: Path, data: Path | None, split: str | None, bars: Bars) -> report.Report:
@@ -79,12 +67,13 @@ def demo(out: Path, data: Path | None, split: str | None, bars: Bars) -> report.
     bars.message("2/5 verify: every byte, and four records against the plain models")
     _verify(out / "store", bars)
     store = Store(out / "store")
-    bars.message(f"3/5 train: {TRAINING.trainer.max_steps} steps from the store")
-    start = dataclasses.replace(TRAINING.trainer, max_steps=1, validate_every=1)
+    training = load_config(TrainConfig, None, ["preset=tiny"])
+    bars.message(f"3/5 train: {training.trainer.max_steps} steps from the store")
+    start = dataclasses.replace(training.trainer, max_steps=1, validate_every=1)
     with bars.paused():
         # The first step of the warm-up has learning rate 0: this run is the model as it begins.
-        before = _train(out / "untrained", store, dataclasses.replace(TRAINING, trainer=start))
-        run = _train(out / "run", store, TRAINING)
+        before = _train(out / "untrained", store, dataclasses.replace(training, trainer=start))
+        run = _train(out / "run", store, training)
     bars.message("4/5 evaluate: before and after the training, on the queries it was trained with")
     first = evaluate(before, store, split, num_panels=0, progress=bars.progress)
     found = evaluate(run, store, split, progress=bars.progress)
