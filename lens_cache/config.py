@@ -292,8 +292,8 @@ PRESETS: dict[str, dict[str, object]] = {
         "batch": {"images": 8, "accumulate": 4},
         "mask_threshold": 0.6,
     },
-    # The tiny SAM is random, so its mask decoder is trained as well, and dice outweighs BCE, without
-    # which all masks stay empty for long. Masks are compared in a small square.
+    # The tiny SAM is random, so its mask decoder is trained as well; and dice outweighs BCE, without
+    # which masks stay empty for long. Masks are compared in a small square.
     "tiny": {
         "model": {"train_mask_decoder": True},
         "loss": {"dice": 4.0, "bce": 2.0, "attention_size": 64, "mask_size": 64},
