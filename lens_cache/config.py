@@ -292,7 +292,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "batch": {"images": 8, "accumulate": 4},
         "mask_threshold": 0.6,
     },
-    # The tiny SAM is random, so its mask decoder is trained as well; and dice outweighs BCE, without
+    # The tiny SAM is random, so its mask decoder is trained too; and dice outweighs BCE, without
     # which masks stay empty for long. Masks are compared in a small square.
     "tiny": {
         "model": {"train_mask_decoder": True},
