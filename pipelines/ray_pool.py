@@ -180,8 +180,6 @@ class _Pool:
         """
         workers = self._run.config.workers
         options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 2}
-        threads = str(workers.threads_per_worker)
-        options["runtime_env"] = {"env_vars": {"OMP_NUM_THREADS": threads}}
         if _resources().get("GPU", 0) > 0:
             return {**options, "num_gpus": workers.gpus_per_worker, "num_cpus": 1}
         return {**options, "num_cpus": workers.threads_per_worker}
