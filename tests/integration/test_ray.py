@@ -153,7 +153,7 @@ def test_a_killed_worker_costs_nothing(tmp_path, cluster, coco, tiny_checkpoints
 
         def progress(self, what, done, total):
             super().progress(what, done, total)
-            workers = worker_processes()
+            workers = worker_processes(cluster)
             if what == "extract" and done and len(killed) < 2 and workers:
                 os.kill(workers[0], signal.SIGKILL)
                 killed.append(workers[0])
@@ -164,16 +164,18 @@ def test_a_killed_worker_costs_nothing(tmp_path, cluster, coco, tiny_checkpoints
     assert_same(root, whole)
 
 
-def worker_processes():
-    """Return the processes of this module's actors, by the title that Ray gives them."""
+def worker_processes(cluster):
+    """Return the processes of our actors on this cluster; another may run on this machine."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 title = (entry / "cmdline").read_bytes()
+                parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
+                raylet = (Path("/proc") / parent / "cmdline").read_bytes()
             except OSError:
                 continue
-            if title.startswith(b"ray::Worker"):
+            if title.startswith(b"ray::Worker") and cluster.encode() in raylet:
                 found.append(int(entry.name))
     return found
 
