@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from lens_cache.errors import ExtractionError
 from lens_cache.store.commits import quarantined
 from lens_cache.store.reader import Store
 from lens_cache.store.verify import verify_store
@@ -240,9 +239,3 @@ def test_an_error_of_a_worker_comes_back_in_one_line(tmp_path, cluster, coco, ti
         extracted(tmp_path / "s", config, runner=sabotage)
     assert type(caught.value).__module__ == "lens_cache.errors"
     assert "\n" not in str(caught.value)
-
-
-def test_a_cluster_that_is_not_there_is_named(tmp_path, coco, tiny_checkpoints):
-    config = settings(coco, tiny_checkpoints)
-    with pytest.raises(ExtractionError, match="connecting to Ray at auto"):
-        extracted(tmp_path / "s", config, runner=on_ray("auto"))
