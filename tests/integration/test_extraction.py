@@ -242,7 +242,7 @@ def test_a_lost_commit_closes_the_store_to_readers(
         with pytest.raises(StoreError, match="has not finished"):
             Store(root)
 
-    with pytest.raises(ExtractionError, match="1 shards of .* are not committed"):
+    with pytest.raises(ExtractionError, match=r"1 shards of .* are not committed"):
         extracted(root, settings(tiny_coco, tiny_checkpoints), runner=nothing)
 
 
@@ -693,7 +693,7 @@ def test_an_unknown_format_is_refused(tmp_path, tiny_store):
 def test_what_is_no_store_is_named(tmp_path):
     with pytest.raises(StoreError, match="no such folder"):
         Store(tmp_path / "none")
-    with pytest.raises(StoreError, match="there is no manifest.json"):
+    with pytest.raises(StoreError, match=r"there is no manifest.json"):
         Store(tmp_path)
 
 

@@ -140,7 +140,7 @@ def test_deaths_that_do_not_stop_end_the_run():
 def test_a_shard_that_only_dies_whole_ends_the_run():
     """Memory runs out on the shard, never on one image."""
     book, _ = ledger(4, 4)
-    with pytest.raises(ExtractionError, match="survive each of its images alone; .*workers.count"):  # noqa: PT012
+    with pytest.raises(ExtractionError, match=r"survive each of its images alone; .*workers.count"):  # noqa: PT012
         for _ in range(100):
             task = book.next()
             if task.probe:
