@@ -249,7 +249,7 @@ class TrainerConfig:
     devices: Positive | None = None
     strategy: str = "auto"
     threads: Positive | None = None
-    seed: NonNegative = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     log_every: Positive = 10
 
 

@@ -7,9 +7,7 @@ a test or a notebook can hold one without Ray.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,15 +24,13 @@ from lens_cache.encoders.sam import SamEncoder
 from lens_cache.errors import ExtractionError, ImageError, one_line
 from lens_cache.geometry import image_to_square
 from lens_cache.images import content_id, read_image
+from lens_cache.overlap import WriteBehind, read_ahead
 from lens_cache.plan import Plan, PlannedImage
 from lens_cache.store.commits import Quarantine, quarantined
 from lens_cache.store.layout import QUESTIONS_FILE, Group, Questions
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.reader import PLAN_FOLDER, shard_images
 from lens_cache.store.writer import GroupShardWriter, to_bytes
-
-_READ_AHEAD = 4
-_WRITE_BEHIND = 4
 
 
 @dataclass(frozen=True)
@@ -111,9 +107,8 @@ class ShardExtractor:
         crashed = self._crashed(groups)
         with ExitStack() as stack:
             writers = {group: stack.enter_context(self._writer(group, shard)) for group in groups}
-            behind = stack.enter_context(_WriteBehind())
-            for image, picture in self._read_ahead(self._shards[shard], crashed):
-                planned = self._plan.image(image)
+            behind = stack.enter_context(WriteBehind())
+            for image, planned, picture in self._pictures(self._shards[shard], crashed):
                 for group, writer in writers.items():
                     known = crashed[group].get(planned.image_id)
                     outcome = known or self._encode(group, image, planned, picture)
@@ -133,8 +128,7 @@ class ShardExtractor:
     def probe(self, images: Sequence[int], groups: Sequence[Group]) -> None:
         """Run the models over some images and write nothing: does the process survive them?"""
         crashed = self._crashed(groups)
-        for image, picture in self._read_ahead(images, crashed):
-            planned = self._plan.image(image)
+        for image, planned, picture in self._pictures(images, crashed):
             for group in groups:
                 if planned.image_id not in crashed[group]:
                     self._encode(group, image, planned, picture)
@@ -243,47 +237,39 @@ class ShardExtractor:
                 "again, or raise workers.max_consecutive_failures"
             )
 
-    def _read_ahead(
+    def _pictures(
         self, images: Sequence[int], crashed: Mapping[Group, Mapping[str, Quarantine]]
-    ) -> Iterator[tuple[int, Picture | ImageError]]:
+    ) -> Iterator[tuple[int, PlannedImage, Picture | ImageError]]:
         """Yield decoded images in order, while threads decode the next ones.
 
         An image that killed a worker in every group is not touched: its decoder may have done it.
         """
-        threads = self._config.workers.decode_threads
-        with ThreadPoolExecutor(threads, "decode") as pool:
-            waiting: deque[tuple[int, Future[Picture | ImageError]]] = deque()
-            try:
-                for image in images:
-                    planned = self._plan.image(image)
-                    poison = all(planned.image_id in known for known in crashed.values())
-                    waiting.append((image, pool.submit(self._read, planned, poison)))
-                    if len(waiting) > max(_READ_AHEAD, threads):
-                        done, future = waiting.popleft()
-                        yield done, future.result()
-                while waiting:
-                    done, future = waiting.popleft()
-                    yield done, future.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
 
-    def _read(self, planned: PlannedImage, poison: bool) -> Picture | ImageError:
-        if poison:
-            return ImageError("killed the process that read it")
-        with self._timed("read"):
-            root = self._config.data.root
-            assert root is not None
-            try:
-                data = (root / planned.path).read_bytes()
-                if content_id(data) != planned.image_id:
-                    raise ImageError("the file has changed since it was planned")
-                image = read_image(data)
-            except OSError as error:
-                return ImageError(f"cannot be read: {error.strerror}")
-            except ImageError as error:
-                return error
-            height, width = image.shape[:2]
-            return Picture(image_to_square(image, self._manifest.side), width, height)
+        def read(image: int) -> tuple[PlannedImage, Picture | ImageError]:
+            planned = self._plan.image(image)
+            if all(planned.image_id in known for known in crashed.values()):
+                return planned, ImageError("killed the process that read it")
+            with self._timed("read"):
+                return planned, self._read(planned)
+
+        threads = self._config.workers.decode_threads
+        for image, (planned, picture) in read_ahead(read, images, threads=threads):
+            yield image, planned, picture
+
+    def _read(self, planned: PlannedImage) -> Picture | ImageError:
+        root = self._config.data.root
+        assert root is not None
+        try:
+            data = (root / planned.path).read_bytes()
+            if content_id(data) != planned.image_id:
+                return ImageError("the file has changed since it was planned")
+            image = read_image(data)
+        except OSError as error:
+            return ImageError(f"cannot be read: {error.strerror}")
+        except ImageError as error:
+            return error
+        height, width = image.shape[:2]
+        return Picture(image_to_square(image, self._manifest.side), width, height)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -310,29 +296,3 @@ class ShardExtractor:
             dtype=getattr(torch, config.dtype),
             device=device,
         )
-
-
-class _WriteBehind:
-    """One thread that writes while the model runs, never more than a few images behind."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, "write")
-        self._pending: deque[Future[None]] = deque()
-
-    def __enter__(self) -> _WriteBehind:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def submit(self, function: object, *arguments: object) -> None:
-        """Queue a write; waits while too many are pending, and raises what an earlier one did."""
-        assert callable(function)
-        self._pending.append(self._pool.submit(function, *arguments))
-        while len(self._pending) > _WRITE_BEHIND:
-            self._pending.popleft().result()
-
-    def wait(self) -> None:
-        """Wait until everything is written."""
-        while self._pending:
-            self._pending.popleft().result()

@@ -21,10 +21,11 @@ from lens_cache.config_file import override_config, to_tree
 from lens_cache.encoders import llava_weights, sam
 from lens_cache.encoders.checkpoints import resolve_file, resolve_folder, weights_digest
 from lens_cache.encoders.prompt import VICUNA_V1, LlavaPrompt
-from lens_cache.errors import ConfigError, StoreMismatchError
+from lens_cache.errors import ConfigError, StoreError, StoreMismatchError
 from lens_cache.frozen import FrozenParts
 from lens_cache.plan import Plan, build_plan
 from lens_cache.sam_architecture import SamArchitecture
+from lens_cache.store.commits import committed_shards
 from lens_cache.store.files import (
     publish,
     read_json,
@@ -168,11 +169,9 @@ def prepare_manifest(
     """
     questions = tokenise(plan, encoders.prompt, config.store.shard_size)
     manifest = describe(config, encoders, plan, questions)
+    require_same_store(root, config, manifest, plan, replace_groups)
     if (root / MANIFEST_FILE).exists():
         stored = Manifest.load(root)
-        known = stored.plan
-        _require_same_plan(root, known["digest"], known["images"], known["queries"], plan)
-        _require_same_groups(root, stored, manifest, replace_groups)
         if replace_groups:
             # Incomplete first: no reader may take what is being thrown away for whole.
             replace(stored, complete=False).save(root)
@@ -266,9 +265,37 @@ def describe(
     )
 
 
-def _require_same_groups(
-    root: Path, stored: Manifest, wanted: Manifest, replaced: tuple[Group, ...]
+def require_same_store(
+    root: Path,
+    config: ExtractConfig,
+    wanted: Manifest,
+    plan: Plan,
+    replaced: tuple[Group, ...] = (),
 ) -> None:
+    """Refuse settings, a plan or models that differ from the store's (invariant I5).
+
+    Args:
+        root: The store; nothing is compared if it has no manifest yet.
+        config: The settings asked for.
+        wanted: The manifest they lead to.
+        plan: The plan that lies in the store.
+        replaced: Groups that will be extracted anew, so may differ.
+
+    Raises:
+        StoreMismatchError: If something differs; the message names it and says what to run.
+        StoreError: If the store has lost its manifest.
+    """
+    if not (root / MANIFEST_FILE).exists():
+        if any(committed_shards(root, group) for group in GROUPS):
+            raise StoreError(
+                f"opening the store {root}: it holds shards but no {MANIFEST_FILE}, so nothing "
+                "says what they are; put it back, or extract into a new store"
+            )
+        return
+    stored = Manifest.load(root)
+    _require_same_data(root, config)
+    known = stored.plan
+    _require_same_plan(root, known["digest"], known["images"], known["queries"], plan)
     for group in GROUPS:
         if group not in replaced:
             require_same(

@@ -105,6 +105,9 @@ def extract(
     replace: Annotated[
         Group | None, typer.Option(help="Throw a feature group away and extract it anew.")
     ] = None,
+    retry_quarantined: Annotated[
+        bool, typer.Option("--retry-quarantined", help="Try again what failed in an earlier run.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run the frozen models once over the data and cache what they say.
@@ -113,17 +116,22 @@ def extract(
     """
     from lens_cache.config import ExtractConfig
     from lens_cache.config_file import load_config
+    from pipelines import cost, report
     from pipelines import extract as phase
-    from pipelines import report
 
     settings = load_config(ExtractConfig, config, overrides or ())
     with _bars() as bars:
         if dry_run:
-            _show(report.dry_run(phase.dry_run(store, settings, bars), settings), as_json)
+            _show(report.dry_run(cost.dry_run(store, settings, bars), settings), as_json)
             return
         runner = phase.on_ray(address)
         summary = phase.extract(
-            store, settings, bars, runner, replace=(replace,) if replace else ()
+            store,
+            settings,
+            bars,
+            runner,
+            replace=(replace,) if replace else (),
+            retry_quarantined=retry_quarantined,
         )
     _show(report.extraction(store, summary), as_json)
 

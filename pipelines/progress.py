@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +20,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+
+class Reporter(Protocol):
+    """Where a step of the work tells what it does."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Show how far a step is."""
+
+    def message(self, text: str) -> None:
+        """Show one line."""
 
 
 class _Rate(ProgressColumn):

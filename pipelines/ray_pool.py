@@ -85,7 +85,8 @@ def _connect(address: str | None) -> None:
         ray.init(
             address=elsewhere or "local", log_to_driver=False, logging_level=logging.ERROR, **local
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:
+        # Ray leaves the process when a named cluster does not answer.
         raise ExtractionError(
             f"connecting to Ray at {elsewhere or 'this machine'}: {one_line(error)}"
         ) from None

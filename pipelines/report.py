@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lens_cache.config import ExtractConfig
+    from pipelines.cost import DryRun
     from pipelines.evaluate import Evaluation
-    from pipelines.extract import DryRun, Summary
+    from pipelines.extract import Summary
     from pipelines.verify import Check
 
 
@@ -41,7 +42,7 @@ def dry_run(found: DryRun, config: ExtractConfig) -> Report:
         "naive_bytes": cost.naive_bytes,
         "missing_bytes": found.missing_bytes,
         "free_bytes": found.free_bytes,
-        "fits": found.missing_bytes <= found.free_bytes,
+        "fits": found.fits,
         "llava_flops": cost.llava_flops,
         "naive_llava_flops": cost.naive_llava_flops,
         "sam_flops": cost.sam_flops,

@@ -18,7 +18,8 @@ from lens_cache.store.layout import GROUPS
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.reader import FROZEN_FOLDER, PLAN_FOLDER, Store
 from lens_cache.store.verify import Problem, Verification, verify_store
-from pipelines.extract import Reporter, Runner, extract, on_ray
+from pipelines.extract import Runner, extract, on_ray
+from pipelines.progress import Reporter
 
 Progress = Callable[[str, int, int], None]
 

@@ -45,9 +45,9 @@ def settings(data, checkpoints, *, shard_size=2, layers=(4,), dtype="float32", *
     )
 
 
-def extracted(root, config, *, replace=(), runner=run_in_process, reporter=None):
+def extracted(root, config, *, runner=run_in_process, reporter=None, **options):
     """Extract to completion and return the summary."""
-    return extract(root, config, reporter or Quiet(), runner, replace=replace)
+    return extract(root, config, reporter or Quiet(), runner, **options)
 
 
 def contents(root):

@@ -8,7 +8,7 @@ a region of equal length, so that a shard of the plan is one object of every arr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -48,6 +48,15 @@ class ArraySpec:
     def chunks_per_shard(self) -> int:
         """Chunks in one shard object."""
         return self.shard[0] // self.chunk[0]
+
+    def row_slices(self, start: int, length: int) -> Iterator[tuple[int, slice]]:
+        """Yield where consecutive rows of a flat array lie: chunk numbers and bytes in them."""
+        per_chunk = self.chunk[0]
+        row_bytes = self.chunk_bytes // per_chunk
+        for number in range(start // per_chunk, -(-(start + length) // per_chunk)):
+            first = max(start - number * per_chunk, 0)
+            last = min(start + length - number * per_chunk, per_chunk)
+            yield number, slice(first * row_bytes, last * row_bytes)
 
     def object_path(self, shard: int) -> str:
         """Return the store path of a shard object."""

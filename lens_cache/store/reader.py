@@ -121,13 +121,9 @@ class Store:
 
     def _rows(self, spec: ArraySpec, start: int, length: int) -> Tensor:
         """Read consecutive rows of a flat array, across chunks where need be; (length, d)."""
-        per_chunk = spec.chunk[0]
-        row_bytes = spec.chunk_bytes // per_chunk
-        parts = []
-        for index in range(start // per_chunk, (start + length - 1) // per_chunk + 1):
-            first = max(start - index * per_chunk, 0)
-            last = min(start + length - index * per_chunk, per_chunk)
-            parts.append(self._bytes(spec, index)[first * row_bytes : last * row_bytes])
+        parts = [
+            self._bytes(spec, number)[where] for number, where in spec.row_slices(start, length)
+        ]
         return _tensor(parts, spec).reshape(length, spec.shape[1])
 
     def _bytes(self, spec: ArraySpec, index: int) -> NDArray[np.uint8]:

@@ -74,43 +74,15 @@ def verify_store(
     except LensCacheError as error:
         found.problems.append(_problem(one_line(error)))
         return found
-    if plan.digest() != manifest.plan["digest"]:
-        found.problems.append(_problem("the plan is not the one the manifest was written for"))
-    found.problems += _shared_problems(root)
-    shard_size = manifest.config["store"]["shard_size"]
-    shards = shard_images(plan.num_images, shard_size)
-    for group, numbers in missing_shards(root, len(shards)).items():
-        found.problems += [
-            Problem(group=group, shard=number, what="not extracted yet") for number in numbers
-        ]
+    checker = _Checker(root, manifest, plan)
+    found.problems += checker.shared_problems() + checker.missing()
+    for group in GROUPS:
+        found.problems += checker.read_quarantine(group)
     if not manifest.complete and not found.problems:
         found.problems.append(_problem("the manifest does not say complete; run extract again"))
-    work = [
-        (group, number)
-        for group in GROUPS
-        for number in range(len(shards))
-        if commit_path(root, group, number).exists()
-    ]
-    text_rows = _TextRows(plan, root)
-    known: dict[str, set[str]] = {}
-    for group in GROUPS:
-        known[group], problems = _quarantine(root, group, plan, shard_size)
-        found.problems += problems
+    work = checker.committed()
     with ThreadPoolExecutor(threads) as pool:
-        checks = pool.map(
-            lambda item: _check_shard(
-                root,
-                manifest,
-                plan,
-                item[0],
-                item[1],
-                shards[item[1]],
-                text_rows,
-                known[item[0]],
-            ),
-            work,
-        )
-        for done, (size, problems) in enumerate(checks, 1):
+        for done, (size, problems) in enumerate(pool.map(checker.check_shard, work), 1):
             found.shards += 1
             found.size += size
             found.problems += problems
@@ -119,89 +91,122 @@ def verify_store(
     return found
 
 
-class _TextRows:
-    """Where each image's text tokens lie in the flat array, or nothing if that is unknown."""
+class _Checker:
+    """The records of a store, and what they say of its files."""
 
-    def __init__(self, plan: Plan, root: Path) -> None:
-        self._plan = plan
+    def __init__(self, root: Path, manifest: Manifest, plan: Plan) -> None:
+        self._root, self._manifest, self._plan = root, manifest, plan
+        self._shard_size = manifest.config["store"]["shard_size"]
+        self._shards = shard_images(plan.num_images, self._shard_size)
+        self._quarantined: dict[str, set[str]] = {}
         try:
             self._questions: Questions | None = Questions.load(root / QUESTIONS_FILE)
         except LensCacheError:
-            self._questions = None
+            self._questions = None  # its checksum is wrong as well, and that is reported
 
-    def of(self, image: int) -> tuple[int, int]:
-        """Return first row and number of rows."""
+    def shared_problems(self) -> list[Problem]:
+        """Check what no shard owns: plan, questions, frozen parts, metadata."""
+        problems = []
+        if self._plan.digest() != self._manifest.plan["digest"]:
+            problems.append(_problem("the plan is not the one the manifest was written for"))
+        try:
+            records = Commit.load(self._root, SHARED, 0).objects
+        except LensCacheError as error:
+            return [*problems, _problem(one_line(error))]
+        complaints = [_object_complaint(self._root, record) for record in records]
+        return problems + [_problem(complaint) for complaint in complaints if complaint]
+
+    def missing(self) -> list[Problem]:
+        """Return the shards without a commit record."""
+        return [
+            Problem(group=group, shard=number, what="not extracted yet")
+            for group, numbers in missing_shards(self._root, len(self._shards)).items()
+            for number in numbers
+        ]
+
+    def read_quarantine(self, group: Group) -> list[Problem]:
+        """Note which images a group has set aside; returns which records cannot be read."""
+        known, problems = set(), []
+        for path in quarantine_paths(self._root, group):
+            try:
+                known.add(Quarantine.load(path).image_id)
+            except (LensCacheError, TypeError) as error:
+                images = self._plan.images["image_id"].to_pylist()
+                found = path.stem in images
+                shard = images.index(path.stem) // self._shard_size if found else None
+                problems.append(Problem(group=group, shard=shard, what=one_line(error)))
+        self._quarantined[group] = known
+        return problems
+
+    def committed(self) -> list[tuple[Group, int]]:
+        """Return what can be checked."""
+        return [
+            (group, number)
+            for group in GROUPS
+            for number in range(len(self._shards))
+            if commit_path(self._root, group, number).exists()
+        ]
+
+    def check_shard(self, which: tuple[Group, int]) -> tuple[int, list[Problem]]:
+        """Check one commit and every byte it vouches for; returns bytes read and problems."""
+        group, shard = which
+        try:
+            commit = Commit.load(self._root, group, shard)
+        except (LensCacheError, KeyError, TypeError) as error:
+            return 0, [Problem(group=group, shard=shard, what=one_line(error))]
+        complaints: list[str] = []
+        expected = [self._plan.image(image).image_id for image in self._shards[shard]]
+        if list(commit.images) != sorted(expected):
+            complaints.append("its commit record names other images than the plan")
+        complaints += [
+            f"image {image_id} is neither stored nor quarantined"
+            for image_id, checksums in commit.images.items()
+            if not checksums and image_id not in self._quarantined[group]
+        ]
+        specs = self._manifest.arrays[group]
+        arrays = {spec.object_path(shard): (name, spec) for name, spec in specs.items()}
+        for record in commit.objects:
+            complaint = _object_complaint(self._root, record)
+            if complaint is not None:
+                blamed = self._blame(commit, *arrays[record.path])
+                complaints.append(f"{complaint}; {blamed}")
+        size = sum(record.size for record in commit.objects)
+        return size, [Problem(group=group, shard=shard, what=text) for text in complaints]
+
+    def _blame(self, commit: Commit, name: str, spec: ArraySpec) -> str:
+        """Return which images of a damaged file are damaged."""
+        path = self._root / spec.object_path(commit.shard)
+        try:
+            reader = ShardReader(path, num_chunks=spec.chunks_per_shard)
+        except LensCacheError:
+            return "no image of it can be read"
+        bad = []
+        for position, image in enumerate(self._shards[commit.shard]):
+            planned = self._plan.image(image)
+            expected = commit.images.get(planned.image_id, {}).get(name)
+            if expected is None:
+                continue
+            parts = self._image_bytes(reader, spec, commit.shard, position, image)
+            if crc32c(b"".join(parts)) != expected:
+                bad.append(f"{planned.image_id} ({planned.path})")
+        return "damaged: " + ", ".join(bad) if bad else "no image is touched, only padding or index"
+
+    def _image_bytes(
+        self, reader: ShardReader, spec: ArraySpec, shard: int, position: int, image: int
+    ) -> Iterator[bytes]:
+        """Yield an image's bytes in one array, straight from the shard."""
+        if not spec.path.endswith("text_tokens"):
+            chunk = reader.chunk(position)
+            yield b"" if chunk is None else chunk.tobytes()
+            return
         queries = self._plan.query_range(image)
         if self._questions is None or not queries:
-            return 0, 0
-        rows = sum(len(self._questions.token_ids[query]) for query in queries)
-        return int(self._questions.offsets[queries.start]), rows
-
-
-def _shared_problems(root: Path) -> list[Problem]:
-    """Check what no shard owns: plan, questions, frozen parts, metadata."""
-    problems = []
-    try:
-        for record in Commit.load(root, SHARED, 0).objects:
-            complaint = _object_complaint(root, record)
-            if complaint is not None:
-                problems.append(_problem(complaint))
-    except LensCacheError as error:
-        problems.append(_problem(one_line(error)))
-    return problems
-
-
-def _quarantine(
-    root: Path, group: Group, plan: Plan, shard_size: int
-) -> tuple[set[str], list[Problem]]:
-    """Return the images that a group has set aside, and which records cannot be read."""
-    known, problems = set(), []
-    for path in quarantine_paths(root, group):
-        try:
-            known.add(Quarantine.load(path).image_id)
-        except (LensCacheError, TypeError) as error:
-            images = plan.images["image_id"].to_pylist()
-            shard = images.index(path.stem) // shard_size if path.stem in images else None
-            problems.append(Problem(group=group, shard=shard, what=one_line(error)))
-    return known, problems
-
-
-def _check_shard(
-    root: Path,
-    manifest: Manifest,
-    plan: Plan,
-    group: Group,
-    shard: int,
-    images: range,
-    text_rows: _TextRows,
-    known: set[str],
-) -> tuple[int, list[Problem]]:
-    """Check one commit and every byte it vouches for; ``known`` images are in quarantine."""
-    try:
-        commit = Commit.load(root, group, shard)
-    except (LensCacheError, KeyError, TypeError) as error:
-        return 0, [Problem(group=group, shard=shard, what=one_line(error))]
-    complaints: list[str] = []
-    expected = [plan.image(image).image_id for image in images]
-    if list(commit.images) != sorted(expected):
-        complaints.append("its commit record names other images than the plan")
-    complaints += [
-        f"image {image_id} is neither stored nor quarantined"
-        for image_id, checksums in commit.images.items()
-        if not checksums and image_id not in known
-    ]
-    size = 0
-    arrays = {
-        spec.object_path(shard): (name, spec) for name, spec in manifest.arrays[group].items()
-    }
-    for record in commit.objects:
-        complaint = _object_complaint(root, record)
-        size += record.size
-        if complaint is not None:
-            name, spec = arrays[record.path]
-            blamed = _blame(root, commit, name, spec, shard, images, plan, text_rows)
-            complaints.append(f"{complaint}; {blamed}")
-    return size, [Problem(group=group, shard=shard, what=text) for text in complaints]
+            return
+        start = int(self._questions.offsets[queries.start]) - shard * spec.shard[0]
+        length = sum(len(self._questions.token_ids[query]) for query in queries)
+        for number, where in spec.row_slices(start, length):
+            chunk = reader.chunk(number)
+            yield b"" if chunk is None else chunk[where].tobytes()
 
 
 def _object_complaint(root: Path, record: ObjectRecord) -> str | None:
@@ -215,51 +220,6 @@ def _object_complaint(root: Path, record: ObjectRecord) -> str | None:
     if crc != record.crc32c:
         return f"{record.path} does not match its checksum"
     return None
-
-
-def _blame(
-    root: Path,
-    commit: Commit,
-    name: str,
-    spec: ArraySpec,
-    shard: int,
-    images: range,
-    plan: Plan,
-    text_rows: _TextRows,
-) -> str:
-    """Return which images of a damaged file are damaged."""
-    try:
-        reader = ShardReader(root / spec.object_path(shard), num_chunks=spec.chunks_per_shard)
-    except LensCacheError:
-        return "no image of it can be read"
-    bad = []
-    for position, image in enumerate(images):
-        planned = plan.image(image)
-        expected = commit.images.get(planned.image_id, {}).get(name)
-        if expected is None:
-            continue
-        data = b"".join(_image_bytes(reader, spec, position, shard, text_rows.of(image)))
-        if crc32c(data) != expected:
-            bad.append(f"{planned.image_id} ({planned.path})")
-    return "damaged: " + ", ".join(bad) if bad else "no image is touched, only padding or index"
-
-
-def _image_bytes(
-    reader: ShardReader, spec: ArraySpec, position: int, shard: int, rows: tuple[int, int]
-) -> Iterator[bytes]:
-    """Yield an image's bytes in one array, straight from the shard."""
-    if not spec.path.endswith("text_tokens"):
-        chunk = reader.chunk(position)
-        yield b"" if chunk is None else chunk.tobytes()
-        return
-    per_chunk = spec.chunk[0]
-    row_bytes = spec.chunk_bytes // per_chunk
-    start, stop = rows[0] - shard * spec.shard[0], rows[0] - shard * spec.shard[0] + rows[1]
-    for number in range(start // per_chunk, -(-stop // per_chunk)):
-        chunk = reader.chunk(number)
-        first = max(start - number * per_chunk, 0)
-        last = min(stop - number * per_chunk, per_chunk)
-        yield b"" if chunk is None else chunk[first * row_bytes : last * row_bytes].tobytes()
 
 
 def _problem(what: str) -> Problem:

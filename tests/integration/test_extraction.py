@@ -34,7 +34,8 @@ from lens_cache.store.files import read_json, write_json, writer_lock
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.reader import Store
 from lens_cache.store.verify import verify_store
-from pipelines.extract import dry_run, plan_store, run_in_process
+from pipelines.cost import dry_run
+from pipelines.extract import plan_store, run_in_process
 from pipelines.verify import check, repair_store
 from tests.pictures import box_polygon, colours, encoded, rotated, write_coco
 from tests.stores import (
@@ -190,7 +191,6 @@ def test_a_finished_store_is_left_alone(tmp_path, tiny_store, tiny_coco, tiny_ch
         ["commits/shared/000000.json"],
         ["plan"],
         ["frozen"],
-        ["manifest.json"],
         ["hidden_states/questions.parquet", "zarr.json", "commits/shared/000000.json"],
     ],
     ids=lambda lost: "+".join(lost),
@@ -205,6 +205,14 @@ def test_an_extraction_goes_on_where_it_was(
     (root / "tmp/left_by_a_killed_writer").write_bytes(b"half")
     extracted(root, settings(tiny_coco, tiny_checkpoints))
     assert_same(root, tiny_store)
+
+
+def test_shards_without_a_manifest_are_refused(tmp_path, tiny_store, tiny_coco, tiny_checkpoints):
+    root = copied(tiny_store, tmp_path / "s")
+    (root / "manifest.json").unlink()
+    with pytest.raises(StoreError, match=r"holds shards but no manifest\.json"):
+        extracted(root, settings(tiny_coco, tiny_checkpoints))
+    assert (root / "commits/hidden_states/000000.json").exists()
 
 
 def test_an_unfinished_store_is_not_opened(tmp_path, tiny_coco, tiny_checkpoints):
@@ -436,9 +444,10 @@ def test_an_image_that_recovers_leaves_quarantine(tmp_path, tiny_checkpoints):
     extracted(root, config)
     assert Store(root).num_quarantined == 1
     kept.rename(tmp_path / "data/1.png")
-    for group in ("hidden_states", "image_embeddings"):
-        commit_path(root, group, 0).unlink()
-    assert extracted(root, config).quarantined == []
+    assert len(extracted(root, config).quarantined) == 2
+    sound = stamps(root)["commits/image_embeddings/000001.json"]
+    assert extracted(root, config, retry_quarantined=True).quarantined == []
+    assert stamps(root)["commits/image_embeddings/000001.json"] == sound
     extracted(tmp_path / "whole", config)
     assert_same(root, tmp_path / "whole")
 
@@ -713,3 +722,5 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path, tiny_coco, tiny_checkpoin
     assert found.missing_bytes == pytest.approx(stored, rel=0.2)
     assert found.estimate.naive_bytes > sum(found.estimate.feature_bytes.values())
     assert dry_run(tiny_store, settings(tiny_coco, tiny_checkpoints), Quiet()).missing_bytes == 0
+    with pytest.raises(StoreMismatchError, match="layers is"):
+        dry_run(tiny_store, settings(tiny_coco, tiny_checkpoints, layers=(3,)), Quiet())

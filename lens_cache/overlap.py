@@ -1,0 +1,64 @@
+"""Keep a model busy: threads read ahead of it, and one thread writes behind it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_READ_AHEAD = 4
+_WRITE_BEHIND = 4
+
+
+def read_ahead(
+    function: Callable[[T], R], items: Iterable[T], *, threads: int
+) -> Iterator[tuple[T, R]]:
+    """Yield items with their results in order, while threads work on the next few.
+
+    Args:
+        function: Called in the threads.
+        items: What it is called with; taken only as fast as the results are used.
+        threads: How many work at the same time.
+    """
+    with ThreadPoolExecutor(threads, "read") as pool:
+        waiting: deque[tuple[T, Future[R]]] = deque()
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(function, item)))
+                if len(waiting) > max(_READ_AHEAD, threads):
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+            while waiting:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class WriteBehind:
+    """One thread that writes while the model runs, never more than a few calls behind."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "write")
+        self._pending: deque[Future[None]] = deque()
+
+    def __enter__(self) -> WriteBehind:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def submit(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Queue a call; waits while too many are pending, and raises what an earlier one did."""
+        self._pending.append(self._pool.submit(function, *arguments))
+        while len(self._pending) > _WRITE_BEHIND:
+            self._pending.popleft().result()
+
+    def wait(self) -> None:
+        """Wait until every call has ended."""
+        while self._pending:
+            self._pending.popleft().result()
