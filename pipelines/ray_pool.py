@@ -69,11 +69,16 @@ def run_on_ray(run: Run, ledger: Ledger, address: str | None) -> None:
 
 
 def _connect(address: str | None) -> None:
-    """Join the cluster, or start one here without a dashboard."""
+    """Join the cluster, or start one here without a dashboard.
+
+    Without an address Ray would join any cluster that ``ray start`` left on this machine.
+    """
     elsewhere = address or os.environ.get("RAY_ADDRESS")
     local: dict[str, Any] = {} if elsewhere else {"include_dashboard": False}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+        ray.init(
+            address=elsewhere or "local", log_to_driver=False, logging_level=logging.ERROR, **local
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ExtractionError(
             f"connecting to Ray at {elsewhere or 'this machine'}: {one_line(error)}"
