@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,10 +42,10 @@ def override_config(
     kind: type[T], tree: Mapping[str, Any], overrides: Iterable[str], *, source: str
 ) -> T:
     """Return stored settings with ``a.b=value`` texts on top; ``source`` is named in the error."""
-    copy = _merge({}, tree)
+    changed = copy.deepcopy(dict(tree))
     for override in overrides:
-        _set_dotted(copy, override)
-    return parse_config(kind, copy, source=source)
+        _set_dotted(changed, override)
+    return parse_config(kind, changed, source=source)
 
 
 def parse_config(kind: type[T], tree: Mapping[str, Any], *, source: str) -> T:

@@ -92,7 +92,7 @@ class ShardExtractor:
         self._plan = Plan.load(root / PLAN_FOLDER)
         self._questions = Questions.load(root / QUESTIONS_FILE)
         self._shards = shard_images(self._plan.num_images, config.store.shard_size)
-        self._failures = 0
+        self._failures: dict[str, int] = {}
         self._seconds: dict[str, float] = {}
         self.images_done = 0
         self._llava = self._load_llava(device) if "hidden_states" in groups else None
@@ -108,20 +108,16 @@ class ShardExtractor:
         torch.set_num_threads(self._config.workers.threads_per_worker)
         began, self._seconds, self.images_done = time.perf_counter(), {}, 0
         report = ShardReport(shard=shard)
-        crashed = {group: quarantined(self._root, group) for group in groups}
+        crashed = self._crashed(groups)
         with ExitStack() as stack:
             writers = {group: stack.enter_context(self._writer(group, shard)) for group in groups}
             behind = stack.enter_context(_WriteBehind())
-            for image, picture in self._read_ahead(self._shards[shard]):
+            for image, picture in self._read_ahead(self._shards[shard], crashed):
                 planned = self._plan.image(image)
                 for group, writer in writers.items():
                     known = crashed[group].get(planned.image_id)
-                    outcome = (
-                        known
-                        if known is not None and known.stage == "crash"
-                        else self._encode(group, image, planned, picture)
-                    )
-                    self._count(outcome, report)
+                    outcome = known or self._encode(group, image, planned, picture)
+                    self._count(group, outcome, report)
                     behind.submit(self._write, writer, image, planned.image_id, outcome)
                 self.images_done += 1
                 report.images += 1
@@ -136,9 +132,23 @@ class ShardExtractor:
 
     def probe(self, images: Sequence[int], groups: Sequence[Group]) -> None:
         """Run the models over some images and write nothing: does the process survive them?"""
-        for image, picture in self._read_ahead(images):
+        crashed = self._crashed(groups)
+        for image, picture in self._read_ahead(images, crashed):
+            planned = self._plan.image(image)
             for group in groups:
-                self._encode(group, image, self._plan.image(image), picture)
+                if planned.image_id not in crashed[group]:
+                    self._encode(group, image, planned, picture)
+
+    def _crashed(self, groups: Sequence[Group]) -> dict[Group, dict[str, Quarantine]]:
+        """Return per group the images that killed a worker; no model may see them again."""
+        return {
+            group: {
+                image_id: record
+                for image_id, record in quarantined(self._root, group).items()
+                if record.stage == "crash"
+            }
+            for group in groups
+        }
 
     def _writer(self, group: Group, shard: int) -> GroupShardWriter:
         """Open the writer of a shard; the first shard also holds the prefix."""
@@ -215,29 +225,39 @@ class ShardExtractor:
             else:
                 writer.add(image_id, {name: to_bytes(value) for name, value in outcome.items()})
 
-    def _count(self, outcome: object, report: ShardReport) -> None:
-        """Count failures; too many in a row mean that not the images are to blame."""
+    def _count(self, group: Group, outcome: object, report: ShardReport) -> None:
+        """Count failures; too many images in a row mean that not the images are to blame.
+
+        Each group has its own count: a broken model must not hide behind one that works.
+        """
         if not isinstance(outcome, Quarantine):
-            self._failures = 0
+            self._failures[group] = 0
             return
         report.quarantined.append(outcome)
-        self._failures += 1
+        self._failures[group] = self._failures.get(group, 0) + 1
         limit = self._config.workers.max_consecutive_failures
-        if self._failures >= limit:
+        if self._failures[group] >= limit:
             raise ExtractionError(
-                f"stopped after {limit} failures in a row, the last at {outcome.path} "
+                f"stopped after {limit} images failed in a row, the last {outcome.path} "
                 f"({outcome.stage}: {outcome.reason}); mend the cause and run the same command "
                 "again, or raise workers.max_consecutive_failures"
             )
 
-    def _read_ahead(self, images: Sequence[int]) -> Iterator[tuple[int, Picture | ImageError]]:
-        """Yield decoded images in order, while threads decode the next ones."""
+    def _read_ahead(
+        self, images: Sequence[int], crashed: Mapping[Group, Mapping[str, Quarantine]]
+    ) -> Iterator[tuple[int, Picture | ImageError]]:
+        """Yield decoded images in order, while threads decode the next ones.
+
+        An image that killed a worker in every group is not touched: its decoder may have done it.
+        """
         threads = self._config.workers.decode_threads
         with ThreadPoolExecutor(threads, "decode") as pool:
             waiting: deque[tuple[int, Future[Picture | ImageError]]] = deque()
             try:
                 for image in images:
-                    waiting.append((image, pool.submit(self._read, self._plan.image(image))))
+                    planned = self._plan.image(image)
+                    poison = all(planned.image_id in known for known in crashed.values())
+                    waiting.append((image, pool.submit(self._read, planned, poison)))
                     if len(waiting) > max(_READ_AHEAD, threads):
                         done, future = waiting.popleft()
                         yield done, future.result()
@@ -247,7 +267,9 @@ class ShardExtractor:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _read(self, planned: PlannedImage) -> Picture | ImageError:
+    def _read(self, planned: PlannedImage, poison: bool) -> Picture | ImageError:
+        if poison:
+            return ImageError("killed the process that read it")
         with self._timed("read"):
             root = self._config.data.root
             assert root is not None

@@ -27,9 +27,10 @@ from lens_cache.plan import Plan, build_plan
 from lens_cache.sam_architecture import SamArchitecture
 from lens_cache.store.files import (
     publish,
-    sync_folder,
+    read_json,
     temporary_path,
     write_bytes,
+    write_json,
 )
 from lens_cache.store.layout import (
     GROUPS,
@@ -46,6 +47,8 @@ from lens_cache.store.zarr import write_metadata
 
 # Raise it when a change to this package changes the bytes of a group for the same models.
 EXTRACTION_VERSION = 1
+# The settings a plan was made with, beside its tables.
+PLAN_SETTINGS = "settings.json"
 
 Progress = Callable[[str, int, int], None]
 
@@ -84,7 +87,7 @@ class Encoders:
         text_config = llava_weights.text_config(folder)
         layers = list(config.encoders.llava.layers)
         depth = int(text_config["num_hidden_layers"])
-        if max(layers) > depth or len(set(layers)) != len(layers):
+        if not layers or max(layers) > depth or len(set(layers)) != len(layers):
             raise ConfigError(
                 f"encoders.llava.layers: expected distinct layers from 1 to {depth}, got {layers}"
             )
@@ -126,27 +129,20 @@ def prepare_plan(root: Path, config: ExtractConfig, progress: Progress) -> Plan:
     Raises:
         StoreMismatchError: If the store was planned from other data settings.
     """
-    folder = root / PLAN_FOLDER
+    folder, moved = root / PLAN_FOLDER, False
+    if (root / MANIFEST_FILE).exists() or folder.exists():
+        moved = _require_same_data(root, config)
     if not folder.exists():
         plan = _build_plan(config, progress)
         temporary = temporary_path(root)
         plan.save(temporary)
-        sync_folder(temporary)
+        write_json(root, temporary / PLAN_SETTINGS, _absolute(config)["data"])
         publish(temporary, folder)
         return plan
     plan = Plan.load(folder)
-    if (root / MANIFEST_FILE).exists():
-        manifest = Manifest.load(root)
-        stored, wanted = dict(manifest.config["data"]), _absolute(config)["data"]
-        if stored.pop("root") != wanted.pop("root"):
-            _require_same_content(root, plan, _build_plan(config, progress))
-        require_same(
-            root,
-            "the data",
-            {**stored, "shard_size": manifest.config["store"]["shard_size"]},
-            {**wanted, "shard_size": config.store.shard_size},
-            "Use the settings the store was planned with, or plan a new store",
-        )
+    if moved:
+        found = _build_plan(config, progress)
+        _require_same_plan(root, plan.digest(), plan.num_images, plan.num_queries, found)
     return plan
 
 
@@ -167,12 +163,15 @@ def prepare_manifest(
         replace_groups: Groups to throw away and extract anew with the new settings.
 
     Raises:
-        StoreMismatchError: If a group was extracted with other settings and is not replaced.
+        StoreMismatchError: If a group was extracted with other settings and is not replaced, or
+            the plan is another one.
     """
     questions = tokenise(plan, encoders.prompt, config.store.shard_size)
     manifest = describe(config, encoders, plan, questions)
     if (root / MANIFEST_FILE).exists():
         stored = Manifest.load(root)
+        known = stored.plan
+        _require_same_plan(root, known["digest"], known["images"], known["queries"], plan)
         _require_same_groups(root, stored, manifest, replace_groups)
         if replace_groups:
             # Incomplete first: no reader may take what is being thrown away for whole.
@@ -286,12 +285,26 @@ def _build_plan(config: ExtractConfig, progress: Progress) -> Plan:
     return build_plan(config.data, progress=lambda done, total: progress("plan", done, total))
 
 
-def _require_same_content(root: Path, stored: Plan, found: Plan) -> None:
-    if stored.digest() != found.digest():
+def _require_same_data(root: Path, config: ExtractConfig) -> bool:
+    """Compare with the settings of manifest or plan; returns whether the data lies elsewhere."""
+    wanted, advice = _absolute(config)["data"], "Use the settings the store was planned with"
+    if (root / MANIFEST_FILE).exists():
+        settings = Manifest.load(root).config
+        stored = {**settings["data"], "shard_size": settings["store"]["shard_size"]}
+        wanted["shard_size"] = config.store.shard_size
+    else:
+        stored = read_json(root / PLAN_FOLDER / PLAN_SETTINGS, purpose="reading a plan's settings")
+    moved = bool(stored.pop("root") != wanted.pop("root"))
+    require_same(root, "the data", stored, wanted, f"{advice}, or extract into a new store")
+    return moved
+
+
+def _require_same_plan(root: Path, digest: str, images: int, queries: int, found: Plan) -> None:
+    if found.digest() != digest:
         raise StoreMismatchError(
-            f"the data of the store {root}: data.root moved, and what lies there now is not what "
-            f"was planned ({stored.num_images} images and {stored.num_queries} queries in the "
-            f"store, {found.num_images} and {found.num_queries} here); plan a new store"
+            f"the data of the store {root}: what lies in data.root now is not what was planned "
+            f"({images} images and {queries} queries then, {found.num_images} and "
+            f"{found.num_queries} now); put the data back, or extract into a new store"
         )
 
 

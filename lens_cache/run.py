@@ -10,6 +10,7 @@ import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal
 
 import torch
@@ -27,6 +28,8 @@ CONFIG_FILE = "config.yaml"
 FROZEN_FOLDER = "frozen"
 
 Which = Literal["best", "last"]
+# What ``torch.load`` and a model raise on a file that is not what it should be.
+_UNREADABLE = (RuntimeError, KeyError, OSError, ValueError, EOFError, TypeError, UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Run:
                 if name.startswith("model.")
             }
             model.load_state_dict(state)
-        except (RuntimeError, KeyError, OSError, ValueError, EOFError) as error:
+        except _UNREADABLE as error:
             raise CheckpointError(
                 f"loading {path}: {' '.join(str(error).split())[:300]}; give a run of this version"
             ) from None
@@ -129,6 +132,7 @@ def require_same_features(trained: Manifest, found: Manifest, where: Path, layer
 def begin_run(folder: Path, store: Store, frozen: FrozenParts) -> None:
     """Write what makes a run self-contained: the store's manifest and SAM's frozen parts."""
     folder.mkdir(parents=True, exist_ok=True)
+    # A run that was killed before its first checkpoint may have left those of another store.
+    shutil.rmtree(folder / FROZEN_FOLDER, ignore_errors=True)
+    dataclasses.replace(frozen, decoder_layers={}).save(folder / FROZEN_FOLDER)
     shutil.copyfile(store.root / MANIFEST_FILE, folder / MANIFEST_FILE)
-    if not (folder / FROZEN_FOLDER).exists():
-        dataclasses.replace(frozen, decoder_layers={}).save(folder / FROZEN_FOLDER)

@@ -66,6 +66,11 @@ class LensModule(LightningModule):
         self.log("val/ciou", values["ciou"], sync_dist=False)
         self.iou.reset()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Forget that a batch was the last one: a longer training may go on from here."""
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        progress["is_last_batch"] = False
+
     def configure_optimizers(self) -> Any:
         """Return AdamW over what is trained, with the schedule per optimizer step."""
         settings = self.config.optimizer

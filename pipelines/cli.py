@@ -186,7 +186,7 @@ def train(
     from lens_cache.config_file import load_config
     from pipelines.train import train as fit
 
-    if resume and config is None and not overrides and (run / "config.yaml").exists():
+    if resume and config is None and (run / "config.yaml").exists():
         config = run / "config.yaml"
     settings = load_config(TrainConfig, config, overrides or ())
     done = fit(run, store, settings, resume=resume)

@@ -112,6 +112,8 @@ def evaluate(
         LensCacheError: If run and store do not fit, or the split is empty.
     """
     run.require_features_of(store)
+    if run.config.trainer.threads is not None:
+        torch.set_num_threads(run.config.trainer.threads)
     draws = evaluation_draws(store, split, limit)
     answers = _Answers(run, store, which, device)
     samples = []

@@ -27,7 +27,13 @@ from lens_cache.preparation import (
     tokenise,
     with_overrides,
 )
-from lens_cache.store.commits import Quarantine, quarantined, seal_shared_files
+from lens_cache.store.commits import (
+    SHARED,
+    Quarantine,
+    commit_path,
+    quarantined,
+    seal_shared_files,
+)
 from lens_cache.store.files import sweep_temporary, writer_lock
 from lens_cache.store.layout import GROUPS, Group, Questions
 from lens_cache.store.manifest import Manifest
@@ -160,6 +166,9 @@ def extract(
             unplanned=plan.quarantine.num_rows,
         )
         todo = _todo(root, plan, config)
+        if manifest.complete and (todo or not commit_path(root, SHARED, 0).exists()):
+            manifest = dataclasses.replace(manifest, complete=False)
+            manifest.save(root)
         if todo:
             cost = _cost(config, encoders, manifest, questions)
             _require_space(root, _missing_bytes(cost, todo, plan, config))

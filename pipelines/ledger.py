@@ -1,7 +1,8 @@
 """Which shard is extracted next, and what is done about one that kills its worker.
 
 A shard whose worker died is tried again; when it dies twice, its images are probed in halves until
-the one that kills is alone. That image is quarantined and the shard goes on without it.
+the one that kills is alone. If it kills again, it is quarantined and the shard goes on without it:
+a process that died by itself, or was killed, must not cost a sound image.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Ledger:
         self._deaths: dict[int, int] = {}
         self._rounds: dict[int, int] = {}
         self._probes: dict[int, int] = {}
+        self._suspects: set[int] = set()
 
     @property
     def finished(self) -> bool:
@@ -76,6 +78,7 @@ class Ledger:
         """Note that a task ended well."""
         self._deaths_in_a_row = 0
         if task.probe:
+            self._suspects.difference_update(task.probe)
             self._end_probe(task)
         else:
             self._open -= 1
@@ -97,6 +100,10 @@ class Ledger:
             self._retry(task)
             return None
         if len(task.probe) == 1:
+            if task.probe[0] not in self._suspects:
+                self._suspects.add(task.probe[0])
+                self._queue.appendleft(task)
+                return None
             self._deaths_in_a_row = 0
             self._deaths[task.shard] = self._rounds[task.shard] = 0
             self._end_probe(task)

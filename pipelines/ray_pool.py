@@ -14,7 +14,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
+from ray.exceptions import RayError, RayTaskError
 
 from lens_cache.config import ExtractConfig
 from lens_cache.config_file import parse_config, to_tree
@@ -34,6 +34,9 @@ class Worker:
         self._root, self._groups = root, groups
         self._config = parse_config(ExtractConfig, config, source="the store's settings")
         self._extractor: ShardExtractor | None = None
+
+    def ready(self) -> None:
+        """Return once the process is there."""
 
     def run(self, task: Task) -> ShardReport | None:
         """Extract a shard, or probe some of its images."""
@@ -63,6 +66,8 @@ def run_on_ray(run: Run, ledger: Ledger, address: str | None) -> None:
     """
     _connect(address)
     try:
+        if not address and "RAY_ADDRESS" not in os.environ:
+            _require_room(run.config)
         _Pool(run, ledger).run()
     finally:
         ray.shutdown()
@@ -71,7 +76,8 @@ def run_on_ray(run: Run, ledger: Ledger, address: str | None) -> None:
 def _connect(address: str | None) -> None:
     """Join the cluster, or start one here without a dashboard.
 
-    Without an address Ray would join any cluster that ``ray start`` left on this machine.
+    Left to itself, Ray would join whatever another program started on this machine, and lose its
+    workers when that ends.
     """
     elsewhere = address or os.environ.get("RAY_ADDRESS")
     local: dict[str, Any] = {} if elsewhere else {"include_dashboard": False}
@@ -90,17 +96,43 @@ class _Pool:
         self._run, self._ledger = run, ledger
         self._options = self._placement()
         self._running: dict[Any, tuple[Any, Task]] = {}
+        self._starting: dict[Any, Any] = {}
         self._idle: list[Any] = []
+        self._failed_starts = 0
 
     def run(self) -> None:
-        size = min(self._size(), self._ledger.waiting)
-        self._idle = [self._new_worker() for _ in range(size)]
+        for _ in range(min(self._size(), self._ledger.waiting)):
+            self._start_worker()
         while not self._ledger.finished:
             self._deal()
-            done, _ = ray.wait(list(self._running), timeout=_POLL_SECONDS)
+            done, _ = ray.wait([*self._running, *self._starting], timeout=_POLL_SECONDS)
             for reference in done:
-                self._collect(reference)
+                if reference in self._starting:
+                    self._welcome(reference)
+                else:
+                    self._collect(reference)
             self._poll_progress()
+
+    def _welcome(self, reference: Any) -> None:
+        """Take a worker in when its process is there; one that the cluster has no room for waits.
+
+        Raises:
+            ExtractionError: If too many died before that.
+        """
+        worker = self._starting.pop(reference)
+        try:
+            ray.get(reference)
+        except RayError as error:
+            self._failed_starts += 1
+            if self._failed_starts >= self._run.config.workers.max_consecutive_failures:
+                raise ExtractionError(
+                    f"stopped after {self._failed_starts} worker processes died as they started: "
+                    f"{one_line(error)}"
+                ) from None
+            self._start_worker()
+        else:
+            self._failed_starts = 0
+            self._idle.append(worker)
 
     def _deal(self) -> None:
         while self._idle and (task := self._ledger.next()) is not None:
@@ -111,14 +143,14 @@ class _Pool:
         worker, task = self._running.pop(reference)
         try:
             report = ray.get(reference)
-        except (RayActorError, WorkerCrashedError):
+        except RayTaskError as error:
+            raise _plain(error.cause, task) from None
+        except RayError:  # the process or its node is gone
             poison = self._ledger.died(task)
             if poison is not None:
                 self._run.on_poison(poison)
-            self._idle.append(self._new_worker())
+            self._start_worker()
             return
-        except RayTaskError as error:
-            raise _plain(error.cause, task) from None
         self._ledger.done(task)
         self._idle.append(worker)
         if report is not None:
@@ -133,12 +165,13 @@ class _Pool:
         )
         try:
             self._run.on_progress(sum(ray.get(ready)))
-        except RayActorError:
+        except RayError:
             return  # A death shows in the task itself.
 
-    def _new_worker(self) -> Any:
+    def _start_worker(self) -> None:
         remote = ray.remote(**self._options)(Worker)
-        return remote.remote(self._run.root, to_tree(self._run.config), self._run.groups)
+        worker: Any = remote.remote(self._run.root, to_tree(self._run.config), self._run.groups)
+        self._starting[worker.ready.remote()] = worker
 
     def _placement(self) -> dict[str, Any]:
         """Return the resources of a worker.
@@ -147,8 +180,6 @@ class _Pool:
         """
         workers = self._run.config.workers
         options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 2}
-        threads = str(workers.threads_per_worker)
-        options["runtime_env"] = {"env_vars": {"OMP_NUM_THREADS": threads}}
         if _resources().get("GPU", 0) > 0:
             return {**options, "num_gpus": workers.gpus_per_worker, "num_cpus": 1}
         return {**options, "num_cpus": workers.threads_per_worker}
@@ -160,9 +191,23 @@ class _Pool:
             return workers.count
         if "num_gpus" in self._options:
             return max(1, int(resources["GPU"] / workers.gpus_per_worker))
-        by_cores = int(resources.get("CPU", 1)) // workers.threads_per_worker
+        by_cores = int(resources.get("CPU", 0)) // workers.threads_per_worker
         by_memory = int(resources.get("memory", 0) / max(1, self._run.memory))
         return max(1, min(by_cores, by_memory))
+
+
+def _require_room(config: ExtractConfig) -> None:
+    """Refuse a worker that this machine can never hold; a cluster may grow."""
+    workers, resources = config.workers, _resources()
+    for name, wanted, found, setting in (
+        ("CPU cores", workers.threads_per_worker, resources.get("CPU", 0), "threads_per_worker"),
+        ("GPUs", workers.gpus_per_worker, resources.get("GPU", 0), "gpus_per_worker"),
+    ):
+        if wanted > found and not (name == "GPUs" and found == 0):
+            raise ExtractionError(
+                f"starting workers: one takes {wanted:g} {name}, this machine has {found:g}; "
+                f"lower workers.{setting}"
+            )
 
 
 def _resources() -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from lens_cache.errors import ImageError, one_line
 from lens_cache.images import read_image
@@ -38,6 +39,8 @@ def segment(
         raise ImageError(f"reading the image {image}: {error.strerror}") from None
     except ImageError as error:
         raise ImageError(f"reading the image {image}: {one_line(error)}") from None
+    if run.config.trainer.threads is not None:
+        torch.set_num_threads(run.config.trainer.threads)
     out.mkdir(parents=True, exist_ok=True)
     predictor = LensPredictor(run, overrides=overrides, which=which, device=device)
     found = predictor(pixels, instruction)

@@ -53,7 +53,9 @@ class StoreDataModule(LightningDataModule):
             layer=self._layer,
             loss=self._config.loss,
             batch=batch,
-            num_batches=self._config.trainer.max_steps * batch.accumulate,
+            # One batch more than is trained on: had Lightning seen the last one, a run could not be
+            # resumed with more steps.
+            num_batches=self._config.trainer.max_steps * batch.accumulate + 1,
             seed=self._config.trainer.seed,
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
@@ -90,6 +92,14 @@ class StoreDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on behind the batches already seen."""
         self._start = int(state_dict["batches"])
+
+
+class _Bar(TQDMProgressBar):
+    """A bar that ends where the training does."""
+
+    @property
+    def total_train_batches(self) -> int:
+        return self.trainer.max_steps * self.trainer.accumulate_grad_batches
 
 
 def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) -> Run:
@@ -190,18 +200,31 @@ def _trainer(folder: Path, config: TrainConfig) -> Trainer:
     )
 
 
+class _LastCheckpoint(Callback):
+    """Writes ``last.ckpt`` every so many optimizer steps, and when the last one is done."""
+
+    def __init__(self, path: Path, every: int) -> None:
+        self._path, self._every = path, every
+        self._saved = 0
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        """Note where a resumed run begins."""
+        self._saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Save if this batch ended such a step."""
+        step = trainer.global_step
+        if step != self._saved and (step % self._every == 0 or step == trainer.max_steps):
+            self._saved = step
+            trainer.save_checkpoint(self._path)
+
+
 def _callbacks(folder: Path, every: int, validates: bool) -> list[Callback]:
     """Return progress, learning rate, ``last.ckpt`` and, with validation, ``best.ckpt``."""
     callbacks: list[Callback] = [
-        TQDMProgressBar(refresh_rate=1),
+        _Bar(refresh_rate=1),
         LearningRateMonitor("step"),
-        ModelCheckpoint(
-            folder / CHECKPOINTS,
-            filename="last",
-            every_n_train_steps=every,
-            save_top_k=1,
-            enable_version_counter=False,
-        ),
+        _LastCheckpoint(folder / CHECKPOINTS / "last.ckpt", every),
     ]
     if validates:
         callbacks.append(

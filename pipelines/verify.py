@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lens_cache.errors import LensCacheError
+from lens_cache.plan import Plan
 from lens_cache.preparation import with_overrides
 from lens_cache.recompute import Agreement, recompute
-from lens_cache.store.commits import SHARED, commit_path
+from lens_cache.store.commits import SHARED, Quarantine, commit_path, quarantine_paths
+from lens_cache.store.files import writer_lock
+from lens_cache.store.layout import GROUPS
 from lens_cache.store.manifest import Manifest
-from lens_cache.store.reader import Store
-from lens_cache.store.verify import Verification, verify_store
+from lens_cache.store.reader import FROZEN_FOLDER, PLAN_FOLDER, Store
+from lens_cache.store.verify import Problem, Verification, verify_store
 from pipelines.extract import Reporter, Runner, extract, on_ray
 
 Progress = Callable[[str, int, int], None]
@@ -86,11 +91,30 @@ def repair_store(
         runner: Works off the shards; Ray by default.
     """
     manifest = Manifest.load(root)
-    for problem in verify_store(root).problems:
+    problems = verify_store(root).problems
+    if problems:
+        with writer_lock(root):
+            # Incomplete first: no reader may open what is being mended.
+            dataclasses.replace(manifest, complete=False).save(root)
+            _forget(root, problems, shared=manifest.complete)
+    extract(root, with_overrides(manifest, overrides), reporter, runner or on_ray(address))
+
+
+def _forget(root: Path, problems: Sequence[Problem], *, shared: bool) -> None:
+    """Remove the commits of what is broken, and broken files that no shard owns."""
+    for problem in problems:
         if problem.shard is not None:
             commit_path(root, problem.group, problem.shard).unlink(missing_ok=True)
-        else:
+        elif shared:
             commit_path(root, SHARED, 0).unlink(missing_ok=True)
-            for name in ("plan", "frozen"):
+            for name in (PLAN_FOLDER, FROZEN_FOLDER):
                 shutil.rmtree(root / name, ignore_errors=True)
-    extract(root, with_overrides(manifest, overrides), reporter, runner or on_ray(address))
+    try:
+        Plan.load(root / PLAN_FOLDER)
+    except LensCacheError:
+        shutil.rmtree(root / PLAN_FOLDER, ignore_errors=True)
+    for path in (path for group in GROUPS for path in quarantine_paths(root, group)):
+        try:
+            Quarantine.load(path)
+        except (LensCacheError, TypeError):
+            path.unlink()

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from lens_cache.encoders.tiny import write_tiny_checkpoints
+from tests.pictures import write_coco
+from tests.stores import extracted, settings
 
 torch.set_num_threads(1)
 
@@ -16,3 +18,18 @@ def tiny_checkpoints(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
     write_tiny_checkpoints(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_coco(tmp_path_factory) -> Path:
+    """A COCO folder with five images of 40 x 30 pixels; do not write into it."""
+    folder = tmp_path_factory.mktemp("data") / "coco"
+    return write_coco(folder, num_images=5, width=40, height=30)
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory, tiny_coco, tiny_checkpoints) -> Path:
+    """A complete float32 store of the images, in three shards; do not write into it."""
+    root = tmp_path_factory.mktemp("stores") / "store"
+    extracted(root, settings(tiny_coco, tiny_checkpoints))
+    return root

@@ -21,6 +21,7 @@ from transformers import LlavaForConditionalGeneration
 from lens_cache.encoders.llava_weights import load_config, load_model
 from lens_cache.encoders.prompt import LlavaPrompt
 from lens_cache.encoders.sam import build_sam, load_state, load_strictly, read_architecture
+from lens_cache.geometry import resized_size
 
 
 class PlainLlava:
@@ -98,7 +99,15 @@ class PlainSam:
         return cls(model, dtype=dtype, device=device)
 
     def encode(self, image: NDArray[np.uint8]) -> Tensor:
-        """Embed an RGB image of shape (H, W, 3); returns shape (C, h, w)."""
+        """Embed an RGB image of shape (H, W, 3); returns shape (C, h, w).
+
+        Of a very long or high image the predictor would keep no pixel of the short side.
+        """
+        height, width = image.shape[:2]
+        side = self.predictor.transform.target_length
+        if 2 * side * min(width, height) < max(width, height):
+            size = resized_size(width, height, side)
+            image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
         self.predictor.set_image(image)
         features: Tensor = self.predictor.get_image_embedding()
         return features[0]

@@ -165,18 +165,17 @@ def _tokenizer() -> LlamaTokenizer:
 
 def _write_sam(path: Path, generator: torch.Generator) -> None:
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator.initial_seed())
         model = build_sam(TINY_SAM)
-    _randomise(model, generator)
+    # The mask decoder keeps PyTorch's initialisation: a training may go on from it.
+    _randomise(model.image_encoder, generator)
+    _randomise(model.prompt_encoder, generator)
     torch.save(model.state_dict(), path)
 
 
 @torch.no_grad()
 def _randomise(model: nn.Module, generator: torch.Generator) -> None:
-    """Fill every weight so that signals keep their size and attention is not uniform.
-
-    SAM's mask decoder adds positions to what it compares, in heads of few channels: it begins with
-    softer attention, because a saturated one passes no gradient that a training could follow.
-    """
+    """Fill every weight so that signals keep their size and attention is not uniform."""
     for name, weight in sorted(model.state_dict().items()):
         noise = torch.randn(weight.shape, generator=generator)
         if not weight.is_floating_point():
@@ -186,8 +185,6 @@ def _randomise(model: nn.Module, generator: torch.Generator) -> None:
         elif weight.ndim == 1 or "rel_pos" in name or "pos_embed" in name:
             noise = 0.1 * noise
         elif "embed" not in name and "token" not in name and "gaussian" not in name:
-            gain = 1.0
-            if any(part in name for part in ("q_proj", "k_proj", "qkv")):
-                gain = 0.45 if name.startswith("mask_decoder") else 1.5
+            gain = 1.5 if any(part in name for part in ("q_proj", "k_proj", "qkv")) else 1.0
             noise = noise * gain / math.sqrt(weight[0].numel())
         weight.copy_(noise)

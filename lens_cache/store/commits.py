@@ -82,8 +82,17 @@ class Quarantine:
 
     def save(self, root: Path) -> None:
         """Write the record."""
-        folder = _quarantine_folder(root, self.group)
-        write_json(root, folder / f"{self.image_id}.json", dataclasses.asdict(self))
+        path = quarantine_path(root, self.group, self.image_id)
+        write_json(root, path, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> Quarantine:
+        """Read a record.
+
+        Raises:
+            StoreError: If it is missing or unreadable.
+        """
+        return cls(**read_json(path, purpose="reading a quarantine record"))
 
 
 def shared_files(root: Path) -> list[Path]:
@@ -115,12 +124,15 @@ def committed_shards(root: Path, group: Group) -> set[int]:
 
 def quarantined(root: Path, group: Group) -> dict[str, Quarantine]:
     """Return the quarantine records of a group by image id."""
-    paths = sorted(_quarantine_folder(root, group).glob("*.json"))
-    records = [
-        Quarantine(**read_json(path, purpose="reading a quarantine record")) for path in paths
-    ]
+    records = map(Quarantine.load, quarantine_paths(root, group))
     return {record.image_id: record for record in records}
 
 
-def _quarantine_folder(root: Path, group: str) -> Path:
-    return root / "quarantine" / group
+def quarantine_paths(root: Path, group: str) -> list[Path]:
+    """Return the files of a group's quarantine records."""
+    return sorted((root / "quarantine" / group).glob("*.json"))
+
+
+def quarantine_path(root: Path, group: str, image_id: str) -> Path:
+    """Return where an image's quarantine record lies, if it has one."""
+    return root / "quarantine" / group / f"{image_id}.json"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_cache.errors import StoreError, StoreMismatchError
-from lens_cache.store.files import read_json, write_json
+from lens_cache.store.files import read_json, require_local, write_json
 from lens_cache.store.layout import ArraySpec
 
 MANIFEST_FILE = "manifest.json"
@@ -53,6 +53,7 @@ class Manifest:
         Raises:
             StoreError: If ``root`` is no store, or one of a format that this version cannot read.
         """
+        require_local(root)
         if not root.is_dir():
             raise StoreError(f"opening the store {root}: no such folder; run `lens-cache extract`")
         if not (root / MANIFEST_FILE).exists():

@@ -52,6 +52,10 @@ class Store:
         self._missing = {image_id for group in GROUPS for image_id in quarantined(root, group)}
         self._shard = lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)
 
+    def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
+        """Let a process that does not fork, such as a spawned loader worker, open it again."""
+        return Store, (self.root,)
+
     @property
     def num_quarantined(self) -> int:
         """Images that some group could not extract."""

@@ -45,8 +45,10 @@ class ShardWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        try:
+            self._file.close()  # on a full disk, flushing what is buffered fails once more
+        finally:
+            self._temporary.unlink(missing_ok=True)
 
     def write(self, chunk: int, data: bytes) -> int:
         """Append the bytes of one chunk; returns their CRC-32C."""

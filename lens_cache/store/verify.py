@@ -9,7 +9,14 @@ from pathlib import Path
 
 from lens_cache.errors import LensCacheError, one_line
 from lens_cache.plan import Plan
-from lens_cache.store.commits import SHARED, Commit, ObjectRecord, commit_path, quarantined
+from lens_cache.store.commits import (
+    SHARED,
+    Commit,
+    ObjectRecord,
+    Quarantine,
+    commit_path,
+    quarantine_paths,
+)
 from lens_cache.store.files import crc32c, crc32c_of_file
 from lens_cache.store.layout import GROUPS, QUESTIONS_FILE, ArraySpec, Group, Questions
 from lens_cache.store.manifest import Manifest
@@ -58,11 +65,15 @@ def verify_store(
         progress: Called with shards done and shards in all.
 
     Raises:
-        StoreError: If there is no readable manifest or plan to check against.
+        StoreError: If there is no readable manifest to check against.
     """
     manifest = Manifest.load(root)
-    plan = Plan.load(root / PLAN_FOLDER)
     found = Verification()
+    try:
+        plan = Plan.load(root / PLAN_FOLDER)
+    except LensCacheError as error:
+        found.problems.append(_problem(one_line(error)))
+        return found
     if plan.digest() != manifest.plan["digest"]:
         found.problems.append(_problem("the plan is not the one the manifest was written for"))
     found.problems += _shared_problems(root)
@@ -81,10 +92,21 @@ def verify_store(
         if commit_path(root, group, number).exists()
     ]
     text_rows = _TextRows(plan, root)
+    known: dict[str, set[str]] = {}
+    for group in GROUPS:
+        known[group], problems = _quarantine(root, group, plan, shard_size)
+        found.problems += problems
     with ThreadPoolExecutor(threads) as pool:
         checks = pool.map(
             lambda item: _check_shard(
-                root, manifest, plan, item[0], item[1], shards[item[1]], text_rows
+                root,
+                manifest,
+                plan,
+                item[0],
+                item[1],
+                shards[item[1]],
+                text_rows,
+                known[item[0]],
             ),
             work,
         )
@@ -117,7 +139,7 @@ class _TextRows:
 
 
 def _shared_problems(root: Path) -> list[Problem]:
-    """Check what no shard owns: plan, questions, frozen parts, metadata, quarantine records."""
+    """Check what no shard owns: plan, questions, frozen parts, metadata."""
     problems = []
     try:
         for record in Commit.load(root, SHARED, 0).objects:
@@ -126,12 +148,22 @@ def _shared_problems(root: Path) -> list[Problem]:
                 problems.append(_problem(complaint))
     except LensCacheError as error:
         problems.append(_problem(one_line(error)))
-    for group in GROUPS:
-        try:
-            quarantined(root, group)
-        except LensCacheError as error:
-            problems.append(_problem(one_line(error)))
     return problems
+
+
+def _quarantine(
+    root: Path, group: Group, plan: Plan, shard_size: int
+) -> tuple[set[str], list[Problem]]:
+    """Return the images that a group has set aside, and which records cannot be read."""
+    known, problems = set(), []
+    for path in quarantine_paths(root, group):
+        try:
+            known.add(Quarantine.load(path).image_id)
+        except (LensCacheError, TypeError) as error:
+            images = plan.images["image_id"].to_pylist()
+            shard = images.index(path.stem) // shard_size if path.stem in images else None
+            problems.append(Problem(group=group, shard=shard, what=one_line(error)))
+    return known, problems
 
 
 def _check_shard(
@@ -142,8 +174,9 @@ def _check_shard(
     shard: int,
     images: range,
     text_rows: _TextRows,
+    known: set[str],
 ) -> tuple[int, list[Problem]]:
-    """Check one commit and every byte it vouches for."""
+    """Check one commit and every byte it vouches for; ``known`` images are in quarantine."""
     try:
         commit = Commit.load(root, group, shard)
     except (LensCacheError, KeyError, TypeError) as error:
@@ -152,7 +185,6 @@ def _check_shard(
     expected = [plan.image(image).image_id for image in images]
     if list(commit.images) != sorted(expected):
         complaints.append("its commit record names other images than the plan")
-    known = quarantined(root, group)
     complaints += [
         f"image {image_id} is neither stored nor quarantined"
         for image_id, checksums in commit.images.items()

@@ -10,7 +10,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from lens_cache.store.commits import Commit, ObjectRecord, Quarantine
+from lens_cache.store.commits import Commit, ObjectRecord, Quarantine, quarantine_path
 from lens_cache.store.files import crc32c
 from lens_cache.store.layout import ArraySpec
 from lens_cache.store.shard_file import ShardWriter
@@ -131,4 +131,7 @@ class GroupShardWriter:
             )
         for record in self._quarantine:
             record.save(self._root)
+        for image_id, checksums in self._commit.images.items():
+            if checksums:  # it may have failed in an earlier run
+                quarantine_path(self._root, self._commit.group, image_id).unlink(missing_ok=True)
         self._commit.save(self._root)

@@ -1,20 +1,10 @@
-from pathlib import Path
-
 import pytest
 
 from lens_cache.assets import PHOTOGRAPHS
-from lens_cache.config import TrainConfig
-from lens_cache.config_file import load_config
 from lens_cache.errors import ConfigError
 from pipelines import demo
 from pipelines.progress import Bars
 from tests.pictures import write_coco
-
-CONFIGS = Path(__file__).parents[2] / "configs"
-
-
-def test_trains_as_the_tiny_configuration_does():
-    assert load_config(TrainConfig, CONFIGS / "train/tiny.yaml") == demo.TRAINING
 
 
 def test_shipped_photographs_have_one_split():

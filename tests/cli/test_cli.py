@@ -1,0 +1,317 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipelines import cli
+from tests.pictures import colours, encoded
+from tests.stores import contents, copied, flip
+
+HERE = Path(__file__).parents[2]
+COMMANDS = [
+    [],
+    ["plan"],
+    ["extract"],
+    ["inspect"],
+    ["verify"],
+    ["train"],
+    ["evaluate"],
+    ["segment"],
+    ["data"],
+    ["data", "tiny-checkpoints"],
+    ["config"],
+    ["config", "show"],
+    ["demo"],
+]
+START = "from pipelines.cli import main; main()"
+
+
+@pytest.fixture
+def lens_cache(monkeypatch, capfd):
+    """Run the command line in this process; returns exit code, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lens-cache", *map(str, arguments)])
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def fails(lens_cache):
+    """Run a command that must fail; returns its last line, the only one that is an error."""
+
+    def run(code, *arguments):
+        found, out, err = lens_cache(*arguments)
+        assert found == code, (found, out, err)
+        assert out == ""
+        assert "Traceback" not in err
+        lines = [line for line in err.splitlines() if line.startswith("lens-cache: ")]
+        assert len(lines) == 1, err
+        return lines[0]
+
+    return run
+
+
+def sets(coco, checkpoints, **more):
+    words = {
+        "data.root": coco,
+        "data.split": "train2017",
+        "encoders.root": checkpoints,
+        "encoders.llava.checkpoint": "llava",
+        "encoders.llava.layers": "[4]",
+        "encoders.llava.dtype": "float32",
+        "encoders.sam.checkpoint": "sam.pth",
+        "encoders.sam.dtype": "float32",
+        "store.shard_size": 2,
+        **more,
+    }
+    return [part for key, value in words.items() for part in ("--set", f"{key}={value}")]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory, tiny_store):
+    """A run of one step; do not write into it."""
+    from lens_cache.config import TrainConfig
+    from lens_cache.config_file import load_config
+    from pipelines.train import train
+
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    overrides = ["trainer.max_steps=1", "trainer.accelerator=cpu", "trainer.precision=32-true"]
+    overrides += ["batch.accumulate=1", "batch.loader_workers=0", "loss.mask_size=32"]
+    train(folder, tiny_store, load_config(TrainConfig, None, overrides), resume=False)
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help(command):
+    found = CliRunner().invoke(cli.app, [*command, "--help"])
+    assert found.exit_code == 0
+    assert "Usage:" in found.output
+
+
+def test_help_and_version_are_light():
+    for argument in ("--help", "--version"):
+        script = (
+            "import sys\nfrom pipelines.cli import main\n"
+            f"sys.argv = ['lens-cache', {argument!r}]\n"
+            "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+            "heavy = {'torch', 'ray', 'transformers', 'lightning', 'zarr', 'numpy', 'pyarrow'}\n"
+            "print('LOADED', sorted(heavy & set(sys.modules)))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, cwd=HERE
+        )
+        assert "LOADED []" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["extract"],
+        ["extract", "s", "--replace", "everything"],
+        ["verify", "s", "--recompute", "-1"],
+        ["train", "run"],
+        ["evaluate", "run", "--store", "s"],
+        ["segment", "a.png", "it"],
+        ["config", "show", "nothing"],
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_is_exit_code_2(lens_cache, arguments):
+    code, out, err = lens_cache(*arguments)
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("data.limit", "--set takes a.b=value, got 'data.limit'"),
+        ("data.limit=-3", "data.limit: input should be greater than 0, got -3"),
+        ("data.limit=[", "is not a YAML value"),
+        ("data.limits=3", "data.limits: unknown key"),
+        ("data.limit.x=3", "data.limit: input should be a valid integer"),
+        ("nothing.at.all=3", "nothing: unknown key"),
+        ("encoders.llava.dtype=int4", "encoders.llava.dtype"),
+        ("encoders.llava.layers=[]", "expected distinct layers from 1 to 16, got []"),
+        ("encoders.llava.layers=[0]", "encoders.llava.layers.0"),
+        ("data.kind=webdataset", "data.kind"),
+    ],
+)
+def test_a_wrong_setting_is_named(
+    fails, tmp_path, tiny_coco, tiny_checkpoints, override, complaint
+):
+    words = sets(tiny_coco, tiny_checkpoints)
+    assert complaint in fails(2, "extract", tmp_path / "s", *words, "--set", override)
+    assert list(tmp_path.glob("s/plan")) == []
+
+
+def test_a_wrong_file_of_settings_is_named(fails, tmp_path):
+    path = tmp_path / "c.yaml"
+    assert "No such file" in fails(2, "extract", tmp_path / "s", "-c", path)
+    path.write_text("data: [")
+    assert "not valid YAML" in fails(2, "extract", tmp_path / "s", "-c", path)
+    path.write_text("dota: {}")
+    assert "dota: unknown key" in fails(2, "extract", tmp_path / "s", "-c", path)
+
+
+def test_wrong_paths_are_named(fails, tmp_path, tiny_coco, tiny_checkpoints, tiny_store):
+    store = tmp_path / "s"
+    assert "looking for LLaVA" in fails(1, "extract", store, *sets(tiny_coco, tmp_path / "none"))
+    line = fails(1, "extract", store, *sets(tmp_path / "none", tiny_checkpoints))
+    assert str(tmp_path / "none") in line
+    assert "run `lens-cache extract`" in fails(1, "inspect", tmp_path / "none")
+    assert "run `lens-cache extract`" in fails(1, "verify", tmp_path / "none")
+    assert "no such folder" in fails(1, "train", tmp_path / "r", "--store", tmp_path / "none")
+    (tmp_path / "file").write_text("")
+    line = fails(1, "extract", tmp_path / "file", *sets(tiny_coco, tiny_checkpoints))
+    assert "choose a writable folder" in line
+    line = fails(1, "train", tmp_path / "file/run", "--store", tiny_store)
+    assert "Not a directory" in line
+
+
+def test_other_settings_than_the_stores_are_refused(
+    fails, tmp_path, tiny_coco, tiny_checkpoints, tiny_store
+):
+    words = sets(tiny_coco, tiny_checkpoints, **{"encoders.llava.layers": "[5]"})
+    line = fails(1, "extract", copied(tiny_store, tmp_path / "s"), *words)
+    assert "layers is [4] in the store and [5] here" in line
+    assert "--replace hidden_states" in line
+
+
+def test_missing_runs_splits_and_instructions_are_named(
+    fails, tmp_path, run_folder, tiny_store, tiny_coco
+):
+    picture = tmp_path / "a.png"
+    picture.write_bytes(encoded(colours(40, 30)))
+    out = ["--run", run_folder, "--out", tmp_path / "out"]
+    where = ["--store", tiny_store]
+    assert "no config.yaml" in fails(1, "evaluate", tmp_path, *where, "--split", "train2017")
+    assert "lens-cache train" in fails(1, "segment", picture, "it", "--run", tmp_path, *out[2:])
+    line = fails(1, "evaluate", run_folder, *where, "--split", "val")
+    assert "it has train2017" in line
+    assert "the instruction is empty" in fails(2, "segment", picture, " ", *out)
+    picture.write_bytes(b"no image")
+    line = fails(1, "segment", picture, "it", *out)
+    assert str(picture) in line
+    assert "not an image" in line
+    assert "No such file" in fails(1, "segment", tmp_path / "none.png", "it", *out)
+    assert "Is a directory" in fails(1, "segment", tmp_path, "it", *out)
+    assert "already holds a run" in fails(2, "train", run_folder, *where)
+    assert "--resume" in fails(1, "train", tmp_path / "new", *where, "--resume")
+
+
+def test_a_dry_run_writes_nothing_and_its_json_is_one_document(
+    lens_cache, tmp_path, tiny_coco, tiny_checkpoints
+):
+    words = sets(tiny_coco, tiny_checkpoints)
+    code, out, _ = lens_cache("extract", tmp_path / "s", *words, "--dry-run", "--json")
+    assert code == 0
+    document = json.loads(out)
+    assert (document["images"], document["fits"]) == (5, True)
+    assert document["shards_missing"] == {"hidden_states": 3, "image_embeddings": 3}
+    code, out, _ = lens_cache("extract", tmp_path / "s", *words, "--dry-run")
+    assert (code, out.splitlines()[-1]) == (0, "nothing was written")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_is_one_document_on_stdout(lens_cache, tmp_path, tiny_store, run_folder):
+    code, out, _ = lens_cache("inspect", tiny_store, "--json")
+    assert (code, json.loads(out)["complete"]) == (0, True)
+    code, out, _ = lens_cache("verify", tiny_store, "--recompute", 2, "--json")
+    document = json.loads(out)
+    assert (code, document["good"], len(document["recomputed"])) == (0, True, 8)
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    arguments = ["--store", tiny_store, "--split", "train2017", "--panels", 1, "--json"]
+    code, out, _ = lens_cache("evaluate", run, *arguments)
+    assert (code, json.loads(out)["images"]) == (0, 5)
+    picture = tmp_path / "a.png"
+    picture.write_bytes(encoded(colours(40, 30)))
+    arguments = [picture, "the dog", "--run", run, "--out", tmp_path / "o", "--json"]
+    code, out, _ = lens_cache("segment", *arguments)
+    assert (code, Path(json.loads(out)["mask"]).exists()) == (0, True)
+    code, out, _ = lens_cache("config", "show", "train", "--json")
+    assert (code, json.loads(out)["preset"]) == (0, "paper")
+
+
+def test_text_is_for_people(lens_cache, tmp_path, tiny_store):
+    code, out, _ = lens_cache("inspect", tiny_store)
+    assert code == 0
+    assert "hidden_states: 3 of 3 shards" in out
+    code, out, _ = lens_cache("verify", tiny_store)
+    assert (code, out.splitlines()[-1]) == (0, f"{tiny_store}: good")
+    code, out, _ = lens_cache("config", "show", "extract")
+    assert code == 0
+    assert "max_consecutive_failures: 20" in out
+    path = tmp_path / "c.yaml"
+    path.write_text(out)
+    assert lens_cache("config", "show", "extract", "-c", path)[1] == out
+
+
+def test_a_broken_store_is_exit_code_1_and_named(lens_cache, tmp_path, tiny_store):
+    root = copied(tiny_store, tmp_path / "s")
+    flip(root / "image_embeddings/c/1/0/0/0", at=3)
+    code, out, _ = lens_cache("verify", root)
+    assert code == 1
+    assert "BROKEN image_embeddings shard 1: image_embeddings/c/1/0/0/0 does not match" in out
+    assert "--repair" in out
+    code, out, _ = lens_cache("verify", root, "--json")
+    assert (code, json.loads(out)["good"]) == (1, False)
+
+
+def test_a_plan_is_made_without_models(lens_cache, tmp_path, tiny_coco):
+    words = ["--set", f"data.root={tiny_coco}", "--set", "data.split=train2017"]
+    code, out, _ = lens_cache("plan", tmp_path / "s", *words)
+    assert code == 0
+    assert "planned 5 images" in out
+    before = contents(tmp_path / "s")
+    assert lens_cache("plan", tmp_path / "s", *words)[0] == 0
+    assert contents(tmp_path / "s") == before
+
+
+def test_tiny_checkpoints_are_written(lens_cache, fails, tmp_path):
+    assert lens_cache("data", "tiny-checkpoints", tmp_path / "t")[0] == 0
+    assert (tmp_path / "t/sam.pth").exists()
+    line = fails(1, "data", "tiny-checkpoints", tmp_path / "t", "--seed", 3)
+    assert "already holds something else" in line
+
+
+def test_training_goes_on_with_its_own_settings(lens_cache, tmp_path, tiny_store, run_folder):
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    where = ["--store", tiny_store, "--resume"]
+    code, out, err = lens_cache("train", run, *where, "--set", "trainer.max_steps=2")
+    assert code == 0, err
+    assert "trained" in out
+    assert "max_steps: 2" in (run / "config.yaml").read_text()
+
+
+def test_extracting_from_the_command_line_to_json(
+    tmp_path, tiny_store, tiny_coco, tiny_checkpoints
+):
+    """The whole command in its own process: nothing but the document on stdout."""
+    words = sets(tiny_coco, tiny_checkpoints, **{"workers.count": 1})
+    done = subprocess.run(
+        [sys.executable, "-c", START, "extract", str(tmp_path / "s"), *map(str, words), "--json"],
+        capture_output=True,
+        text=True,
+        cwd=HERE,
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["shards_extracted"] == 3
+    assert contents(tmp_path / "s") == contents(tiny_store)

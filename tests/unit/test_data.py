@@ -1,0 +1,168 @@
+import pickle
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lens_cache.config import BatchConfig, LossConfig
+from lens_cache.data import (
+    Draw,
+    DrawSampler,
+    FeatureDataset,
+    evaluation_draws,
+    make_targets,
+    training_loader,
+)
+from lens_cache.errors import StoreError
+from lens_cache.geometry import inside_image, mask_to_square
+from lens_cache.masks import decode
+from lens_cache.store.reader import Store
+
+worlds = st.fixed_dictionaries(
+    {
+        "counts": st.lists(st.integers(1, 6), min_size=1, max_size=20),
+        "size": st.integers(1, 4),
+        "per_image": st.integers(1, 4),
+        "world": st.integers(1, 4),
+        "seed": st.integers(0, 2**40),
+        "batches": st.integers(1, 20),
+    }
+)
+
+
+def samplers(counts, size, per_image, world, seed, batches):
+    """One sampler per rank; image i is plan image 10 i, its queries are 100 i + 0, 1, ..."""
+    return [
+        DrawSampler(
+            [tuple(100 * i + q for q in range(count)) for i, count in enumerate(counts)],
+            image_indices=[10 * i for i in range(len(counts))],
+            batch=BatchConfig(images=size, queries_per_image=per_image),
+            num_batches=batches,
+            seed=seed,
+            rank=rank,
+            world=world,
+        )
+        for rank in range(world)
+    ]
+
+
+@settings(deadline=None)
+@given(worlds)
+def test_all_ranks_together_see_every_image_once_per_pass(world):
+    streams = [list(sampler) for sampler in samplers(**world)]
+    assert all(len(stream) == world["batches"] for stream in streams)
+    assert all(len(batch) == world["size"] for stream in streams for batch in stream)
+    in_order = [
+        draw
+        for step in zip(*streams, strict=True)
+        for draws in zip(*step, strict=True)
+        for draw in draws
+    ]
+    number = len(world["counts"])
+    for start in range(0, len(in_order), number):
+        turn = Counter(draw.image for draw in in_order[start : start + number])
+        assert max(turn.values()) == 1
+        if start + number <= len(in_order):
+            assert len(turn) == number
+
+
+@settings(deadline=None)
+@given(worlds)
+def test_queries_are_the_images_own_without_repetition(world):
+    for sampler in samplers(**world):
+        for draw in (draw for batch in sampler for draw in batch):
+            image = draw.image // 10
+            assert len(draw.queries) == min(world["per_image"], world["counts"][image])
+            assert len(set(draw.queries)) == len(draw.queries)
+            own = {100 * image + q for q in range(world["counts"][image])}
+            assert set(draw.queries) <= own
+
+
+@settings(deadline=None)
+@given(worlds, st.data())
+def test_a_resumed_stream_goes_on_as_an_uninterrupted_one(world, data):
+    start = data.draw(st.integers(0, world["batches"]))
+    for whole, again in zip(samplers(**world), samplers(**world), strict=True):
+        again.start = start
+        assert list(again) == list(whole)[start:]
+        assert len(again) == len(whole) == world["batches"]
+        assert list(again) == list(whole)[start:]
+
+
+def test_seeds_and_passes_differ():
+    world = {"counts": [3] * 30, "size": 30, "per_image": 1, "world": 1, "batches": 2}
+    (first,), (second,) = samplers(**world, seed=0), samplers(**world, seed=1)
+    one, two = list(first)
+    assert [draw.image for draw in one] != [draw.image for draw in two]
+    assert one != next(iter(second))
+    queries = {(draw.image, draw.queries) for draw in one}
+    assert queries != {(draw.image, draw.queries) for draw in two}
+
+
+def test_every_query_of_a_split_is_evaluated_once(tiny_store):
+    store = Store(tiny_store)
+    draws = evaluation_draws(store, "train2017", None)
+    assert sorted(q for draw in draws for q in draw.queries) == list(range(store.plan.num_queries))
+    assert [draw.image for draw in evaluation_draws(store, None, 2)] == [0, 1]
+    with pytest.raises(StoreError, match="choosing split 'val'"):
+        evaluation_draws(store, "val", None)
+
+
+def test_a_batch_holds_what_the_store_and_the_plan_say(tiny_store):
+    store, loss = Store(tiny_store), LossConfig(attention_size=32, mask_size=48)
+    dataset = FeatureDataset(store, 4, loss)
+    draws = [
+        Draw(0, tuple(store.plan.query_range(0))[:2]),
+        Draw(3, (store.plan.query_range(3)[-1],)),
+    ]
+    batch = FeatureDataset.collate([dataset[draw] for draw in draws])
+    assert batch.draws == tuple(draws)
+    assert batch.features.num_questions == (2, 1)
+    for place, draw in enumerate(draws):
+        found = store.read(draw.image, draw.queries, 4)
+        assert torch.equal(batch.features.image_tokens[place], found.image_tokens)
+        assert torch.equal(batch.features.image_embeddings[place], found.image_embedding)
+    queries = [query for draw in draws for query in draw.queries]
+    for place, query in enumerate(queries):
+        truth = decode(store.plan.query(query).target())
+        np.testing.assert_array_equal(batch.targets.attention[place], mask_to_square(truth, 32))
+        np.testing.assert_array_equal(batch.targets.masks[place], mask_to_square(truth, 48))
+        np.testing.assert_array_equal(batch.targets.inside[place], inside_image(40, 30, 48))
+
+
+def test_masks_keep_the_resolution_of_their_image_unless_told():
+    truth = np.zeros((30, 40), bool)
+    truth[3:9, 5:8] = True
+    targets = make_targets([truth, ~truth], LossConfig(attention_size=16))
+    assert [tuple(mask.shape) for mask in targets.masks] == [(30, 40), (30, 40)]
+    np.testing.assert_array_equal(targets.masks[0], truth)
+    assert targets.attention.shape == (2, 16, 16)
+
+
+def test_a_loader_in_another_process_reads_the_same(tiny_store):
+    store = Store(tiny_store)
+    batches = []
+    for workers in (0, 1):
+        loader = training_loader(
+            store,
+            layer=4,
+            loss=LossConfig(attention_size=16, mask_size=16),
+            batch=BatchConfig(images=2, queries_per_image=2, loader_workers=workers),
+            num_batches=3,
+            seed=0,
+        )
+        batches.append(list(loader))
+    for one, other in zip(*batches, strict=True):
+        assert one.draws == other.draws
+        assert torch.equal(one.features.image_tokens, other.features.image_tokens)
+        assert torch.equal(one.targets.attention, other.targets.attention)
+
+
+def test_a_store_can_be_sent_to_a_process_that_does_not_fork(tiny_store):
+    store = Store(tiny_store)
+    store.read(0, [0], 4)
+    again = pickle.loads(pickle.dumps(store))
+    assert torch.equal(again.read(1, [], 4).image_tokens, store.read(1, [], 4).image_tokens)
