@@ -299,6 +299,6 @@ PRESETS: dict[str, dict[str, object]] = {
         "loss": {"dice": 4.0, "bce": 2.0, "attention_size": 64, "mask_size": 64},
         "optimizer": {"lr": 1.0e-3, "warmup_steps": 20},
         "batch": {"images": 4, "accumulate": 1, "loader_workers": 0},
-        "trainer": {"max_steps": 200, "validate_every": 100, "threads": 1},
+        "trainer": {"max_steps": 600, "validate_every": 200, "threads": 1},
     },
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -95,11 +97,17 @@ class StoreDataModule(LightningDataModule):
 
 
 class _Bar(TQDMProgressBar):
-    """A bar that ends where the training does."""
+    """A bar that ends where the training does, and begins where a resumed one does."""
 
     @property
     def total_train_batches(self) -> int:
         return self.trainer.max_steps * self.trainer.accumulate_grad_batches
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        """Show the steps that an earlier run has done."""
+        super().on_train_start()
+        self.train_progress_bar.reset(total=self.total_train_batches)
+        self.train_progress_bar.initial = trainer.global_step * trainer.accumulate_grad_batches
 
 
 def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) -> Run:
@@ -132,7 +140,8 @@ def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) 
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     torch.manual_seed(config.trainer.seed)
-    with warnings.catch_warnings():
+    # Lightning's progress bar writes to stdout, which is for results.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         _quieten()
         module = LensModule(config, frozen, store)
         data = StoreDataModule(store, config, layer)
@@ -251,3 +260,6 @@ def _quieten() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*transfer_batch_to_device.*")
+    warnings.filterwarnings("ignore", message=".*treespec.*")
