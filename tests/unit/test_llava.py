@@ -11,7 +11,6 @@ from transformers import LlavaModel
 import lens_cache.encoders.llava as llava_module
 from lens_cache.encoders.llava import LlavaEncoder, additive_mask, chunks
 from lens_cache.encoders.plain import PlainLlava
-from lens_cache.encoders.prompt import LlavaPrompt
 from lens_cache.errors import ConfigError
 from lens_cache.packing import block_mask, position_ids
 from tests.unit.llava_helpers import (
@@ -23,26 +22,6 @@ from tests.unit.llava_helpers import (
     picture,
     text_ids,
 )
-
-
-@pytest.fixture(scope="module")
-def folder(tiny_checkpoints):
-    return tiny_checkpoints / "llava"
-
-
-@pytest.fixture(scope="module")
-def prompt(folder):
-    return LlavaPrompt.from_folder(folder)
-
-
-@pytest.fixture(scope="module")
-def encoder(folder):
-    return LlavaEncoder.from_checkpoint(folder, layers=LAYERS)
-
-
-@pytest.fixture(scope="module")
-def plain(folder):
-    return PlainLlava.from_checkpoint(folder)
 
 
 def test_packed_states_equal_plain_forwards(encoder, plain, prompt):

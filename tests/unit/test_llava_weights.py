@@ -7,8 +7,6 @@ from safetensors.torch import load_file, save_file
 
 from lens_cache.encoders.llava import LlavaEncoder
 from lens_cache.encoders.llava_weights import decoder_layer_weights, load_config, text_config
-from lens_cache.encoders.plain import PlainLlava
-from lens_cache.encoders.prompt import LlavaPrompt
 from lens_cache.errors import CheckpointError
 from tests.unit.llava_helpers import (
     LAYERS,
@@ -17,26 +15,6 @@ from tests.unit.llava_helpers import (
     picture,
     text_ids,
 )
-
-
-@pytest.fixture(scope="module")
-def folder(tiny_checkpoints):
-    return tiny_checkpoints / "llava"
-
-
-@pytest.fixture(scope="module")
-def prompt(folder):
-    return LlavaPrompt.from_folder(folder)
-
-
-@pytest.fixture(scope="module")
-def encoder(folder):
-    return LlavaEncoder.from_checkpoint(folder, layers=LAYERS)
-
-
-@pytest.fixture(scope="module")
-def plain(folder):
-    return PlainLlava.from_checkpoint(folder)
 
 
 def test_a_missing_weight_is_named(folder, tmp_path):

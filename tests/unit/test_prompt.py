@@ -15,16 +15,6 @@ from tests.unit.llava_helpers import (
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tiny_checkpoints):
-    return tiny_checkpoints / "llava"
-
-
-@pytest.fixture(scope="module")
-def prompt(folder):
-    return LlavaPrompt.from_folder(folder)
-
-
 def test_prompt_is_that_of_the_released_code(prompt):
     assert prompt.text("the orange") == (
         "A chat between a curious user and an artificial intelligence assistant. The assistant "
