@@ -43,6 +43,10 @@ class ExtractionError(LensCacheError, RuntimeError):
     """An extraction stopped before every shard was committed."""
 
 
+class TrainingError(LensCacheError, RuntimeError):
+    """A training cannot go on."""
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Return an exception's message on one line, without the class name, cut at ``limit``."""
     text = " ".join(str(error).split()) or type(error).__name__

@@ -140,7 +140,11 @@ def attention_loss(grounding_map: Tensor, target: Tensor) -> Tensor:
         values = _at_least_float32(grounding_map)
         size = (target.shape[1], target.shape[2])
         upsampled = F.interpolate(values[:, None], size, mode="bilinear", align_corners=True)[:, 0]
-        return F.binary_cross_entropy(upsampled.clamp(0, 1), target.to(values.dtype))
+        # PyTorch fails an assertion on NaN, which ends a CUDA process: let NaN come out instead.
+        loss = F.binary_cross_entropy(
+            upsampled.nan_to_num(nan=0.5).clamp(0, 1), target.to(values.dtype)
+        )
+        return loss + 0 * values.sum()
 
 
 def dice_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:

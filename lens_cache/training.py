@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lens_cache.config import OptimizerConfig, TrainConfig
 from lens_cache.config_file import to_tree
 from lens_cache.data import Batch
+from lens_cache.errors import TrainingError
 from lens_cache.evaluation import masks_of
 from lens_cache.frozen import FrozenParts
 from lens_cache.losses import LensLoss
@@ -37,6 +38,9 @@ class LensModule(LightningModule):
 
         The random generator is seeded by step and rank, so that a resumed run drops what an
         uninterrupted one would have dropped.
+
+        Raises:
+            TrainingError: If the loss is not finite.
         """
         world, rank = self.trainer.world_size, self.global_rank
         torch.manual_seed(self.config.trainer.seed * 2**32 + batch_idx * world + rank)
@@ -51,6 +55,14 @@ class LensModule(LightningModule):
                 prog_bar=name == "total",
             )
         total: Tensor = loss.total
+        if not torch.isfinite(total):
+            parts = ", ".join(
+                f"{name} {float(getattr(loss, name)):g}" for name in ("dice", "bce", "attention")
+            )
+            raise TrainingError(
+                f"training step {self.global_step}: the loss is not finite ({parts}); lower "
+                "optimizer.lr, and go on from the last checkpoint in a new run or start anew"
+            )
         return total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -65,11 +77,6 @@ class LensModule(LightningModule):
         self.log("val/giou", values["giou"], prog_bar=True, sync_dist=False)
         self.log("val/ciou", values["ciou"], sync_dist=False)
         self.iou.reset()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Forget that a batch was the last one: a longer training may go on from here."""
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        progress["is_last_batch"] = False
 
     def configure_optimizers(self) -> Any:
         """Return AdamW over what is trained, with the schedule per optimizer step."""

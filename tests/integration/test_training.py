@@ -21,7 +21,13 @@ from lens_cache.data import FeatureDataset, evaluation_draws
 from lens_cache.encoders.llava import LlavaEncoder
 from lens_cache.encoders.sam import SamEncoder
 from lens_cache.encoders.tiny import write_tiny_checkpoints
-from lens_cache.errors import CheckpointError, ConfigError, StoreError, StoreMismatchError
+from lens_cache.errors import (
+    CheckpointError,
+    ConfigError,
+    StoreError,
+    StoreMismatchError,
+    TrainingError,
+)
 from lens_cache.geometry import image_to_square
 from lens_cache.images import read_image
 from lens_cache.losses import LensLoss
@@ -82,6 +88,15 @@ def trained(tmp_path_factory, tiny_store):
     folder = tmp_path_factory.mktemp("runs") / "six"
     config = recipe(max_steps=6, batch={"validation_split": "train2017"})
     return train(folder, tiny_store, config, resume=False)
+
+
+def test_a_training_that_diverges_stops_in_one_line(tmp_path, tiny_store):
+    config = recipe(max_steps=6)
+    wild = dataclasses.replace(config.optimizer, lr=1e30, gradient_clip=0.0)
+    with pytest.raises(TrainingError, match=r"step \d: the loss is not finite .*optimizer\.lr"):
+        train(
+            tmp_path / "run", tiny_store, dataclasses.replace(config, optimizer=wild), resume=False
+        )
 
 
 def test_a_run_is_complete(trained):

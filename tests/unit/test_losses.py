@@ -157,3 +157,9 @@ def test_targets_of_the_wrong_kind_are_refused(size, masks, inside, message):
     targets = Targets(attention=_attention_target(), masks=masks, inside=inside)
     with pytest.raises(ValueError, match=message):
         LensLoss(LossConfig(mask_size=size), side=SIDE)(_segmentation(), targets)
+
+
+def test_a_grounding_map_that_is_not_finite_gives_a_loss_that_is_not():
+    grounding = torch.full((1, 2, 2), 0.5)
+    grounding[0, 0, 0] = torch.nan
+    assert attention_loss(grounding, torch.ones(1, 4, 4, dtype=torch.bool)).isnan()
