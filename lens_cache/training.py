@@ -57,7 +57,7 @@ class LensModule(LightningModule):
         total: Tensor = loss.total
         if not torch.isfinite(total):
             parts = ", ".join(
-                f"{name} {float(getattr(loss, name)):g}" for name in ("dice", "bce", "attention")
+                f"{name} {getattr(loss, name).item():g}" for name in ("dice", "bce", "attention")
             )
             raise TrainingError(
                 f"training step {self.global_step}: the loss is not finite ({parts}); lower "
