@@ -1,8 +1,10 @@
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from lens_cache.config import (
     TrainConfig,
     TrainerConfig,
 )
-from lens_cache.config_file import load_config
+from lens_cache.config_file import load_config, to_yaml
 from lens_cache.data import FeatureDataset, evaluation_draws
 from lens_cache.encoders.llava import LlavaEncoder
 from lens_cache.encoders.sam import SamEncoder
@@ -139,7 +141,7 @@ from pathlib import Path
 from lightning.pytorch.callbacks import Callback
 import pipelines.train as phase
 from lens_cache.config import TrainConfig
-from lens_cache.config_file import load_config
+from lens_cache.config_file import load_config, to_yaml
 class Stop(Callback):
     def on_train_batch_start(self, trainer, *_):
         if trainer.global_step == 5:
@@ -217,7 +219,8 @@ def test_training_needs_neither_photos_nor_checkpoints_nor_encoders(
     script = f"""
 import sys
 from pathlib import Path
-from lens_cache.config_file import load_config
+from pathlib import Path
+from lens_cache.config_file import load_config, to_yaml
 from lens_cache.config import TrainConfig
 from pipelines.train import train
 config = load_config(TrainConfig, None, [
@@ -457,3 +460,29 @@ def test_losses_are_those_of_an_online_forward(trained, tiny_store, tiny_coco, t
         assert float(getattr(from_store, name)) == pytest.approx(
             float(getattr(from_models, name)), rel=1e-4
         )
+
+
+def test_two_processes_train_one_model_and_measure_as_one(tmp_path, tiny_store):
+    """Five images on two ranks: uneven, so that a repeated sample would show in gIoU."""
+    script = tmp_path / "lens_cache_command.py"
+    script.write_text("from pipelines.cli import main\n\nif __name__ == '__main__':\n    main()\n")
+    file = tmp_path / "config.yaml"
+    batch = {"validation_split": "train2017", "limit_validation_images": 5}
+    file.write_text(to_yaml(recipe(max_steps=2, batch=batch, devices=2, strategy="ddp")))
+    arguments = ["train", tmp_path / "run", "--store", tiny_store, "-c", file]
+    done = subprocess.run(
+        [sys.executable, script, *arguments],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = (tmp_path / "run/logs/000/metrics.csv").read_text().splitlines()
+    rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    logged = next(float(row["val/giou"]) for row in rows if row["val/giou"])
+    run = Run.open(tmp_path / "run")
+    found = evaluate(run, Store(tiny_store), "train2017", num_panels=0)
+    assert found.images == 5
+    assert found.overall.giou.value == pytest.approx(logged, abs=1e-6)
