@@ -45,13 +45,13 @@ evaluate: $(STAMP)  ## Measure RUN= on a SPLIT= of STORE=.
 	@$(BIN)/lens-cache evaluate '$(RUN)' --store '$(STORE)' --split '$(SPLIT)'
 
 test: check  ## Lint, types and every test but the slow ones.
-	@$(PYTEST) -m "not slow and not full_size and not gpu"
+	@$(PYTEST) -m "not slow and not full_size"
 
 test-fast: $(STAMP)  ## The unit tests.
 	@$(PYTEST) -q tests/unit
 
 test-slow: $(STAMP)  ## The slow tests.
-	@$(PYTEST) -m "slow and not full_size and not gpu"
+	@$(PYTEST) -m "slow and not full_size"
 
 smoke-full-size: $(STAMP)  ## LLaVA-1.5-7B and SAM ViT-H with random weights; wants a large machine.
 	@$(PYTEST) -m full_size
