@@ -20,7 +20,8 @@ from lens_cache.config import ExtractConfig
 from lens_cache.config_file import override_config, to_tree
 from lens_cache.encoders import llava_weights, sam
 from lens_cache.encoders.checkpoints import resolve_file, resolve_folder, weights_digest
-from lens_cache.encoders.prompt import VICUNA_V1, LlavaPrompt
+from lens_cache.encoders.llava import MAX_TEXT_TOKENS
+from lens_cache.encoders.prompt import LlavaPrompt
 from lens_cache.errors import ConfigError, StoreError, StoreMismatchError
 from lens_cache.frozen import FrozenParts
 from lens_cache.plan import Plan, build_plan
@@ -96,7 +97,8 @@ class Encoders:
             "hidden_states": {
                 "weights": weights_digest(folder),
                 "layers": layers,
-                "prompt": VICUNA_V1,
+                "prompt": prompt.text("{question}"),
+                "packed_tokens": MAX_TEXT_TOKENS,
                 "side": architecture.image_size,
                 "dtype": config.encoders.llava.dtype,
                 "attention": llava_weights.ATTENTION,

@@ -242,5 +242,5 @@ def _hours(hours: float) -> str:
 
 
 def _short(value: object) -> str:
-    text = str(value)
+    text = str(value).replace("\n", "\\n")
     return text if len(text) <= 64 else text[:61] + "..."
