@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from lens_cache.config import TrainConfig
 from lens_cache.datasets.instructions import is_long, question
 from lens_cache.encoders.llava import LlavaEncoder
+from lens_cache.encoders.resolve import Encoders
 from lens_cache.encoders.sam import SamEncoder
 from lens_cache.errors import ConfigError
 from lens_cache.evaluation import threshold_logit
 from lens_cache.geometry import image_to_square, logits_to_image
-from lens_cache.preparation import Encoders, with_overrides
+from lens_cache.preparation import with_overrides
 from lens_cache.run import Run, Which
 from lens_cache.store.manifest import require_same
 from lens_cache.types import Features, ImageFeatures

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from lens_cache.config import ExtractConfig
 from lens_cache.encoders.plain import PlainLlava, PlainSam
+from lens_cache.encoders.resolve import Encoders
 from lens_cache.errors import ImageError
 from lens_cache.geometry import image_to_square
 from lens_cache.images import content_id, read_image
-from lens_cache.preparation import Encoders
 from lens_cache.store.manifest import require_same
 from lens_cache.store.reader import Store
 

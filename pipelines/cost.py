@@ -8,10 +8,11 @@ from pathlib import Path
 
 from lens_cache.config import ExtractConfig
 from lens_cache.encoders.llava_weights import vision_config
+from lens_cache.encoders.resolve import Encoders
 from lens_cache.errors import StoreError
 from lens_cache.estimate import Estimate, estimate
 from lens_cache.plan import Plan, build_plan
-from lens_cache.preparation import Encoders, describe, require_same_store, tokenise
+from lens_cache.preparation import describe, require_same_store, tokenise
 from lens_cache.store.layout import GROUPS, Group, Questions
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.reader import PLAN_FOLDER, missing_shards, shard_images

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lens_cache.config import ExtractConfig
+from lens_cache.encoders.resolve import Encoders
 from lens_cache.errors import ExtractionError
 from lens_cache.extraction import ShardExtractor, ShardReport
 from lens_cache.plan import Plan
 from lens_cache.preparation import (
-    Encoders,
     prepare_frozen,
     prepare_manifest,
     prepare_plan,

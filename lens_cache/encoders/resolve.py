@@ -1,0 +1,84 @@
+"""Both frozen models of an extraction: where they lie, and what identifies what they say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lens_cache.config import ExtractConfig
+from lens_cache.encoders import llava_weights, sam
+from lens_cache.encoders.checkpoints import resolve_file, resolve_folder, weights_digest
+from lens_cache.encoders.llava import MAX_TEXT_TOKENS
+from lens_cache.encoders.prompt import LlavaPrompt
+from lens_cache.errors import ConfigError
+from lens_cache.sam_architecture import SamArchitecture
+
+# Raise it when a change to this package changes the bytes of a group for the same models.
+EXTRACTION_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoders:
+    """The two frozen models as files, and what their outputs look like."""
+
+    llava: Path
+    sam: Path
+    prompt: LlavaPrompt
+    text_config: dict[str, Any]
+    sam_architecture: SamArchitecture
+    fingerprints: dict[str, dict[str, Any]]
+
+    @property
+    def side(self) -> int:
+        """Side of the square frame: what SAM takes."""
+        return self.sam_architecture.image_size
+
+    @classmethod
+    def resolve(cls, config: ExtractConfig) -> Encoders:
+        """Find both checkpoints and read what identifies their outputs, but no weights.
+
+        Raises:
+            CheckpointError: If one is missing or is not what it should be.
+            ConfigError: If a tapped layer does not exist.
+        """
+        root = config.encoders.root
+        folder = resolve_folder(
+            config.encoders.llava.checkpoint, root, config.encoders.llava.revision
+        )
+        file = resolve_file(config.encoders.sam.checkpoint, root, config.encoders.sam.revision)
+        prompt = LlavaPrompt.from_folder(folder)
+        architecture = sam.architecture(file)
+        text_config = llava_weights.text_config(folder)
+        layers = list(config.encoders.llava.layers)
+        depth = int(text_config["num_hidden_layers"])
+        if not layers or max(layers) > depth or len(set(layers)) != len(layers):
+            raise ConfigError(
+                f"encoders.llava.layers: expected distinct layers from 1 to {depth}, got {layers}"
+            )
+        fingerprints = {
+            "hidden_states": {
+                "weights": weights_digest(folder),
+                "layers": layers,
+                "prompt": prompt.text("{question}"),
+                "packed_tokens": MAX_TEXT_TOKENS,
+                "side": architecture.image_size,
+                "dtype": config.encoders.llava.dtype,
+                "attention": llava_weights.ATTENTION,
+                "extraction_version": EXTRACTION_VERSION,
+            },
+            "image_embeddings": {
+                "weights": weights_digest(file),
+                "side": architecture.image_size,
+                "dtype": config.encoders.sam.dtype,
+                "extraction_version": EXTRACTION_VERSION,
+            },
+        }
+        return cls(
+            llava=folder,
+            sam=file,
+            prompt=prompt,
+            text_config=text_config,
+            sam_architecture=architecture,
+            fingerprints=fingerprints,
+        )
