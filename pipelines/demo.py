@@ -22,7 +22,7 @@ from lens_cache.errors import ConfigError, StoreError, StoreMismatchError
 from lens_cache.run import CHECKPOINTS, Run
 from lens_cache.store.reader import Store
 from pipelines import report
-from pipelines.evaluate import evaluate
+from pipelines.evaluate import Evaluation, evaluate
 from pipelines.extract import extract, on_ray
 from pipelines.progress import Bars
 from pipelines.segment import segment
@@ -81,21 +81,28 @@ def demo(out: Path, data: Path | None, split: str | None, bars: Bars) -> report.
     photo = root / store.plan.image(query.image_index).path
     bars.message(f'5/5 segment: "{query.instruction}" in {photo.name}')
     answer = segment(photo, query.instruction, run, out / "segment")
+    return _tell(store, first, found, answer)
+
+
+def _tell(
+    store: Store, before: Evaluation, after: Evaluation, answer: report.Report
+) -> report.Report:
+    """Report where everything is, and what its numbers are worth."""
     document = {
         "store": str(store.root),
-        "evaluation": report.evaluation(found).document,
-        "giou_before": first.overall.giou.value,
+        "evaluation": report.evaluation(after).document,
+        "giou_before": before.overall.giou.value,
         "segment": answer.document,
     }
     lines = [
-        report.evaluation(found).text,
-        f"gIoU {100 * first.overall.giou.value:.1f} before training, "
-        f"{100 * found.overall.giou.value:.1f} after, on the very queries it was trained with",
+        report.evaluation(after).text,
+        f"gIoU {100 * before.overall.giou.value:.1f} before training, "
+        f"{100 * after.overall.giou.value:.1f} after, on the very queries it was trained with",
         "The frozen models are random: these numbers show that the pipeline works, not that LENS "
         "segments.",
         answer.text,
-        f"report {Path(found.folder) / 'report.md'}",
-        f"panels {Path(found.folder) / 'panels'}",
+        f"report {Path(after.folder) / 'report.md'}",
+        f"panels {Path(after.folder) / 'panels'}",
     ]
     return report.Report(document, "\n".join(lines))
 
