@@ -1,7 +1,9 @@
 """Settings and folders that every test shares."""
 
+import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -10,6 +12,16 @@ from tests.pictures import write_coco
 from tests.stores import extracted, settings
 
 torch.set_num_threads(1)
+
+# How long an example takes says nothing on a machine with other work. In CI the examples are always
+# the same, so that a failure there is one of the change; on a desk each run tries new ones.
+hypothesis.settings.register_profile(
+    "house",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+)
+hypothesis.settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")

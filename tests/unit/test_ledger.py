@@ -28,13 +28,21 @@ class World:
         self.finished = Counter()
         self.deaths = self.tasks = 0
         self.last = None
+        self.unlucky = set()
 
     def survives(self, task):
-        """An image in quarantine is not touched; the same task does not die twice of nothing."""
+        """An image in quarantine is not touched; the same task does not die twice of nothing.
+
+        A shard may, but not in a row. Two such deaths over one image alone, however far apart, are
+        what the ledger calls poison.
+        """
         self.tasks += 1
         seen = set(task.probe or self.shards[task.shard]) - self.quarantined
-        by_itself = self.tasks in self.flaky and task != self.last
+        again = task in self.unlucky if len(task.probe) == 1 else task == self.last
+        by_itself = self.tasks in self.flaky and not again
         self.last = task if by_itself else None
+        if by_itself:
+            self.unlucky.add(task)
         return not (seen & self.poison) and not by_itself
 
     def end(self, book, task):
