@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -62,16 +60,3 @@ def from_parquet(data: bytes | None, schema: Any, where: str) -> Any:
     if not table.schema.equals(schema):
         raise StoreError(f"reading {where}: not the columns of a plan; plan again")
     return table
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write through a temporary name, so that ``path`` is never half written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lens_cache.errors import StoreError
 from lens_cache.masks import Rle
-from lens_cache.plan_files import FILES, SCHEMAS, from_parquet, to_parquet, write_whole
+from lens_cache.plan_files import FILES, SCHEMAS, from_parquet, to_parquet
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Plan:
         return {f"{name}.parquet": to_parquet(getattr(self, name)) for name in SCHEMAS}
 
     def save(self, folder: Path) -> None:
-        """Write the Parquet files into ``folder``; each appears whole or not at all.
+        """Write the Parquet files into ``folder``; a store moves it into place when it is whole.
 
         Raises:
             StoreError: If the folder cannot be written.
@@ -190,7 +190,7 @@ class Plan:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name, data in self.to_files().items():
-                write_whole(folder / name, data)
+                (folder / name).write_bytes(data)
         except OSError as error:
             raise StoreError(f"writing the plan to {folder}: {error.strerror}") from None
 

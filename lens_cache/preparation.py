@@ -6,7 +6,6 @@ the store, so that a run killed at any moment is continued by running it again.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -26,7 +25,7 @@ from lens_cache.frozen import FrozenParts
 from lens_cache.plan import Plan, build_plan
 from lens_cache.store.commits import committed_shards
 from lens_cache.store.files import (
-    publish,
+    publish_folder,
     read_json,
     temporary_path,
     write_bytes,
@@ -70,7 +69,7 @@ def prepare_plan(root: Path, config: ExtractConfig, progress: Progress) -> Plan:
         temporary = temporary_path(root)
         plan.save(temporary)
         write_json(root, temporary / PLAN_SETTINGS, _absolute(config)["data"])
-        publish(temporary, folder)
+        publish_folder(temporary, folder)
         return plan
     plan = Plan.load(folder)
     if moved:
@@ -133,10 +132,7 @@ def prepare_frozen(root: Path, config: ExtractConfig, encoders: Encoders) -> Non
     )
     temporary = temporary_path(root)
     parts.save(temporary)
-    for file in temporary.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-    publish(temporary, root / FROZEN_FOLDER)
+    publish_folder(temporary, root / FROZEN_FOLDER)
 
 
 def tokenise(plan: Plan, prompt: LlavaPrompt, shard_size: int) -> Questions:

@@ -53,6 +53,14 @@ def publish(temporary: Path, final: Path) -> None:
     sync_folder(final.parent)
 
 
+def publish_folder(temporary: Path, final: Path) -> None:
+    """Flush every file of a finished folder, then move it into place."""
+    for path in temporary.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    publish(temporary, final)
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a directory entry to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
