@@ -1,0 +1,139 @@
+"""What stands in a picture: coloured shapes of two sizes, placed by a seeded generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SIDE = 128
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple")
+SHAPES = ("circle", "square", "triangle", "star", "ring")
+SIZES = ("small", "large")
+TEXTURES = ("plain", "striped", "dotted", "shaded")
+# Radius of the circle that a shape is drawn in, in pixels of the picture.
+RADII = {"small": (10.0, 12.5), "large": (17.5, 21.0)}
+# Never drawn but for the hard split: a pair of each shape, of colours and shapes that are all
+# known from other pairs.
+UNSEEN_PAIRS = frozenset(
+    {
+        ("purple", "circle"),
+        ("orange", "square"),
+        ("yellow", "triangle"),
+        ("blue", "star"),
+        ("green", "ring"),
+    }
+)
+_PLACEMENTS = 200
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A shape in a picture.
+
+    Attributes:
+        size: One of ``SIZES``.
+        colour: One of ``COLOURS``.
+        shape: One of ``SHAPES``.
+        texture: One of ``TEXTURES``; varies the looks and is never spoken of.
+        x: Centre in pixels from the left edge.
+        y: Centre in pixels from the upper edge.
+        radius: Of the circle it is drawn in, in pixels.
+        angle: Rotation in radians.
+    """
+
+    size: str
+    colour: str
+    shape: str
+    texture: str
+    x: float
+    y: float
+    radius: float
+    angle: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture's content.
+
+    Attributes:
+        things: In drawing order: a later one hides an earlier one where they overlap.
+        seed: Decides background, clutter and noise.
+    """
+
+    things: tuple[Thing, ...]
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How scenes of a split are made.
+
+    Attributes:
+        things: Fewest and most things in a picture.
+        kinds: Fewest and most different colours, and likewise shapes, in a picture; few of them
+            make pictures in which one word does not suffice.
+        spacing: Least distance of two centres, as a share of the sum of their radii.
+        visible: Least share of a thing that others leave visible.
+        unseen: Whether one thing or more is of ``UNSEEN_PAIRS``, instead of none.
+    """
+
+    things: tuple[int, int] = (3, 6)
+    kinds: tuple[int, int] = (3, 4)
+    spacing: float = 0.85
+    visible: float = 0.6
+    unseen: bool = False
+
+
+STANDARD = Rules()
+HARD = Rules(things=(6, 8), kinds=(4, 5), spacing=0.62, visible=0.4, unseen=True)
+
+
+def sample_scene(rng: np.random.Generator, rules: Rules = STANDARD) -> Scene:
+    """Return a scene by the rules; ``visible`` is not checked here, see ``drawing.draw_scene``."""
+    while True:
+        things = _place(rng, rules)
+        if things is not None:
+            return Scene(things=things, seed=int(rng.integers(2**31)))
+
+
+def _place(rng: np.random.Generator, rules: Rules) -> tuple[Thing, ...] | None:
+    """Place things one after another; None if there was no room."""
+    count = int(rng.integers(rules.things[0], rules.things[1] + 1))
+    pairs = _choose_pairs(rng, rules, count)
+    things: list[Thing] = []
+    for colour, shape in pairs:
+        size = str(rng.choice(SIZES))
+        radius = float(rng.uniform(*RADII[size]))
+        for _ in range(_PLACEMENTS):
+            x, y = rng.uniform(radius + 1, SIDE - radius - 1, size=2)
+            if all(
+                np.hypot(x - other.x, y - other.y) >= rules.spacing * (radius + other.radius)
+                for other in things
+            ):
+                break
+        else:
+            return None
+        things.append(
+            Thing(
+                size=size,
+                colour=colour,
+                shape=shape,
+                texture=str(rng.choice(TEXTURES)),
+                x=float(x),
+                y=float(y),
+                radius=radius,
+                angle=float(rng.uniform(-0.3, 0.3)),
+            )
+        )
+    return tuple(things)
+
+
+def _choose_pairs(rng: np.random.Generator, rules: Rules, count: int) -> list[tuple[str, str]]:
+    """Choose the colour and shape of each thing."""
+    while True:
+        colours = rng.choice(COLOURS, size=rng.integers(rules.kinds[0], rules.kinds[1] + 1), replace=False)
+        shapes = rng.choice(SHAPES, size=rng.integers(rules.kinds[0], rules.kinds[1] + 1), replace=False)
+        pairs = [(str(rng.choice(colours)), str(rng.choice(shapes))) for _ in range(count)]
+        if UNSEEN_PAIRS.isdisjoint(pairs) != rules.unseen:
+            return pairs
