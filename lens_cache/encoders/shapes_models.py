@@ -5,10 +5,14 @@ They are what LLaVA-1.5 and SAM are but for their sizes; ``pipelines.pretraining
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from transformers import (
     CLIPVisionConfig,
     GenerationConfig,
@@ -20,7 +24,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from lens_cache.encoders.prompt import SYSTEM, VICUNA_V1
+from lens_cache.encoders.prompt import SYSTEM, VICUNA_V1, quiet
 from lens_cache.sam_architecture import SamArchitecture
 
 IMAGE_SIDE, PATCH_SIZE = 96, 8
@@ -83,7 +87,9 @@ def build_processor(tokenizer: LlamaTokenizer) -> LlavaProcessor:
     )
 
 
-def build_llava(tokenizer: LlamaTokenizer, attention: str = "eager") -> LlavaForConditionalGeneration:
+def build_llava(
+    tokenizer: LlamaTokenizer, attention: str = "eager"
+) -> LlavaForConditionalGeneration:
     """Build the tiny LLaVA with PyTorch's present random generator."""
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
@@ -119,7 +125,18 @@ def build_llava(tokenizer: LlamaTokenizer, attention: str = "eager") -> LlavaFor
     return model
 
 
-def save_llava(folder: Path, model: LlavaForConditionalGeneration, tokenizer: LlamaTokenizer) -> None:
+def save_llava(
+    folder: Path, model: LlavaForConditionalGeneration, tokenizer: LlamaTokenizer
+) -> None:
     """Write a Hugging Face LLaVA folder, weights in float16."""
-    model.to(torch.float16).save_pretrained(folder)
+    with quiet():
+        copy.deepcopy(model).half().save_pretrained(folder)
     build_processor(tokenizer).save_pretrained(folder)
+
+
+def to_pixels(squares: NDArray[np.uint8]) -> Tensor:
+    """Return pictures of LLaVA's own size as its processor would, float32, shape (B, 3, h, w)."""
+    values = torch.from_numpy(np.array(squares)).permute(0, 3, 1, 2).float() / 255
+    usual = CLIPImageProcessorPil()
+    mean, std = (torch.tensor(list(v)).view(3, 1, 1) for v in (usual.image_mean, usual.image_std))
+    return (values - mean) / std

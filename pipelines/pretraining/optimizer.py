@@ -3,34 +3,49 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 WARMUP = 100
+WEIGHT_DECAY = 0.01
+# Matrices that are tables or read out, not maps from states to states.
+_NOT_INSIDE = ("embed", "token", "lm_head", "classifier")
 
 
 class Optimizer:
-    """Muon and AdamW under one schedule: linear warm-up, then a cosine to a tenth... of the peak."""
+    """Muon and AdamW under one schedule, with clipped gradients.
 
-    def __init__(self, model: nn.Module, *, lr: float, steps: int, matrices: bool = True) -> None:
-        trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        inner = [p for n, p in trained if matrices and p.ndim == 2 and "embed" not in n and "token" not in n and "lm_head" not in n and "classifier" not in n]
-        known = {id(p) for p in inner}
-        rest = [p for _, p in trained if id(p) not in known]
-        self.parameters = [p for _, p in trained]
-        self._optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    Attributes:
+        parameters: What is trained.
+    """
+
+    def __init__(self, model: nn.Module, *, lr: float, steps: int) -> None:
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        inside = [
+            p
+            for name, p in trained
+            if p.ndim == 2 and not any(part in name for part in _NOT_INSIDE)
         ]
-        if inner:
-            self._optimizers.append(
-                torch.optim.Muon(inner, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-            )
+        known = {id(p) for p in inside}
+        self.parameters = [p for _, p in trained]
+        self._optimizers: tuple[Any, ...] = (
+            torch.optim.Muon(
+                inside, lr=lr, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(
+                [p for p in self.parameters if id(p) not in known],
+                lr=lr,
+                betas=(0.9, 0.98),
+                weight_decay=WEIGHT_DECAY,
+            ),
+        )
         self._lr, self._steps, self._step = lr, steps, 0
 
-    def step(self) -> float:
-        """Clip, update, clear; returns the norm of the gradient."""
-        norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
+    def step(self) -> None:
+        """Clip the gradients, update, and clear them."""
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
         factor = learning_rate_factor(self._step, self._steps)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
@@ -38,11 +53,10 @@ class Optimizer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self._step += 1
-        return float(norm)
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
-    """Linear over the warm-up, then half a cosine to zero."""
+    """Rise in a straight line over the warm-up, then fall to zero as half a cosine."""
     if step < WARMUP:
         return (step + 1) / WARMUP
     return 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / max(1, steps - WARMUP)))

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +57,13 @@ def write_scenes(folder: Path, split: str, count: int, side: int, progress: Prog
         "owner": _create(folder / "owner.npy", np.int8, shape),
     }
     starts = range(0, count, CHUNK)
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool, (folder / "scenes.jsonl").open("w") as file:
-        jobs = [pool.submit(_paint, split, start, min(CHUNK, count - start), side) for start in starts]
+    with (
+        ProcessPoolExecutor(mp_context=get_context("spawn")) as pool,
+        (folder / "scenes.jsonl").open("w") as file,
+    ):
+        jobs = [
+            pool.submit(_paint, split, start, min(CHUNK, count - start), side) for start in starts
+        ]
         for start, job in zip(starts, jobs, strict=True):
             lines, images, squares, owner = job.result()
             end = start + len(lines)
@@ -68,11 +74,13 @@ def write_scenes(folder: Path, split: str, count: int, side: int, progress: Prog
             progress(f"scenes, {split}", end, count)
 
 
-def _create(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+def _create(path: Path, dtype: type, shape: tuple[int, ...]) -> Any:
     return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
 
-def _paint(split: str, start: int, count: int, side: int):
+def _paint(
+    split: str, start: int, count: int, side: int
+) -> tuple[list[str], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int8]]:
     pictures = [
         sample_picture(np.random.default_rng([SEEDS[split], index]), RULES[split])
         for index in range(start, start + count)

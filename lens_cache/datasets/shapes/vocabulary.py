@@ -1,0 +1,16 @@
+"""Every word of the shapes world; the tiny LLaVA's tokenizer has a token for each."""
+
+from __future__ import annotations
+
+_TEXT = (
+    "Can Describe How Is List Look Please Point Show What Where Which a above all an and are "
+    "around as at away ball bananas be below blood blue box can carrots circle circles colour "
+    "corners could cut down exactly find finger fits five for four fresh glows grass green has "
+    "here hill hole image in is it large lavender leaves left leftmost lemons like looked looks "
+    "lowest many mark me night no object objects of on one orange out outline picture please "
+    "plums points pumpkins purple red right rightmost ring rings ripe roll rolls roof same sea "
+    "segment shape shines show six size sky small square squares star stars tent that the them "
+    "there these thing things this three through tips to tomatoes topmost triangle triangles "
+    "two what where which window worn yellow yes you zero "
+)
+WORDS = tuple(_TEXT.split())

@@ -1,0 +1,209 @@
+"""Stage 3: the language model learns captions and answers behind the frozen tower.
+
+Many questions stand behind one image in one packed sequence, each of which sees the image and
+itself, so that the image is paid once. Only the words of the answers are learnt.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lens_cache.datasets.shapes.questions import Question, caption, sample_questions
+from lens_cache.datasets.shapes.scene import Scene
+from lens_cache.encoders.llava import additive_mask
+from lens_cache.encoders.prompt import LlavaPrompt
+from lens_cache.encoders.shapes_models import build_processor, save_llava, to_pixels
+from lens_cache.packing import PADDING, block_mask, position_ids
+from pipelines.pretraining.scenes import Scenes
+from pipelines.pretraining.tower import patches
+
+FOLDER = "llava"
+CAPTION_SHARE = 0.5
+TEXT_TOKENS = 224  # of a picture, about
+MAX_QUESTIONS = 24
+# Pictures of one or two things for the first part of the training.
+EASY_UNTIL = 0.1
+NUM_MEASURED = 192
+
+
+class Speaker:
+    """Turns questions with answers into token ids, as the prompt of the whole model has them."""
+
+    def __init__(self, prompt: LlavaPrompt) -> None:
+        self.prefix_ids = prompt.prefix_ids
+        self._prompt = prompt
+        self._tokenizer = prompt.processor.tokenizer
+        self._known: dict[str, tuple[int, ...]] = {}
+
+    def ids(self, question: Question) -> tuple[tuple[int, ...], int]:
+        """Return the ids of question and answer, and how many of them are the answer's."""
+        asked = self._behind_image(self._prompt.text(question.text))
+        whole = self._behind_image(f"{self._prompt.text(question.text)} {question.answer}")
+        return (*whole, self._tokenizer.eos_token_id), len(whole) - len(asked) + 1
+
+    def _behind_image(self, text: str) -> tuple[int, ...]:
+        if text not in self._known:
+            ids = self._tokenizer(text, verbose=False)["input_ids"]
+            self._known[text] = tuple(ids[ids.index(self._prompt.image_token_id) + 1 :])
+        return self._known[text]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Packed questions on B images.
+
+    Attributes:
+        ids: Token ids, int64, shape (B, T), 0 where padded.
+        owner: Which question of its image a token belongs to, int64, shape (B, T).
+        answer: Which tokens are to be predicted, bool, shape (B, T).
+        types: Type of each question, per image.
+    """
+
+    ids: Tensor
+    owner: Tensor
+    answer: Tensor
+    types: list[list[str]]
+
+
+class LlavaStage:
+    """Trains projector, language model and LM head of a LLaVA; the tower stays as it is."""
+
+    name = "llava"
+
+    def __init__(self, model: Any, tokenizer: Any, scenes: Path, folder: Path) -> None:
+        model.model.vision_tower.requires_grad_(False)
+        self.model: Any = model
+        self._tokenizer = tokenizer
+        self._speaker = Speaker(LlavaPrompt(build_processor(tokenizer)))
+        self._easy, self._train, self._val = (
+            Scenes(scenes / split) for split in ("easy", "train", "val")
+        )
+        self._folder = folder / FOLDER
+
+    def loss(self, rng: np.random.Generator, count: int, done: float) -> Tensor:
+        """See ``Stage``."""
+        scenes = self._easy if done < EASY_UNTIL else self._train
+        chosen = np.sort(rng.choice(len(scenes), size=count, replace=False))
+        lesson = make_lesson([scenes.scenes[index] for index in chosen], self._speaker, rng)
+        logits = self._predict(scenes, chosen, lesson)
+        return F.cross_entropy(logits, lesson.ids[lesson.answer])
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """Return the share of answers that are right in every word, in all and by type.
+
+        Each word is predicted behind the right ones before it.
+        """
+        rng = np.random.default_rng(0)
+        right: dict[str, list[bool]] = defaultdict(list)
+        for start in range(0, min(NUM_MEASURED, len(self._val)), 24):
+            chosen = np.arange(start, min(start + 24, len(self._val)))
+            lesson = make_lesson([self._val.scenes[i] for i in chosen], self._speaker, rng)
+            logits = self._predict(self._val, chosen, lesson)
+            for kind, values in answers_right(logits, lesson).items():
+                right[kind] += values
+        everything = [value for kind in right if kind != "caption" for value in right[kind]]
+        return {
+            "answers": float(np.mean(everything)),
+            **{kind: float(np.mean(right[kind])) for kind in sorted(right)},
+        }
+
+    def save(self) -> None:
+        """Write a Hugging Face folder."""
+        save_llava(self._folder, self.model, self._tokenizer)
+
+    def _predict(self, scenes: Scenes, chosen: Sequence[int] | Any, lesson: Lesson) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                states = patches(self.model.model.vision_tower, to_pixels(scenes.squares[chosen]))
+            prefix = torch.tensor(self._speaker.prefix_ids)
+            return predict(self.model, prefix, states, lesson).float()
+
+
+def make_lesson(scenes: Sequence[Scene], speaker: Speaker, rng: np.random.Generator) -> Lesson:
+    """Ask about each scene until about ``TEXT_TOKENS`` tokens are used."""
+    rows = [_fill(scene, speaker, rng) for scene in scenes]
+    shape = (len(rows), max(sum(len(ids) for ids, _, _ in row) for row in rows))
+    ids, owner = np.zeros(shape, dtype=np.int64), np.full(shape, PADDING, dtype=np.int64)
+    answer = np.zeros(shape, dtype=bool)
+    for b, row in enumerate(rows):
+        start = 0
+        for number, (tokens, count, _) in enumerate(row):
+            end = start + len(tokens)
+            ids[b, start:end], owner[b, start:end] = tokens, number
+            answer[b, end - count : end] = True
+            start = end
+    return Lesson(
+        torch.from_numpy(ids),
+        torch.from_numpy(owner),
+        torch.from_numpy(answer),
+        [[kind for _, _, kind in row] for row in rows],
+    )
+
+
+def _fill(
+    scene: Scene, speaker: Speaker, rng: np.random.Generator
+) -> list[tuple[tuple[int, ...], int, str]]:
+    asked = sample_questions(scene, rng, MAX_QUESTIONS)
+    if rng.random() < CAPTION_SHARE:
+        asked.insert(0, caption(scene))
+    row: list[tuple[tuple[int, ...], int, str]] = []
+    used = 0
+    for question in asked:
+        ids, count = speaker.ids(question)
+        if row and used + len(ids) > TEXT_TOKENS:
+            break
+        row.append((ids, count, question.type))
+        used += len(ids)
+    return row
+
+
+def predict(model: Any, prefix: Tensor, states: Tensor, lesson: Lesson) -> Tensor:
+    """Return the logits of every answer token.
+
+    Args:
+        model: A ``LlavaForConditionalGeneration``.
+        prefix: Token ids before the image, shape (P,).
+        states: The tower's patches, shape (B, N, d).
+        lesson: Questions and answers behind the image.
+
+    Returns:
+        Shape (n, vocabulary), in the order of ``lesson.ids[lesson.answer]``.
+    """
+    language_model: nn.Module = model.model.language_model
+    embed: Any = language_model.embed_tokens
+    image = model.model.multi_modal_projector(states)
+    start = embed(prefix).expand(len(image), -1, -1)
+    sequence = torch.cat([start, image, embed(lesson.ids)], dim=1)
+    num_shared = start.shape[1] + image.shape[1]
+    output = language_model(
+        inputs_embeds=sequence,
+        attention_mask=additive_mask(block_mask(num_shared, lesson.owner), sequence.dtype),
+        position_ids=position_ids(num_shared, lesson.owner),
+        use_cache=False,
+    )
+    # The state before a token predicts it.
+    before = output.last_hidden_state[:, num_shared - 1 : -1]
+    logits: Tensor = model.lm_head(before[lesson.answer])
+    return logits
+
+
+def answers_right(logits: Tensor, lesson: Lesson) -> dict[str, list[bool]]:
+    """Return by type which questions are answered right in every token."""
+    right = torch.zeros_like(lesson.answer)
+    right[lesson.answer] = logits.argmax(dim=-1) == lesson.ids[lesson.answer]
+    found: dict[str, list[bool]] = defaultdict(list)
+    for row, types in enumerate(lesson.types):
+        for number, kind in enumerate(types):
+            mine = lesson.answer[row] & (lesson.owner[row] == number)
+            found[kind].append(bool(right[row][mine].all()))
+    return found

@@ -1,0 +1,131 @@
+"""All stages in order, each a folder that is there once the stage is finished."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lens_cache.datasets.shapes.vocabulary import WORDS
+from lens_cache.encoders.sam import build_sam
+from lens_cache.encoders.shapes_models import IMAGE_SIDE, SHAPES_SAM, build_llava, build_tokenizer
+from lens_cache.errors import ConfigError
+from pipelines.pretraining import llava, sam
+from pipelines.pretraining.scenes import write_scenes
+from pipelines.pretraining.stage import Processes, Schedule, Stage, fit, run_in_processes
+from pipelines.pretraining.tower import TowerStage, load_tower
+from pipelines.progress import Bars
+
+SCENES, TOWER, SAM, LLAVA, MODELS = "scenes", "tower", "sam", "llava", "models"
+TOWER_SCHEDULE = Schedule(steps=3700, batch=40, lr=2.5e-3, seed=0)
+SAM_SCHEDULE = Schedule(steps=2600, batch=8, lr=2e-3, seed=1)
+LLAVA_SCHEDULE = Schedule(steps=6000, batch=24, lr=2e-3, seed=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """Everything that decides the two models.
+
+    Attributes:
+        scenes: How many scenes of each split are painted.
+        tower: Schedule of the vision tower.
+        sam: Schedule of SAM.
+        llava: Schedule of projector and language model.
+    """
+
+    scenes: Mapping[str, int] = field(
+        default_factory=lambda: {"val": 1000, "easy": 16000, "train": 50000}
+    )
+    tower: Schedule = TOWER_SCHEDULE
+    sam: Schedule = SAM_SCHEDULE
+    llava: Schedule = LLAVA_SCHEDULE
+
+
+def pretrain(folder: Path, settings: Pretraining, processes: int, bars: Bars) -> Path:
+    """Train both models from nothing; returns the folder that holds them.
+
+    A stage that an earlier call has finished is not repeated.
+
+    Args:
+        folder: Scenes (about 6 GB), logs and models go here.
+        settings: Sizes and schedules.
+        processes: Processes of one thread each, which share every batch.
+        bars: Where progress goes.
+
+    Raises:
+        ConfigError: If there are more processes than pictures in a batch.
+    """
+    smallest = min(settings.tower.batch, settings.sam.batch, settings.llava.batch)
+    if not 0 < processes <= smallest:
+        raise ConfigError(
+            f"training the tiny models: expected 1 to {smallest} processes, got {processes}"
+        )
+    _finish(folder / SCENES, lambda new: _paint(new, settings, bars))
+    for name in (TOWER, SAM, LLAVA):
+        bars.message(f"{name}: {getattr(settings, name).steps} steps, {processes} processes")
+        with bars.paused():
+            _finish(
+                folder / name,
+                partial(_train_in_processes, processes, name, settings, folder),
+            )
+    _finish(folder / MODELS, lambda new: _collect(folder, new))
+    return folder / MODELS
+
+
+def _finish(final: Path, make: Callable[[Path], None]) -> None:
+    """Make a folder beside its final place and move it there, unless it is there."""
+    if final.exists():
+        return
+    new = final.with_name(f".{final.name}.part")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    make(new)
+    new.replace(final)
+
+
+def _paint(new: Path, settings: Pretraining, bars: Bars) -> None:
+    for split, count in settings.scenes.items():
+        write_scenes(new / split, split, count, IMAGE_SIDE, bars.progress)
+
+
+def _train_in_processes(
+    count: int, name: str, settings: Pretraining, folder: Path, new: Path
+) -> None:
+    run_in_processes(count, _train, name, settings, folder, new)
+
+
+def _train(processes: Processes, name: str, settings: Pretraining, folder: Path, new: Path) -> None:
+    """Train one stage; each process calls this."""
+    schedule: Schedule = getattr(settings, name)
+    torch.manual_seed(schedule.seed)  # the same weights in every process
+    stage = _stage(name, folder, new)
+    with ExitStack() as stack:
+        bars = stack.enter_context(Bars()) if processes.rank == 0 else None
+        fit(stage, schedule, new, processes, bars.progress if bars else _say_nothing)
+
+
+def _stage(name: str, folder: Path, new: Path) -> Stage:
+    scenes = folder / SCENES
+    if name == SAM:
+        return sam.SamStage(build_sam(SHAPES_SAM), scenes, new)
+    tokenizer = build_tokenizer(WORDS)
+    model: Any = build_llava(tokenizer)
+    if name == TOWER:
+        return TowerStage(model.model.vision_tower, scenes, new)
+    load_tower(model.model.vision_tower, folder / TOWER)
+    return llava.LlavaStage(model, tokenizer, scenes, new)
+
+
+def _collect(folder: Path, new: Path) -> None:
+    shutil.copytree(folder / LLAVA / llava.FOLDER, new / llava.FOLDER)
+    shutil.copy(folder / SAM / sam.FILE, new / sam.FILE)
+
+
+def _say_nothing(what: str, done: int, total: int) -> None:
+    pass

@@ -1,0 +1,165 @@
+"""Stage 2: SAM learns to segment from points, inside and outside of what is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lens_cache.losses import dice_loss
+from pipelines.pretraining.scenes import Scenes
+
+FILE = "sam.pth"
+PROMPTS = 6  # of each picture
+MAX_POINTS = 6
+SINGLE_SHARE = 0.7  # the other prompts mean two to four things together
+OTHER_THING_SHARE = 0.7  # the other negative points lie on the background
+BCE_WEIGHT, QUALITY_WEIGHT = 4.0, 0.5
+NUM_MEASURED = 96
+POSITIVE, NEGATIVE, ABSENT = 1, 0, -1
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Point prompts on one picture.
+
+    Attributes:
+        points: (x, y) in pixels, float32, shape (Q, p, 2).
+        labels: SAM's labels: inside, outside or no point, float32, shape (Q, p).
+        masks: What is meant, bool, shape (Q, H, W).
+    """
+
+    points: Tensor
+    labels: Tensor
+    masks: Tensor
+
+
+class SamStage:
+    """Trains the whole SAM."""
+
+    name = "sam"
+
+    def __init__(self, sam: Any, scenes: Path, folder: Path) -> None:
+        self.model: Any = sam
+        _initialise(sam)
+        self._train, self._val = (Scenes(scenes / split) for split in ("train", "val"))
+        self._path = folder / FILE
+
+    def loss(self, rng: np.random.Generator, count: int, done: float) -> Tensor:
+        """See ``Stage``."""
+        chosen = np.sort(rng.integers(len(self._train), size=count))
+        prompts = [sample_prompts(self._train.owner[index], rng) for index in chosen]
+        logits, quality, masks = self._forward(self._train.images[chosen], prompts)
+        right = overlap(logits, masks)
+        return (
+            dice_loss(logits, masks)
+            + BCE_WEIGHT * F.binary_cross_entropy_with_logits(logits, masks.float())
+            + QUALITY_WEIGHT * F.mse_loss(quality, right)
+        )
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """Return the mean IoU from one point, from three, and from three with three outside."""
+        found = {}
+        for name, inside, outside in (("1 point", 1, 0), ("3 points", 3, 0), ("3 + 3", 3, 3)):
+            rng, values = np.random.default_rng(0), []
+            for start in range(0, min(NUM_MEASURED, len(self._val)), 8):
+                batch = slice(start, start + 8)
+                prompts = [
+                    sample_prompts(owner, rng, (inside, inside), (outside, outside))
+                    for owner in self._val.owner[batch]
+                ]
+                logits, _, masks = self._forward(self._val.images[batch], prompts)
+                values.append(overlap(logits, masks))
+            found[f"IoU, {name}"] = float(torch.cat(values).mean())
+        return found
+
+    def save(self) -> None:
+        """Write a segment-anything checkpoint."""
+        torch.save(self.model.state_dict(), self._path)
+
+    def _forward(
+        self, images: NDArray[np.uint8], prompts: Sequence[Prompts]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits at the pictures' size, foreseen quality, and truth, of all prompts."""
+        sam = self.model
+        with torch.autocast("cpu", torch.bfloat16):
+            pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float()
+            embeddings = sam.image_encoder(sam.preprocess(pixels))
+            answers = []
+            for embedding, prompt in zip(embeddings, prompts, strict=True):
+                sparse, dense = sam.prompt_encoder((prompt.points, prompt.labels), None, None)
+                answers.append(
+                    sam.mask_decoder(
+                        image_embeddings=embedding[None],
+                        image_pe=sam.prompt_encoder.get_dense_pe(),
+                        sparse_prompt_embeddings=sparse,
+                        dense_prompt_embeddings=dense,
+                        multimask_output=False,
+                    )
+                )
+        logits = torch.cat([answer[0] for answer in answers]).float()
+        quality = torch.cat([answer[1][:, 0] for answer in answers]).float()
+        size = images.shape[1:3]
+        logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)[:, 0]
+        return logits, quality, torch.cat([prompt.masks for prompt in prompts])
+
+
+def sample_prompts(
+    owner: NDArray[np.int8],
+    rng: np.random.Generator,
+    inside: tuple[int, int] = (1, 3),
+    outside: tuple[int, int] = (0, 3),
+) -> Prompts:
+    """Return ``PROMPTS`` random prompts on a picture.
+
+    Args:
+        owner: Which thing a pixel shows, negative for background, shape (H, W).
+        rng: Draws things and points.
+        inside: Fewest and most points inside; at least one on every thing that is meant.
+        outside: Fewest and most points outside.
+    """
+    points = np.zeros((PROMPTS, MAX_POINTS, 2), dtype=np.float32)
+    labels = np.full((PROMPTS, MAX_POINTS), ABSENT, dtype=np.float32)
+    masks = np.zeros((PROMPTS, *owner.shape), dtype=bool)
+    present = np.unique(owner[owner >= 0])
+    for q in range(PROMPTS):
+        several = len(present) > 1 and rng.random() >= SINGLE_SHARE
+        number = int(rng.integers(2, min(4, len(present)) + 1)) if several else 1
+        things = rng.choice(present, size=number, replace=False)
+        masks[q] = np.isin(owner, things)
+        count = max(number, int(rng.integers(inside[0], inside[1] + 1)))
+        regions = [owner == thing for thing in things] + [masks[q]] * (count - number)
+        others = (owner >= 0) & ~masks[q]
+        for _ in range(min(int(rng.integers(outside[0], outside[1] + 1)), MAX_POINTS - count)):
+            on_thing = others.any() and rng.random() < OTHER_THING_SHARE
+            regions.append(others if on_thing else owner < 0)
+        for place, region in enumerate(regions):
+            rows, columns = np.nonzero(region)
+            pixel = rng.integers(len(rows))
+            points[q, place] = columns[pixel] + 0.5, rows[pixel] + 0.5
+            labels[q, place] = POSITIVE if place < count else NEGATIVE
+    return Prompts(torch.from_numpy(points), torch.from_numpy(labels), torch.from_numpy(masks))
+
+
+@torch.no_grad()
+def overlap(logits: Tensor, masks: Tensor) -> Tensor:
+    """Return the IoU of each answer, shape (Q,)."""
+    found = logits > 0
+    union = (found | masks).flatten(1).sum(dim=1)
+    return (found & masks).flatten(1).sum(dim=1) / union.clamp(min=1)
+
+
+def _initialise(sam: Any) -> None:
+    """Fill the positions, which segment-anything leaves at zero for a checkpoint to fill."""
+    nn.init.trunc_normal_(sam.image_encoder.pos_embed, std=0.02)
+    for block in sam.image_encoder.blocks:
+        nn.init.trunc_normal_(block.attn.rel_pos_h, std=0.02)
+        nn.init.trunc_normal_(block.attn.rel_pos_w, std=0.02)

@@ -1,0 +1,142 @@
+"""What every stage of the training has in common: processes, steps, log, measurements."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, multiprocessing, nn
+
+from pipelines.pretraining.optimizer import Optimizer
+
+Progress = Callable[[str, int, int], None]
+LOG_EVERY = 50
+SMOOTHING = 0.98
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long a stage trains.
+
+    Attributes:
+        steps: Updates.
+        batch: Pictures of an update, over all processes.
+        lr: Peak of the learning rate.
+        measure_every: Updates between two measurements on scenes that are not trained on.
+        seed: Seeds weights and batches.
+    """
+
+    steps: int
+    batch: int
+    lr: float
+    measure_every: int = 500
+    seed: int = 0
+
+
+class Stage(Protocol):
+    """One model in training."""
+
+    name: str
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+        ...
+
+    def loss(self, rng: np.random.Generator, count: int, done: float) -> Tensor:
+        """Return the mean loss of a new batch of ``count`` pictures; ``done`` goes from 0 to 1."""
+        ...
+
+    def measure(self) -> dict[str, float]:
+        """Return figures on scenes that are not trained on."""
+        ...
+
+    def save(self) -> None:
+        """Write what the next stage or the user needs."""
+        ...
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among its equals."""
+
+    rank: int = 0
+    count: int = 1
+
+    def average(self, parameters: list[nn.Parameter]) -> None:
+        """Give every process the mean gradient."""
+        if self.count == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        sizes = [gradient.numel() for gradient in gradients]
+        parts = torch.split(flat / self.count, sizes)
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def fit(
+    stage: Stage, schedule: Schedule, folder: Path, processes: Processes, progress: Progress
+) -> None:
+    """Train a stage and save it; the log goes to ``folder/NAME.jsonl``."""
+    rng = np.random.default_rng([schedule.seed, processes.rank])
+    optimizer = Optimizer(stage.model, lr=schedule.lr, steps=schedule.steps)
+    count = max(1, schedule.batch // processes.count)
+    begin, mean, weight = time.monotonic(), 0.0, 0.0
+    chief = processes.rank == 0
+    stage.model.train()
+    with (folder / f"{stage.name}.jsonl").open("w" if chief else "a", buffering=1) as log:
+        for step in range(1, schedule.steps + 1):
+            loss = stage.loss(rng, count, (step - 1) / schedule.steps)
+            loss.backward()  # type: ignore[no-untyped-call]
+            processes.average(optimizer.parameters)
+            optimizer.step()
+            mean = SMOOTHING * mean + (1 - SMOOTHING) * float(loss.detach())
+            weight = SMOOTHING * weight + 1 - SMOOTHING
+            if not chief:
+                continue
+            progress(stage.name, step, schedule.steps)
+            line: dict[str, float] = {}
+            if step % LOG_EVERY == 0 or step == schedule.steps:
+                line = {"step": step, "seconds": time.monotonic() - begin, "loss": mean / weight}
+            if step % schedule.measure_every == 0 or step == schedule.steps:
+                stage.model.eval()
+                line |= {"step": step, **stage.measure()}
+                stage.model.train()
+                stage.save()
+            if line:
+                log.write(json.dumps({k: round(v, 4) for k, v in line.items()}) + "\n")
+
+
+def run_in_processes(
+    count: int, function: Callable[..., None], *arguments: object, port: int = 29517
+) -> None:
+    """Call ``function(Processes, *arguments)`` in this process, or in ``count`` new ones."""
+    if count == 1:
+        torch.set_num_threads(1)
+        function(Processes(), *arguments)
+        return
+    spawn: Any = multiprocessing.spawn  # type: ignore[attr-defined]
+    spawn(_one_of, (count, port, function, arguments), nprocs=count)
+
+
+def _one_of(
+    rank: int, count: int, port: int, function: Callable[..., None], arguments: tuple[object, ...]
+) -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    dist.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count
+    )
+    try:
+        function(Processes(rank, count), *arguments)
+    finally:
+        dist.destroy_process_group()
