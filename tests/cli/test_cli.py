@@ -24,6 +24,7 @@ COMMANDS = [
     ["segment"],
     ["data"],
     ["data", "tiny-checkpoints"],
+    ["data", "shapes"],
     ["config"],
     ["config", "show"],
     ["demo"],
