@@ -75,7 +75,7 @@ def caption(scene: Scene) -> Question:
 
 
 def sample_questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Question]:
-    """Return ``count`` questions of mixed types, without the same text twice."""
+    """Return up to ``count`` questions of mixed types, without the same text twice."""
     found = dict(looks_in(scene))
     single = [(looks, things[0]) for looks, things in found.items() if len(things) == 1]
     names = list(WEIGHTS)
