@@ -202,6 +202,7 @@ def _query_row(read: _Read, query: QueryRecord, config: DataConfig) -> dict[str,
         "question": text,
         "kind": query.kind,
         "length": query.length,
+        "topic": query.topic,
         "target": target,
         "ignore": ignore,
     }

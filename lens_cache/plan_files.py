@@ -30,6 +30,7 @@ QUERIES = _schema(
     question=_text,
     kind=_text,
     length=_text,
+    topic=_text,
     target=pa.large_string(),  # masks of a large dataset exceed the 2 GB of a plain string column
     ignore=pa.large_string(),
 )

@@ -59,6 +59,7 @@ class PlannedQuery:
     question: str
     kind: str
     length: str
+    topic: str
     size: tuple[int, int]
     target_counts: str
     ignore_counts: str | None

@@ -273,6 +273,26 @@ def tiny_checkpoints(
     print(f"wrote {folder / 'llava'} and {folder / 'sam.pth'}")
 
 
+@data_app.command("shapes")
+def shapes(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write it.")],
+    train: Annotated[int, typer.Option(min=0, help="Pictures to train on.")] = 2000,
+    val: Annotated[int, typer.Option(min=0, help="Pictures to validate on.")] = 200,
+    test: Annotated[int, typer.Option(min=0, help="Pictures to test on.")] = 300,
+    hard: Annotated[
+        int, typer.Option(min=0, help="Crowded pictures with pairs of colour and shape unseen.")
+    ] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the pictures.")] = 0,
+) -> None:
+    """Draw a world of shapes with instructions and exact masks, in the jsonl layout."""
+    from lens_cache.datasets.shapes.files import write_world
+
+    counts = {"train": train, "val": val, "test": test, "hard": hard}
+    with _bars() as bars:
+        write_world(folder, counts, seed=seed, progress=bars.progress)
+    print(f"{folder} holds " + ", ".join(f"{n} {split}" for split, n in counts.items()))
+
+
 @config_app.command("show")
 def show_config(
     kind: Annotated[Literal["extract", "train"], typer.Argument(help="Which settings.")],

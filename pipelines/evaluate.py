@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class Sample:
     instruction: str
     kind: str
     length: str
+    topic: str
     intersection: int
     union: int
     iou: float
@@ -65,6 +66,7 @@ class Evaluation:
         quarantined: Images of the store that could not be extracted, in any split.
         overall: Over every query.
         by_kind: Over the queries of each kind and length, e.g. ``class, short``.
+        by_topic: Over the queries of each topic; empty where the dataset names none.
         folder: Where the report lies.
         panels: Drawn pictures.
         photos_missing: Panels drawn on grey, because their photograph was not found.
@@ -78,6 +80,7 @@ class Evaluation:
     quarantined: int
     overall: Score
     by_kind: dict[str, Score]
+    by_topic: dict[str, Score]
     folder: str
     panels: list[str] = field(default_factory=list)
     photos_missing: int = 0
@@ -134,7 +137,8 @@ def evaluate(
         images=len(draws),
         quarantined=store.num_quarantined,
         overall=_score(samples),
-        by_kind={name: _score(group) for name, group in _groups(samples).items()},
+        by_kind=scores_by(samples, [f"{sample.kind}, {sample.length}" for sample in samples]),
+        by_topic=scores_by(samples, [sample.topic for sample in samples]),
         folder=str(folder),
         panels=names,
         photos_missing=missing,
@@ -175,17 +179,20 @@ class _Answers:
             instruction=query.instruction,
             kind=query.kind,
             length=query.length,
+            topic=query.topic,
             intersection=int(intersection),
             union=int(union),
             iou=float(iou(intersection, union)),
         )
 
 
-def _groups(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+def scores_by(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Score]:
+    """Score the samples of each name, in alphabetical order; a sample without one is left out."""
     groups = defaultdict(list)
-    for sample in samples:
-        groups[f"{sample.kind}, {sample.length}"].append(sample)
-    return dict(sorted(groups.items()))
+    for sample, name in zip(samples, names, strict=True):
+        if name:
+            groups[name].append(sample)
+    return {name: _score(group) for name, group in sorted(groups.items())}
 
 
 def _score(samples: Sequence[Sample]) -> Score:
@@ -269,7 +276,6 @@ def _write(folder: Path, found: Evaluation, samples: Sequence[Sample], run: Run)
 
 def markdown(found: Evaluation) -> str:
     """Return the report as Markdown."""
-    rows = [("all", found.overall), *found.by_kind.items()]
     lines = [
         f"# {Path(found.run).name} on {found.split}",
         "",
@@ -277,18 +283,26 @@ def markdown(found: Evaluation) -> str:
         f"{found.quarantined} images of the store are quarantined. Intervals: 95 % bootstrap over "
         "images.",
         "",
-        "| queries | number | gIoU | cIoU |",
-        "| --- | ---: | ---: | ---: |",
-        *(
-            f"| {name} | {score.queries} | {_percent(score.giou)} | {_percent(score.ciou)} |"
-            for name, score in rows
-        ),
-        "",
+        *_table("queries", {"all": found.overall, **found.by_kind}),
     ]
+    if found.by_topic:
+        lines += _table("topic", found.by_topic)
     if found.photos_missing:
         lines += [f"{found.photos_missing} panels are drawn on grey: photograph not found.", ""]
     lines += [f"![](panels/{Path(name).name})" for name in found.panels]
     return "\n".join(lines) + "\n"
+
+
+def _table(head: str, scores: Mapping[str, Score]) -> list[str]:
+    return [
+        f"| {head} | number | gIoU | cIoU |",
+        "| --- | ---: | ---: | ---: |",
+        *(
+            f"| {name} | {score.queries} | {_percent(score.giou)} | {_percent(score.ciou)} |"
+            for name, score in scores.items()
+        ),
+        "",
+    ]
 
 
 def _percent(value: Interval) -> str:

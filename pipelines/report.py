@@ -194,7 +194,8 @@ def verification(root: Path, found: Check) -> Report:
 
 def evaluation(found: Evaluation) -> Report:
     """Report gIoU and cIoU."""
-    rows = [("all", found.overall), *found.by_kind.items()]
+    topics = [(f"topic {name}", score) for name, score in found.by_topic.items()]
+    rows = [("all", found.overall), *found.by_kind.items(), *topics]
     lines = [
         f"{name:<20} {score.queries:>6} queries   gIoU {100 * score.giou.value:5.1f}   "
         f"cIoU {100 * score.ciou.value:5.1f}"

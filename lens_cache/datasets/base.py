@@ -11,7 +11,7 @@ from lens_cache.config import DataConfig
 from lens_cache.errors import DatasetError
 from lens_cache.masks import Rle
 
-Kind = Literal["class", "referring", "reasoning"]
+Kind = Literal["class", "referring", "plural", "reasoning"]
 Length = Literal["short", "long"]
 
 
@@ -26,6 +26,7 @@ class QueryRecord:
         split: The dataset's split, such as ``train2017``.
         target: What the instruction means; size of the image after EXIF orientation.
         ignore: Pixels that count neither way, if any; same size.
+        topic: A finer kind, for tables; may be empty.
     """
 
     instruction: str
@@ -34,6 +35,7 @@ class QueryRecord:
     split: str
     target: Rle
     ignore: Rle | None
+    topic: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@
     {"image": "images/b.jpg", "instruction": "dog", "mask": {"rle": {"size": [4, 4], "counts": []}}}
 
 Optional: "split" ("train"), "ignore" (a mask; its pixels count neither way), "kind" ("referring"),
-"length" ("long" if the instruction reads as a sentence). Masks are in the frame of the image after
-EXIF orientation. Paths are relative to the root. A line that is not understood is rejected with
-its number; the others stand.
+"length" ("long" if the instruction reads as a sentence), "topic" (any text: a finer kind, for the
+tables of an evaluation). Masks are in the frame of the image after EXIF orientation. Paths are
+relative to the root. A line that is not understood is rejected with its number; the others stand.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from lens_cache.errors import DatasetError, LensCacheError, one_line
 from lens_cache.images import image_size
 from lens_cache.masks import Rle
 
-_KEYS = ("image", "instruction", "mask", "split", "ignore", "kind", "length")
+_KEYS = ("image", "instruction", "mask", "split", "ignore", "kind", "length", "topic")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class _Line:
     split: str
     kind: Kind
     length: Length
+    topic: str
     mask: Any
     ignore: Any
 
@@ -152,6 +153,7 @@ def _parse_line(number: int, text: bytes) -> _Line:
         split=_text(entry, "split", "train"),
         kind=_choice(entry, "kind", "referring", get_args(Kind)),
         length=_choice(entry, "length", length, get_args(Length)),
+        topic="" if entry.get("topic", "") == "" else _text(entry, "topic"),
         mask=_check_form("mask", entry["mask"]),
         ignore=_check_form("ignore", entry["ignore"]) if "ignore" in entry else None,
     )
@@ -196,6 +198,7 @@ def _build_query(root: Path, line: _Line) -> QueryRecord:
         split=line.split,
         target=target,
         ignore=ignore if ignore is not None and masks.area(ignore) else None,
+        topic=line.topic,
     )
 
 

@@ -54,10 +54,11 @@ def publish(temporary: Path, final: Path) -> None:
 
 
 def publish_folder(temporary: Path, final: Path) -> None:
-    """Flush every file of a finished folder, then move it into place."""
-    for path in temporary.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    """Flush every file of a finished folder and of those in it, then move it into place."""
+    for path in temporary.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
     publish(temporary, final)
 
 

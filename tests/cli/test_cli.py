@@ -24,6 +24,7 @@ COMMANDS = [
     ["segment"],
     ["data"],
     ["data", "tiny-checkpoints"],
+    ["data", "shapes"],
     ["config"],
     ["config", "show"],
     ["demo"],
@@ -288,6 +289,19 @@ def test_tiny_checkpoints_are_written(lens_cache, fails, tmp_path):
     assert (tmp_path / "t/sam.pth").exists()
     line = fails(1, "data", "tiny-checkpoints", tmp_path / "t", "--seed", 3)
     assert "already holds something else" in line
+
+
+def test_a_world_of_shapes_is_drawn_and_read(lens_cache, fails, tmp_path):
+    sizes = ["--train", 3, "--val", 0, "--test", 0, "--hard", 1]
+    code, out, _ = lens_cache("data", "shapes", tmp_path / "w", *sizes)
+    assert (code, out) == (0, f"{tmp_path / 'w'} holds 3 train, 0 val, 0 test, 1 hard\n")
+    words = ["-c", HERE / "configs/extract/shapes.yaml", "--set", f"data.root={tmp_path / 'w'}"]
+    code, out, _ = lens_cache("plan", tmp_path / "s", *words)
+    assert code == 0
+    assert out.startswith("planned 4 images and ")
+    assert "set aside" not in out
+    line = fails(1, "data", "shapes", tmp_path / "w", *sizes, "--seed", 3)
+    assert "seed is 0 there and 3 here" in line
 
 
 def test_training_goes_on_with_its_own_settings(lens_cache, tmp_path, tiny_store, run_folder):

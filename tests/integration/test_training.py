@@ -353,6 +353,8 @@ def test_evaluation_is_what_its_samples_say(trained, tiny_store, tmp_path):
     }
     assert steps[-1] == ("panels", 3, 3)
     assert found.photos_missing == 0
+    assert found.by_topic == {}  # COCO names none
+    assert "topic" not in (place / "report.md").read_text()
 
 
 def test_evaluation_agrees_with_the_model_on_plain_masks(trained, tiny_store, tmp_path):

@@ -60,13 +60,14 @@ def test_polygons_live_in_the_turned_image(root):
 
 def test_defaults_and_optional_keys(root):
     sentence = {**LINE, "instruction": " What is square? "}
-    full = {**LINE, "split": "val", "kind": "reasoning", "length": "long"}
+    full = {**LINE, "split": "val", "kind": "reasoning", "length": "long", "topic": "size"}
     (record,) = opened(root, [LINE, sentence, full])
     first, second, third = record.queries
     assert (first.split, first.kind, first.length) == ("train", "referring", "short")
-    assert (first.instruction, first.ignore) == ("the box", None)
+    assert (first.instruction, first.ignore, first.topic) == ("the box", None, "")
     assert (second.instruction, second.length) == ("What is square?", "long")
     assert (third.split, third.kind, third.length) == ("val", "reasoning", "long")
+    assert third.topic == "size"
 
 
 def test_an_empty_ignore_mask_is_no_ignore_mask(root):
@@ -111,8 +112,9 @@ def test_byte_order_mark_and_windows_line_ends(root):
         ({**LINE, "image": "\ud800"}, "expected a path relative to the root, got '\\ud800'"),
         ({**LINE, "instruction": 3}, "'instruction' must be a text that is not empty, got 3"),
         ({**LINE, "split": None}, "'split' must be a text that is not empty, got None"),
-        ({**LINE, "kind": "x"}, "'kind' must be one of class, referring, reasoning, got 'x'"),
+        ({**LINE, "kind": "x"}, "'kind' must be one of class, referring, plural, reasoning, got"),
         ({**LINE, "length": []}, "'length' must be one of short, long, got []"),
+        ({**LINE, "topic": 3}, "'topic' must be a text that is not empty, got 3"),
         ({**LINE, "image": "../a.png"}, "the path '../a.png' leads outside the root"),
         ({**LINE, "image": "/etc/a.png"}, "the path '/etc/a.png' leads outside the root"),
         ({**LINE, "image": "a\0.png"}, "expected a path relative to the root, got 'a\\x00.png'"),

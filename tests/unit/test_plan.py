@@ -59,7 +59,7 @@ def test_plan_says_what_the_dataset_says(coco):
             assert (planned.target(), planned.ignore()) == (query.target, query.ignore)
             assert (planned.image_index, planned.image_id) == (index, image.image_id)
             assert (planned.kind, planned.length, planned.dataset) == ("class", "short", "coco")
-            assert (planned.split, planned.size) == ("train2017", (8, 12))
+            assert (planned.split, planned.size, planned.topic) == ("train2017", (8, 12), "")
             assert masks.decode(planned.target()).shape == (8, 12)
 
 

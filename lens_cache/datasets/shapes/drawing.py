@@ -70,9 +70,7 @@ def _least_visible(picture: Picture) -> float:
 
 def _rasterise(
     thing: Thing,
-) -> tuple[
-    tuple[slice, slice], NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]
-]:
+) -> tuple[tuple[slice, slice], NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
     """Return the box that holds a thing, which of its pixels it covers, and their coordinates.
 
     The coordinates are in the thing's own frame, 1 being its radius.
@@ -89,20 +87,23 @@ def _rasterise(
 def _covers(shape: str, u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Tell which points lie in a shape of radius 1; v points down."""
     distance = np.hypot(u, v)
+    inside: NDArray[np.bool_]
     if shape == "circle":
-        return distance <= 1
-    if shape == "ring":
-        return (distance <= 1) & (distance >= 0.55)
-    if shape == "square":
-        return np.maximum(abs(u), abs(v)) <= 0.84
-    if shape == "triangle":
-        return (v <= 0.62) & (np.sqrt(3) * abs(u) - v <= 1.08)
-    # A star: between two tips its edge is two straight lines that meet at an inner corner.
-    half = np.pi / _POINTS
-    angle = abs((np.arctan2(u, -v) + half) % (2 * half) - half)
-    corner = np.array([np.cos(half), np.sin(half)]) * _INNER
-    along, across = distance * np.cos(angle), distance * np.sin(angle)
-    return along * corner[1] + across * (1 - corner[0]) <= corner[1]
+        inside = distance <= 1
+    elif shape == "ring":
+        inside = (distance <= 1) & (distance >= 0.55)
+    elif shape == "square":
+        inside = np.maximum(abs(u), abs(v)) <= 0.84
+    elif shape == "triangle":
+        inside = (v <= 0.62) & (np.sqrt(3) * abs(u) - v <= 1.08)
+    else:
+        # A star: between two tips its edge is two straight lines that meet at an inner corner.
+        half = np.pi / _POINTS
+        angle = abs((np.arctan2(u, -v) + half) % (2 * half) - half)
+        corner = np.array([np.cos(half), np.sin(half)]) * _INNER
+        along, across = distance * np.cos(angle), distance * np.sin(angle)
+        inside = along * corner[1] + across * (1 - corner[0]) <= corner[1]
+    return inside
 
 
 def _colour(thing: Thing, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -122,7 +123,8 @@ def _texture(
     if thing.texture == "dotted":
         return np.where(np.hypot(along % 6 - 3, across % 6 - 3) < 1.6, 0.68, 1.0)
     if thing.texture == "shaded":
-        return 0.85 + 0.15 * (along / thing.radius).clip(-1, 1)
+        shade: NDArray[np.float64] = 0.85 + 0.15 * (along / thing.radius).clip(-1, 1)
+        return shade
     return np.ones_like(u)
 
 

@@ -22,13 +22,14 @@ from lens_cache.datasets.shapes.language import (
     extreme,
     looks_in,
     matching,
+    pick,
     related,
 )
 from lens_cache.datasets.shapes.scene import Scene
 
 T = TypeVar("T")
 FILLER = "thing"
-SHAPE_FACTS = {
+SHAPE_FACTS: dict[str, tuple[str, ...]] = {
     "circle": ("could roll down a hill", "looks like a ball"),
     "square": ("has exactly four corners", "could be a window"),
     "triangle": ("has exactly three corners", "looks like a tent"),
@@ -44,12 +45,12 @@ COLOUR_FACTS = {
     "purple": "lavender",
 }
 # Instructions that name a thing become sentences in these; a quarter of them do.
-REQUESTS = (
+REQUESTS: tuple[str, ...] = (
     "Please segment {phrase} in this picture.",
     "Can you mark {phrase} for me?",
     "Show me where to find {phrase} here.",
 )
-REASONING_REQUESTS = (
+REASONING_REQUESTS: tuple[str, ...] = (
     "Look at the picture and mark what {fact}.",
     "Which of these {fact}?",
 )
@@ -88,7 +89,7 @@ class _Request:
 def sample_instructions(scene: Scene, rng: np.random.Generator) -> list[Instruction]:
     """Return about ten instructions: two or three of each kind, as far as the scene offers them."""
     found = dict(looks_in(scene))
-    chosen = [
+    chosen: list[tuple[Kind, _Request]] = [
         *(("class", request) for request in _some(rng, list(_class(found)), 2)),
         *(("referring", request) for request in _some(rng, list(_by_looks(found)), 2)),
         *(("referring", request) for request in _some(rng, list(_by_place(scene, found)), 1)),
@@ -101,7 +102,7 @@ def sample_instructions(scene: Scene, rng: np.random.Generator) -> list[Instruct
 def sample_absent(scene: Scene, rng: np.random.Generator) -> str:
     """Return an instruction that means nothing in this scene."""
     absent = [looks for looks in ALL_LOOKS if looks.attributes == 2 and not matching(scene, looks)]
-    return f"the {_pick(rng, absent).noun(FILLER)}"
+    return f"the {pick(rng, absent).noun(FILLER)}"
 
 
 def topic_of(looks: Looks) -> str:
@@ -183,7 +184,7 @@ def _word(kind: Kind, request: _Request, rng: np.random.Generator) -> Instructio
         short, requests = request.phrase, REQUESTS
     text = short
     if length == "long":
-        text = _pick(rng, requests).format(phrase=request.phrase, fact=request.phrase)
+        text = pick(rng, requests).format(phrase=request.phrase, fact=request.phrase)
     return Instruction(text, kind, length, request.topic, request.things)
 
 
@@ -192,7 +193,3 @@ def _some(rng: np.random.Generator, options: Sequence[T], count: int) -> list[T]
     distinct = list(dict.fromkeys(options)) if count > 1 else list(options)
     chosen = rng.permutation(len(distinct))[:count]
     return [distinct[index] for index in chosen]
-
-
-def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
-    return options[rng.integers(len(options))]

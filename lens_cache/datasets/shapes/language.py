@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import TypeVar
+
+import numpy as np
 
 from lens_cache.datasets.shapes.scene import COLOURS, SHAPES, SIZES, Scene, Thing
 
+T = TypeVar("T")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
 # How far apart two centres must be, in pixels, to be one left of the other.
 CLEARLY_APART = 12.0
@@ -97,6 +101,11 @@ def extreme(scene: Scene, among: Iterable[int], which: str) -> int | None:
 def left_to_right(scene: Scene, things: Iterable[int]) -> list[int]:
     """Return things in reading order along the horizontal."""
     return sorted(things, key=lambda index: scene.things[index].x)
+
+
+def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
+    """Return one of some options, each as likely as the others."""
+    return options[int(rng.integers(len(options)))]
 
 
 def enumeration(phrases: list[str]) -> str:

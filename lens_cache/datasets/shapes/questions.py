@@ -6,9 +6,8 @@ Nothing here holds a mask, a box or a coordinate, and no wording here is used to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 
@@ -24,14 +23,15 @@ from lens_cache.datasets.shapes.language import (
     look_of,
     looks_in,
     matching,
+    pick,
     related,
 )
 from lens_cache.datasets.shapes.scene import UNSEEN_PAIRS, Scene
 
-T = TypeVar("T")
 FILLER = "object"
+ATTRIBUTES = ("size", "colour", "shape")
 # What is known of a shape and of a colour, as it is said here.
-SHAPE_FACTS = {
+SHAPE_FACTS: dict[str, tuple[str, ...]] = {
     "circle": ("rolls away", "has no corners"),
     "square": ("has four corners", "looks like a box"),
     "triangle": ("has three corners", "looks like a roof"),
@@ -75,7 +75,7 @@ def caption(scene: Scene) -> Question:
 
 
 def sample_questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Question]:
-    """Return ``count`` questions of mixed types, without the same text twice."""
+    """Return up to ``count`` questions of mixed types, without the same text twice."""
     found = dict(looks_in(scene))
     single = [(looks, things[0]) for looks, things in found.items() if len(things) == 1]
     names = list(WEIGHTS)
@@ -102,14 +102,14 @@ def _ask(
     if kind == "exist":
         return _exist(found, rng)
     if kind == "count":
-        looks = _pick(rng, _simple(ALL_LOOKS))
+        looks = pick(rng, _simple(ALL_LOOKS))
         number = NUMBERS[len(matching(scene, looks))]
         return Question(kind, f"How many {looks.noun(FILLER, plural=True)} are there?", number)
     if kind == "list":
         several = [looks for looks in _simple(found) if len(found[looks]) > 1]
         if not several:
             return None
-        looks = _pick(rng, several)
+        looks = pick(rng, several)
         answer = _enumerate(scene, left_to_right(scene, found[looks]))
         return Question(kind, f"List the {looks.noun(FILLER, plural=True)}.", answer)
     if kind == "relation":
@@ -121,7 +121,7 @@ def _ask(
     short = [(looks, thing) for looks, thing in single if looks.attributes < 3]
     if not short:
         return None
-    looks, thing = _pick(rng, short)
+    looks, thing = pick(rng, short)
     if kind == "describe":
         return Question(kind, f"Describe the {looks.noun(FILLER)}.", _a(scene, thing))
     return _attribute(kind, scene, f"the {looks.noun(FILLER)}", looks, thing, rng)
@@ -132,14 +132,14 @@ def _attribute(
 ) -> Question:
     """Ask for something that the phrase does not say."""
     full = look_of(scene.things[thing])
-    unsaid = [name for name in ("size", "colour", "shape") if getattr(said, name) is None]
-    wanted = _pick(rng, unsaid)
-    return Question(kind, f"What {wanted} is {phrase}?", getattr(full, wanted))
+    unsaid = [name for name in ATTRIBUTES if getattr(said, name) is None]
+    wanted = pick(rng, unsaid)
+    return Question(kind, f"What {wanted} is {phrase}?", str(getattr(full, wanted)))
 
 
 def _exist(found: dict[Looks, tuple[int, ...]], rng: np.random.Generator) -> Question:
     """Ask for something that is there, or is not but for one word."""
-    looks = _pick(rng, [looks for looks in found if looks.attributes > 1])
+    looks = pick(rng, [looks for looks in found if looks.attributes > 1])
     answer = "yes"
     if rng.random() < 0.5:
         near = [
@@ -148,11 +148,15 @@ def _exist(found: dict[Looks, tuple[int, ...]], rng: np.random.Generator) -> Que
             if other not in found
             and other.attributes == looks.attributes
             and (other.colour, other.shape) not in UNSEEN_PAIRS
-            and sum(getattr(other, k) != getattr(looks, k) for k in ("size", "colour", "shape")) == 1
+            and _differences(other, looks) == 1
         ]
         if near:
-            looks, answer = _pick(rng, near), "no"
+            looks, answer = pick(rng, near), "no"
     return Question("exist", f"Is there a {looks.noun(FILLER)}?", answer)
+
+
+def _differences(one: Looks, other: Looks) -> int:
+    return sum(getattr(one, name) != getattr(other, name) for name in ATTRIBUTES)
 
 
 def _relation(
@@ -164,8 +168,8 @@ def _relation(
     anchors = [(looks, thing) for looks, thing in single if looks.attributes < 3]
     if not anchors:
         return None
-    looks, anchor = _pick(rng, anchors)
-    relation = _pick(rng, list(RELATIONS))
+    looks, anchor = pick(rng, anchors)
+    relation = pick(rng, list(RELATIONS))
     beside = set(related(scene, anchor, relation))
     # A description that this side of the anchor makes clear, if possible only together with it.
     clear = {
@@ -178,7 +182,7 @@ def _relation(
     if not clear:
         return None
     needed = [wanted for wanted in clear if wanted == Looks() or len(found[wanted]) > 1]
-    wanted = _pick(rng, needed or list(clear))
+    wanted = pick(rng, needed or list(clear))
     phrase = f"the {wanted.noun(FILLER)} {relation} the {looks.noun(FILLER)}"
     thing = clear[wanted][0]
     if rng.random() < 0.5:
@@ -189,14 +193,14 @@ def _relation(
 def _extreme(
     scene: Scene, found: dict[Looks, tuple[int, ...]], rng: np.random.Generator
 ) -> Question | None:
-    which = _pick(rng, list(EXTREMES))
+    which = pick(rng, list(EXTREMES))
     groups = {looks: things for looks, things in found.items() if looks.attributes == 1}
     groups[Looks()] = tuple(range(len(scene.things)))
     clear = {looks: extreme(scene, things, which) for looks, things in groups.items()}
     known = [(looks, thing) for looks, thing in clear.items() if thing is not None]
     if not known:
         return None
-    looks, thing = _pick(rng, known)
+    looks, thing = pick(rng, known)
     phrase = f"the {which} {looks.noun(FILLER)}"
     if rng.random() < 0.5:
         return Question("extreme", f"Describe {phrase}.", _a(scene, thing))
@@ -211,7 +215,7 @@ def _fact(scene: Scene, rng: np.random.Generator) -> Question | None:
             options += [(said, fact, things[0]) for fact in facts]
     if not options:
         return None
-    said, fact, thing = _pick(rng, options)
+    said, fact, thing = pick(rng, options)
     phrase = f"the {FILLER} that {fact}"
     if rng.random() < 0.5:
         return Question("fact", f"Describe {phrase}.", _a(scene, thing))
@@ -235,7 +239,3 @@ def _a(scene: Scene, thing: int) -> str:
 
 def _enumerate(scene: Scene, things: list[int]) -> str:
     return enumeration([_a(scene, thing) for thing in things])
-
-
-def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
-    return options[rng.integers(len(options))]

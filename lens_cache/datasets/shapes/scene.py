@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 SIDE = 128
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple")
@@ -132,8 +133,16 @@ def _place(rng: np.random.Generator, rules: Rules) -> tuple[Thing, ...] | None:
 def _choose_pairs(rng: np.random.Generator, rules: Rules, count: int) -> list[tuple[str, str]]:
     """Choose the colour and shape of each thing."""
     while True:
-        colours = rng.choice(COLOURS, size=rng.integers(rules.kinds[0], rules.kinds[1] + 1), replace=False)
-        shapes = rng.choice(SHAPES, size=rng.integers(rules.kinds[0], rules.kinds[1] + 1), replace=False)
+        colours = _choose_kinds(rng, rules, COLOURS)
+        shapes = _choose_kinds(rng, rules, SHAPES)
         pairs = [(str(rng.choice(colours)), str(rng.choice(shapes))) for _ in range(count)]
         if UNSEEN_PAIRS.isdisjoint(pairs) != rules.unseen:
             return pairs
+
+
+def _choose_kinds(
+    rng: np.random.Generator, rules: Rules, known: tuple[str, ...]
+) -> NDArray[np.str_]:
+    """Choose the colours, or the shapes, that a picture keeps to."""
+    number = rng.integers(rules.kinds[0], rules.kinds[1] + 1)
+    return rng.choice(np.array(known), size=number, replace=False)
