@@ -29,7 +29,7 @@ from lens_cache.sam_architecture import SamArchitecture
 
 IMAGE_SIDE, PATCH_SIZE = 96, 8
 TOWER_WIDTH, TOWER_LAYERS = 128, 4
-WIDTH, LAYERS = 128, 8
+WIDTH, LAYERS = 128, 6
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<image>", "<pad>")
 SHAPES_SAM = SamArchitecture(
     image_size=128,

@@ -183,13 +183,15 @@ def predict(model: Any, prefix: Tensor, states: Tensor, lesson: Lesson) -> Tenso
     embed: Any = language_model.embed_tokens
     image = model.model.multi_modal_projector(states)
     start = embed(prefix).expand(len(image), -1, -1)
-    sequence = torch.cat([start, image, embed(lesson.ids)], dim=1)
+    # In bfloat16 from here on: the states are extracted in that precision too.
+    sequence = torch.cat([start, image, embed(lesson.ids)], dim=1).bfloat16()
     num_shared = start.shape[1] + image.shape[1]
     output = language_model(
         inputs_embeds=sequence,
         attention_mask=additive_mask(block_mask(num_shared, lesson.owner), sequence.dtype),
         position_ids=position_ids(num_shared, lesson.owner),
         use_cache=False,
+        num_shared=num_shared,
     )
     # The state before a token predicts it.
     before = output.last_hidden_state[:, num_shared - 1 : -1]

@@ -19,12 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lens_cache.datasets.shapes.language import ALL_LOOKS
-from lens_cache.datasets.shapes.scene import COLOURS, SHAPES, SIZES, UNSEEN_PAIRS, Scene
+from lens_cache.datasets.shapes.scene import COLOURS, SHAPES, SIZES, Scene
 from lens_cache.encoders.shapes_models import TOWER_WIDTH, to_pixels
 from pipelines.pretraining.scenes import Scenes
 
 FILE = "tower.safetensors"
-LOOKS = tuple(looks for looks in ALL_LOOKS if (looks.colour, looks.shape) not in UNSEEN_PAIRS)
+LOOKS = tuple(looks for looks in ALL_LOOKS if not looks.unseen)
 # The share of pictures with one or two things falls to the least over this part of the training.
 EASY_UNTIL, LEAST_EASY = 0.25, 0.15
 NUM_MEASURED = 600

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from lens_cache.datasets.shapes.scene import COLOURS, SHAPES, SIZES, Scene, Thing
+from lens_cache.datasets.shapes.scene import COLOURS, SHAPES, SIZES, UNSEEN_PAIRS, Scene, Thing
 
 T = TypeVar("T")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
@@ -44,6 +44,11 @@ class Looks:
         """Return e.g. "small red star"; ``filler`` is said where no shape is."""
         words = [self.size, self.colour, (self.shape or filler) + ("s" if plural else "")]
         return " ".join(word for word in words if word)
+
+    @property
+    def unseen(self) -> bool:
+        """Whether it names a pair of colour and shape that only the hard split has."""
+        return (self.colour, self.shape) in UNSEEN_PAIRS
 
     @property
     def attributes(self) -> int:

@@ -26,7 +26,7 @@ from lens_cache.datasets.shapes.language import (
     pick,
     related,
 )
-from lens_cache.datasets.shapes.scene import UNSEEN_PAIRS, Scene
+from lens_cache.datasets.shapes.scene import Scene
 
 FILLER = "object"
 ATTRIBUTES = ("size", "colour", "shape")
@@ -102,7 +102,8 @@ def _ask(
     if kind == "exist":
         return _exist(found, rng)
     if kind == "count":
-        looks = pick(rng, _simple(ALL_LOOKS))
+        # A pair that is never drawn would always count zero.
+        looks = pick(rng, [one for one in _simple(ALL_LOOKS) if not one.unseen])
         number = NUMBERS[len(matching(scene, looks))]
         return Question(kind, f"How many {looks.noun(FILLER, plural=True)} are there?", number)
     if kind == "list":
@@ -147,7 +148,7 @@ def _exist(found: dict[Looks, tuple[int, ...]], rng: np.random.Generator) -> Que
             for other in ALL_LOOKS
             if other not in found
             and other.attributes == looks.attributes
-            and (other.colour, other.shape) not in UNSEEN_PAIRS
+            and not other.unseen
             and _differences(other, looks) == 1
         ]
         if near:
