@@ -7,6 +7,7 @@ SPLIT ?=
 RUN ?=
 STORE ?=
 SEEDS ?=
+STEPS ?=
 JOBS ?=
 
 VENV := .venv
@@ -42,9 +43,10 @@ demo: $(STAMP)  ## The whole way on a dozen photographs, or on DATA= (a COCO fol
 	@$(BIN)/lens-cache demo --out '$(OUT)' $(if $(DATA),--data '$(DATA)') $(if $(SPLIT),--split '$(SPLIT)')
 
 ablations: OUT = runs/ablations
-ablations: $(STAMP)  ## The paper's ablations on the world of shapes, SEEDS= (3), JOBS= at a time; into OUT=.
+ablations: $(STAMP)  ## The paper's ablations on the world of shapes, SEEDS= (3), STEPS=, JOBS= at a time.
 	@$(BIN)/lens-cache ablations '$(OUT)' -c configs/sweeps/ablations.yaml \
-	  $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(JOBS),--jobs '$(JOBS)')
+	  $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(STEPS),--steps '$(STEPS)') \
+	  $(if $(JOBS),--jobs '$(JOBS)')
 
 evaluate: $(STAMP)  ## Measure RUN= on a SPLIT= of STORE=.
 	@test -n '$(RUN)' -a -n '$(STORE)' -a -n '$(SPLIT)' || { \

@@ -26,6 +26,7 @@ from lens_cache.store.manifest import MANIFEST_FILE
 from lens_cache.store.reader import Store
 from lens_cache.sweep import SweepConfig, row_settings
 from pipelines.progress import Reporter
+from pipelines.provenance import record_run
 from pipelines.sweep_run import RESULT_FILE, Result, settings_file
 
 LAST_LINES = 5
@@ -106,6 +107,7 @@ def run_sweep(
     tasks = _tasks(config, out, seeds, steps)
     with _held(out) as lock:
         todo = [task for task in tasks if not _finished(task, store)]
+        record_run(out, config)
         failures = _run_all(todo, len(tasks), store_path, config.splits, reporter, jobs, lock)
     failed = {(failure.row, failure.seed) for failure in failures}
     outcome = Outcome(failures=failures)

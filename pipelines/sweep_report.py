@@ -57,6 +57,10 @@ def markdown(summary: Summary, failures: Sequence[Failure]) -> str:
         "",
         f"![](./{summary.name}.svg)",
         "",
+        "What each row sets on top of the base:",
+        "",
+        *(f"- {row.name}: {_changes(row)}" for row in summary.rows),
+        "",
         "## What the differences say",
         "",
         "A difference is clear if its mean is two standard errors or more away from zero. With "
@@ -87,7 +91,7 @@ def _say(difference: Difference) -> str:
     measured = signed(difference.measured)
     if difference.verdict is None or difference.published is None:
         return f"{measured}: {difference.direction}."
-    published = f"published {difference.published:+.1f}"
+    published = f"published {difference.published:+z.1f}"
     if difference.verdict == "no clear difference":
         return f"{measured}: no clear difference ({published})."
     return f"{measured}: {difference.verdict} in sign ({published})."
@@ -130,6 +134,10 @@ def _cell(row: RowSummary, metric: Metric) -> str:
     return "" if difference is None else signed(difference.measured)
 
 
+def _changes(row: RowSummary) -> str:
+    return ", ".join(f"`{change}`" for change in row.changes) or "nothing"
+
+
 def _published(figures: Published | None) -> str:
     return "" if figures is None else f"{figures.giou:.1f} / {figures.ciou:.1f}"
 
@@ -141,7 +149,7 @@ def plain(value: Spread) -> str:
 
 def signed(value: Spread) -> str:
     """Return mean and standard deviation of a difference."""
-    return f"{value.mean:+.1f}" + _deviation(value)
+    return f"{value.mean:+z.1f}" + _deviation(value)
 
 
 def _deviation(value: Spread) -> str:

@@ -8,7 +8,7 @@ from lens_cache.errors import ConfigError, StoreError, TrainingError
 from lens_cache.sweep import load_sweep
 from pipelines.sweep import _held, run_sweep
 from pipelines.sweep_report import write_report
-from tests.stores import Quiet, stamps
+from tests.stores import Quiet, copied, stamps
 
 BASE = [
     "preset=tiny",
@@ -75,6 +75,16 @@ def test_what_is_finished_is_not_done_again(swept, tiny_store):
     assert run_sweep(config, tiny_store, out, reporter, seeds=2) == outcome
     assert stamps(out / "runs") == before
     assert reporter.steps == [("runs", 4, 4)]
+
+
+def test_a_run_without_a_result_is_done_anew_and_gives_the_same(tmp_path, swept, tiny_store):
+    out, config, _, outcome = swept
+    again, reporter = copied(out, tmp_path / "again"), Quiet()
+    (again / "runs/full/seed-1/result.json").unlink()
+    found = run_sweep(config, tiny_store, again, reporter, seeds=2)
+    assert reporter.steps == [("runs", 3, 4), ("runs", 4, 4)]
+    assert found.results["full"][1].overall == outcome.results["full"][1].overall
+    assert found.results["SAM frozen"] == outcome.results["SAM frozen"]
 
 
 def test_a_run_of_other_settings_is_refused(swept, tiny_store):

@@ -73,6 +73,7 @@ def test_the_text_says_it():
     assert found is not None
     text = markdown(found, OUTCOME.failures)
     assert "| full | 3 | 62.0 ± 2.0 | 52.0 ± 2.0 |  |  | 9 | 60 | 56.5 / 57.3 |" in text
+    assert "- less: `loss.attention=0`" in text
     assert "-10.0 ± 1.0: agrees in sign (published -8.6)." in text
     assert "+0.0 ± 0.5: no clear difference (published -9.5)." in text
     assert "- own <idea>, gIoU: +1.5 ± 0.7: higher." in text
