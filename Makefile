@@ -6,6 +6,9 @@ DATA ?=
 SPLIT ?=
 RUN ?=
 STORE ?=
+SEEDS ?=
+STEPS ?=
+JOBS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +19,7 @@ PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo evaluate test test-fast test-slow smoke-full-size check lint types format clean
+.PHONY: help setup demo ablations evaluate test test-fast test-slow smoke-full-size check lint types format clean
 
 help:  ## Say what there is.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -38,6 +41,12 @@ $(STAMP): requirements.txt pyproject.toml
 
 demo: $(STAMP)  ## The whole way on a dozen photographs, or on DATA= (a COCO folder); into OUT=.
 	@$(BIN)/lens-cache demo --out '$(OUT)' $(if $(DATA),--data '$(DATA)') $(if $(SPLIT),--split '$(SPLIT)')
+
+ablations: OUT = runs/ablations
+ablations: $(STAMP)  ## The paper's ablations on the world of shapes, SEEDS= (3), STEPS=, JOBS= at a time.
+	@$(BIN)/lens-cache ablations '$(OUT)' -c configs/sweeps/ablations.yaml \
+	  $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(STEPS),--steps '$(STEPS)') \
+	  $(if $(JOBS),--jobs '$(JOBS)')
 
 evaluate: $(STAMP)  ## Measure RUN= on a SPLIT= of STORE=.
 	@test -n '$(RUN)' -a -n '$(STORE)' -a -n '$(SPLIT)' || { \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,7 +15,9 @@ from lens_cache.errors import ConfigError, LensCacheError, one_line
 
 if TYPE_CHECKING:
     from lens_cache.run import Run
+    from lens_cache.sweep import SweepConfig
     from pipelines.progress import Bars
+    from pipelines.sweep import Outcome
 
 app = typer.Typer(
     name="lens-cache",
@@ -41,6 +44,11 @@ Checkpoint = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; a GPU if there is one.")]
 Group = Literal["hidden_states", "image_embeddings"]
+Seeds = Annotated[int, typer.Option(min=1, help="Each row is trained with seeds 0 to N - 1.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Steps of every run; the base's, if not.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at a time; one per core, if not.")]
+# A run of a sweep may take an hour; its bar measures rates over many of them.
+_HOURS = 24 * 3600.0
 
 
 def main() -> None:
@@ -236,6 +244,63 @@ def evaluate(
 
 
 @app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML: base settings and rows.")],
+    store: StoreOption,
+    out: Annotated[Path, typer.Option(help="Folder for runs and tables.")],
+    seeds: Seeds = 3,
+    steps: Steps = None,
+    jobs: Jobs = None,
+    as_json: Json = False,
+) -> None:
+    """Train every row of a sweep with several seeds and compare them in one table.
+
+    Run it again after any interruption: what is finished is not done again.
+    """
+    from lens_cache.sweep import load_sweep
+    from pipelines.sweep import run_sweep
+
+    config = load_sweep(file)
+    with _bars(_HOURS) as bars:
+        outcome = run_sweep(
+            config, store, out, bars, seeds=seeds, steps=steps, jobs=jobs or _cores()
+        )
+    _show_sweep(config, outcome, out, as_json)
+
+
+@app.command()
+def ablations(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for everything made.")],
+    config: Annotated[
+        Path, typer.Option("-c", "--config", help="YAML: base settings and rows.")
+    ] = Path("configs/sweeps/ablations.yaml"),
+    seeds: Seeds = 3,
+    steps: Steps = None,
+    jobs: Jobs = None,
+    as_json: Json = False,
+) -> None:
+    """Draw the world of shapes, extract it, and run the paper's ablations on it."""
+    from lens_cache.sweep import load_sweep
+    from pipelines.ablations import ablate
+    from pipelines.extract import on_ray
+
+    rows = load_sweep(config)
+    with _bars(_HOURS) as bars:
+        outcome = ablate(
+            rows, out, bars, on_ray(None), seeds=seeds, steps=steps, jobs=jobs or _cores()
+        )
+    _show_sweep(rows, outcome, out, as_json)
+
+
+def _show_sweep(config: SweepConfig, outcome: Outcome, out: Path, as_json: bool) -> None:
+    from pipelines.sweep_report import write_report
+
+    _show(write_report(config, outcome, out), as_json)
+    if outcome.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
 def segment(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
     instruction: Annotated[str, typer.Argument(help='What to segment, e.g. "the orange".')],
@@ -329,10 +394,14 @@ def demo(
     _show(result, as_json=False)
 
 
-def _bars() -> Bars:
+def _bars(window: float = 30.0) -> Bars:
     from pipelines.progress import Bars
 
-    return Bars()
+    return Bars(window)
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
 
 
 def _open_run(folder: Path) -> Run:

@@ -32,17 +32,25 @@ class Reporter(Protocol):
 
 
 class _Rate(ProgressColumn):
-    """Steps per second."""
+    """Steps per second, or per hour where a step takes long."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:.1f}/s" if speed else "-/s", style="progress.data.speed")
+        return Text(_rate(speed) if speed else "-/s", style="progress.data.speed")
+
+
+def _rate(speed: float) -> str:
+    return f"{speed:.1f}/s" if speed >= 0.1 else f"{3600 * speed:.1f}/h"
 
 
 class Bars:
-    """Progress bars by name; use it in a ``with`` block."""
+    """Progress bars by name; use it in a ``with`` block.
 
-    def __init__(self) -> None:
+    Args:
+        window: Seconds over which rates are measured; a step must take less.
+    """
+
+    def __init__(self, window: float = 30.0) -> None:
         self._console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description:>10}"),
@@ -53,6 +61,7 @@ class Bars:
             TextColumn("eta"),
             TimeRemainingColumn(),
             console=self._console,
+            speed_estimate_period=window,
         )
         self._tasks: dict[str, TaskID] = {}
 

@@ -21,6 +21,8 @@ COMMANDS = [
     ["verify"],
     ["train"],
     ["evaluate"],
+    ["sweep"],
+    ["ablations"],
     ["segment"],
     ["data"],
     ["data", "tiny-checkpoints"],

@@ -1,0 +1,96 @@
+"""The ablations from nothing: draw the world of shapes, extract what all rows read, sweep."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from lens_cache.assets import PHOTOGRAPHS
+from lens_cache.config import (
+    DataConfig,
+    EncodersConfig,
+    ExtractConfig,
+    LlavaConfig,
+    SamConfig,
+    StoreConfig,
+)
+from lens_cache.datasets.shapes.files import write_world
+from lens_cache.errors import ConfigError
+from lens_cache.sweep import SweepConfig, row_settings
+from pipelines import report
+from pipelines.extract import Runner, extract
+from pipelines.progress import Reporter
+from pipelines.sweep import Outcome, run_sweep
+
+MODELS = PHOTOGRAPHS.parent / "shapes_models"
+# Images of each split.
+COUNTS = {"train": 2000, "val": 100, "test": 200}
+
+
+def ablate(
+    config: SweepConfig,
+    out: Path,
+    reporter: Reporter,
+    runner: Runner,
+    *,
+    seeds: int,
+    steps: int | None = None,
+    jobs: int = 1,
+    counts: Mapping[str, int] = COUNTS,
+    models: Path = MODELS,
+) -> Outcome:
+    """Sweep over a world of its own; what an earlier call left in ``out`` is taken up.
+
+    Args:
+        config: The sweep; each of its rows names its layer.
+        out: Folder for everything that is made: ``world``, ``store``, the sweep's.
+        reporter: Where progress goes.
+        runner: Where the extraction runs.
+        seeds: See ``run_sweep``.
+        steps: See ``run_sweep``.
+        jobs: See ``run_sweep``.
+        counts: Images of each split of the world.
+        models: Folder with ``llava`` and ``sam.pth``.
+
+    Raises:
+        LensCacheError: If a step fails.
+    """
+    settings = ExtractConfig(
+        data=DataConfig(kind="jsonl", root=out / "world"),
+        encoders=EncodersConfig(
+            root=models,
+            llava=LlavaConfig(checkpoint="llava", layers=layers_of(config)),
+            sam=SamConfig(checkpoint="sam.pth"),
+        ),
+        store=StoreConfig(shard_size=64),
+    )
+    if not (out / "world").exists():
+        _write_world(out / "world", counts, reporter)
+    summary = extract(out / "store", settings, reporter, runner)
+    reporter.message(report.extraction(out / "store", summary).text)
+    return run_sweep(config, out / "store", out, reporter, seeds=seeds, steps=steps, jobs=jobs)
+
+
+def layers_of(config: SweepConfig) -> tuple[int, ...]:
+    """Return every layer that a row reads: one store serves them all.
+
+    Raises:
+        ConfigError: If a row names none.
+    """
+    layers = {row.name: row_settings(config, row).model.layer for row in config.rows}
+    unnamed = [name for name, layer in layers.items() if layer is None]
+    if unnamed:
+        raise ConfigError(
+            f"extracting for the sweep {config.name}: row {unnamed[0]!r} names no layer; set "
+            "model.layer in the base"
+        )
+    return tuple(sorted({layer for layer in layers.values() if layer is not None}))
+
+
+def _write_world(folder: Path, counts: Mapping[str, int], reporter: Reporter) -> None:
+    """Write the world under a temporary name: where the folder stands, it is whole."""
+    temporary = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    write_world(temporary, counts, progress=reporter.progress)
+    temporary.rename(folder)

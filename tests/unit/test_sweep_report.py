@@ -1,0 +1,111 @@
+import dataclasses
+from xml.etree import ElementTree
+
+import pytest
+
+from lens_cache.config import TrainConfig, TrainerConfig
+from lens_cache.errors import TrainingError
+from lens_cache.sweep import Published, RowConfig, SweepConfig
+from pipelines.sweep import Failure, Outcome
+from pipelines.sweep_plot import plot
+from pipelines.sweep_report import markdown, write_report
+from pipelines.sweep_run import Measured, Result
+from pipelines.sweep_summary import summarise
+
+PAPER = {
+    "full": Published(giou=56.5, ciou=57.3),
+    "less": Published(giou=47.9, ciou=47.8),
+}
+SWEEP = SweepConfig(
+    name="small",
+    source="a paper, table 2",
+    splits=("test", "val"),
+    rows=(
+        RowConfig(name="full", paper={"test": PAPER["full"]}),
+        RowConfig(name="less", set=("loss.attention=0",), paper={"test": PAPER["less"]}),
+        RowConfig(name="own <idea>", set=("loss.dice=1",)),
+    ),
+)
+
+
+def result(giou, ciou, seconds=60.0):
+    one = Measured(giou=giou, ciou=ciou, queries=40)
+    return Result(
+        config=TrainConfig(trainer=TrainerConfig(max_steps=9)),
+        checkpoint="best.ckpt",
+        seconds=seconds,
+        overall={"test": one, "val": dataclasses.replace(one, giou=giou + 1)},
+        groups={split: {"kind": {"class, short": one}} for split in ("test", "val")},
+    )
+
+
+OUTCOME = Outcome(
+    results={
+        "full": {0: result(60, 50), 1: result(62, 54), 2: result(64, 52)},
+        "less": {0: result(50, 50.5), 1: result(53, 53.5), 2: result(53, 52)},
+        "own <idea>": {0: result(61, 60), 2: result(66, 62, seconds=120)},
+    },
+    failures=[Failure("own <idea>", 1, "x.log", ("boom", "exit code 1"))],
+)
+
+
+def test_the_table_holds_mean_spread_and_paired_differences():
+    found = summarise(SWEEP, OUTCOME)
+    assert found is not None
+    full, less, own = found.rows
+    assert full.differences == {}
+    assert (full.scores["test"]["giou"].mean, full.scores["test"]["giou"].deviation) == (62, 2)
+    # 50 - 60, 53 - 62, 53 - 64
+    giou = less.differences["giou"]
+    assert (giou.measured.mean, giou.measured.deviation, giou.measured.count) == (-10, 1, 3)
+    assert giou.published == pytest.approx(-8.6)
+    assert giou.verdict == "agrees"
+    # 0.5, -0.5, 0
+    assert less.differences["ciou"].verdict == "no clear difference"
+    # Seeds 0 and 2 alone: 1 and 2 points, standard error 0.5.
+    assert own.differences["giou"].measured.count == 2
+    assert (own.differences["giou"].direction, own.differences["giou"].verdict) == ("higher", None)
+    assert own.seconds.mean == 90
+
+
+def test_the_text_says_it():
+    found = summarise(SWEEP, OUTCOME)
+    assert found is not None
+    text = markdown(found, OUTCOME.failures)
+    assert "| full | 3 | 62.0 ± 2.0 | 52.0 ± 2.0 |  |  | 9 | 60 | 56.5 / 57.3 |" in text
+    assert "- less: `loss.attention=0`" in text
+    assert "-10.0 ± 1.0: agrees in sign (published -8.6)." in text
+    assert "+0.0 ± 0.5: no clear difference (published -9.5)." in text
+    assert "- own <idea>, gIoU: +1.5 ± 0.7: higher." in text
+    assert "## gIoU on test by kind" in text
+    assert "'own <idea>', seed 1 failed; the end of x.log:\n    boom" in text
+
+
+def test_a_better_row_where_the_paper_has_a_worse_one_disagrees():
+    better = Outcome(results={**OUTCOME.results, "less": OUTCOME.results["own <idea>"]})
+    found = summarise(SWEEP, better)
+    assert found is not None
+    assert found.rows[1].differences["giou"].verdict == "disagrees"
+
+
+def test_the_picture_has_a_dot_per_run():
+    found = summarise(SWEEP, OUTCOME)
+    assert found is not None
+    svg = ElementTree.fromstring(plot(found))
+    titles = [node.text for node in svg.iter("{http://www.w3.org/2000/svg}title")]
+    assert len(titles) == 2 * 8
+    assert "own <idea>, seed 2: 66.0" in titles
+
+
+def test_without_the_reference_rows_stand_alone():
+    results = {name: runs for name, runs in OUTCOME.results.items() if name != "full"}
+    found = summarise(SWEEP, Outcome(results=results))
+    assert found is not None
+    assert all(row.differences == {} for row in found.rows)
+    assert "no seed has a result of both full and another row" in markdown(found, ())
+    assert "stroke-dasharray" not in plot(found)
+
+
+def test_without_any_result_there_is_no_report(tmp_path):
+    with pytest.raises(TrainingError, match="all 1 runs failed; see their logs"):
+        write_report(SWEEP, Outcome(failures=OUTCOME.failures), tmp_path)
