@@ -358,6 +358,46 @@ def shapes(
     print(f"{folder} holds " + ", ".join(f"{n} {split}" for split, n in counts.items()))
 
 
+@data_app.command("shapes-models")
+def shapes_models(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to copy them.")],
+) -> None:
+    """Copy the tiny LLaVA and the tiny SAM that were trained on the world of shapes."""
+    import shutil
+
+    from lens_cache.assets import SHAPES_MODELS
+
+    if folder.exists():
+        raise ConfigError(f"copying the models: {folder} is already there; give a new folder")
+    shutil.copytree(SHAPES_MODELS, folder)
+    print(f"wrote {folder / 'llava'} and {folder / 'sam.pth'}; {folder / 'CARD.md'} describes them")
+
+
+@app.command("pretrain")
+def pretrain(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="For scenes (6 GB), logs and models.")
+    ],
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes of one thread; one takes a GPU if there is one.")
+    ] = 2,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would do and write nothing.")
+    ] = False,
+) -> None:
+    """Train the tiny LLaVA and the tiny SAM of the package again, from nothing."""
+    from pipelines.pretraining.pretrain import Pretraining, describe
+    from pipelines.pretraining.pretrain import pretrain as go
+
+    settings = Pretraining()
+    print(describe(settings))
+    if dry_run:
+        return
+    with _bars() as bars:
+        models = go(folder, settings, processes, bars)
+    print(f"wrote {models / 'llava'} and {models / 'sam.pth'}")
+
+
 @config_app.command("show")
 def show_config(
     kind: Annotated[Literal["extract", "train"], typer.Argument(help="Which settings.")],

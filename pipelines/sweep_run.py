@@ -97,7 +97,10 @@ def _evaluate(run: Run, store: Store, split: str) -> Evaluation:
 
 def _groups(found: Evaluation) -> dict[str, dict[str, Measured]]:
     """Return the ways in which queries are grouped."""
-    return {"kind": {name: _measured(score) for name, score in found.by_kind.items()}}
+    return {
+        "kind": {name: _measured(score) for name, score in found.by_kind.items()},
+        "topic": {name: _measured(score) for name, score in found.by_topic.items()},
+    }
 
 
 def _measured(score: Score) -> Measured:

@@ -87,9 +87,7 @@ def build_processor(tokenizer: LlamaTokenizer) -> LlavaProcessor:
     )
 
 
-def build_llava(
-    tokenizer: LlamaTokenizer, attention: str = "eager"
-) -> LlavaForConditionalGeneration:
+def build_llava(tokenizer: LlamaTokenizer) -> LlavaForConditionalGeneration:
     """Build the tiny LLaVA with PyTorch's present random generator."""
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
@@ -117,7 +115,7 @@ def build_llava(
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
     )
-    config._attn_implementation = attention
+    config._attn_implementation = "eager"  # the fastest to train on CPUs
     model = LlavaForConditionalGeneration(config)
     model.generation_config = GenerationConfig(
         bos_token_id=1, eos_token_id=2, pad_token_id=4, do_sample=False

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lens_cache.datasets.shapes.questions import Question, caption, sample_questions
 from lens_cache.datasets.shapes.scene import Scene
 from lens_cache.encoders.llava import additive_mask
+from lens_cache.encoders.packed_attention import PACKED_ATTENTION
 from lens_cache.encoders.prompt import LlavaPrompt
 from lens_cache.encoders.shapes_models import build_processor, save_llava, to_pixels
 from lens_cache.packing import PADDING, block_mask, position_ids
@@ -79,9 +80,13 @@ class LlavaStage:
 
     name = "llava"
 
-    def __init__(self, model: Any, tokenizer: Any, scenes: Path, folder: Path) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, scenes: Path, folder: Path, device: torch.device
+    ) -> None:
         model.model.vision_tower.requires_grad_(False)
-        self.model: Any = model
+        model.model.language_model.config._attn_implementation = PACKED_ATTENTION
+        self.model: Any = model.to(device)
+        self._device = device
         self._tokenizer = tokenizer
         self._speaker = Speaker(LlavaPrompt(build_processor(tokenizer)))
         self._easy, self._train, self._val = (
@@ -95,7 +100,7 @@ class LlavaStage:
         chosen = np.sort(rng.choice(len(scenes), size=count, replace=False))
         lesson = make_lesson([scenes.scenes[index] for index in chosen], self._speaker, rng)
         logits = self._predict(scenes, chosen, lesson)
-        return F.cross_entropy(logits, lesson.ids[lesson.answer])
+        return F.cross_entropy(logits, lesson.ids[lesson.answer].to(self._device))
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
@@ -108,7 +113,7 @@ class LlavaStage:
         for start in range(0, min(NUM_MEASURED, len(self._val)), 24):
             chosen = np.arange(start, min(start + 24, len(self._val)))
             lesson = make_lesson([self._val.scenes[i] for i in chosen], self._speaker, rng)
-            logits = self._predict(self._val, chosen, lesson)
+            logits = self._predict(self._val, chosen, lesson).cpu()
             for kind, values in answers_right(logits, lesson).items():
                 right[kind] += values
         everything = [value for kind in right if kind != "caption" for value in right[kind]]
@@ -122,10 +127,11 @@ class LlavaStage:
         save_llava(self._folder, self.model, self._tokenizer)
 
     def _predict(self, scenes: Scenes, chosen: Sequence[int] | Any, lesson: Lesson) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        pixels = to_pixels(scenes.squares[chosen]).to(self._device)
+        prefix = torch.tensor(self._speaker.prefix_ids, device=self._device)
+        with torch.autocast(self._device.type, torch.bfloat16):
             with torch.no_grad():
-                states = patches(self.model.model.vision_tower, to_pixels(scenes.squares[chosen]))
-            prefix = torch.tensor(self._speaker.prefix_ids)
+                states = patches(self.model.model.vision_tower, pixels)
             return predict(self.model, prefix, states, lesson).float()
 
 
@@ -184,18 +190,19 @@ def predict(model: Any, prefix: Tensor, states: Tensor, lesson: Lesson) -> Tenso
     image = model.model.multi_modal_projector(states)
     start = embed(prefix).expand(len(image), -1, -1)
     # In bfloat16 from here on: the states are extracted in that precision too.
-    sequence = torch.cat([start, image, embed(lesson.ids)], dim=1).bfloat16()
+    ids, owner = lesson.ids.to(states.device), lesson.owner.to(states.device)
+    sequence = torch.cat([start, image, embed(ids)], dim=1).bfloat16()
     num_shared = start.shape[1] + image.shape[1]
     output = language_model(
         inputs_embeds=sequence,
-        attention_mask=additive_mask(block_mask(num_shared, lesson.owner), sequence.dtype),
-        position_ids=position_ids(num_shared, lesson.owner),
+        attention_mask=additive_mask(block_mask(num_shared, owner), sequence.dtype),
+        position_ids=position_ids(num_shared, owner),
         use_cache=False,
         num_shared=num_shared,
     )
     # The state before a token predicts it.
     before = output.last_hidden_state[:, num_shared - 1 : -1]
-    logits: Tensor = model.lm_head(before[lesson.answer])
+    logits: Tensor = model.lm_head(before[lesson.answer.to(states.device)])
     return logits
 
 

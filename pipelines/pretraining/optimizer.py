@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-WARMUP = 100
+WARMUP = 100  # steps, or a tenth of a short training
 WEIGHT_DECAY = 0.01
 # Matrices that are tables or read out, not maps from states to states.
 _NOT_INSIDE = ("embed", "token", "lm_head", "classifier")
@@ -57,6 +57,7 @@ class Optimizer:
 
 def learning_rate_factor(step: int, steps: int) -> float:
     """Rise in a straight line over the warm-up, then fall to zero as half a cosine."""
-    if step < WARMUP:
-        return (step + 1) / WARMUP
-    return 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / max(1, steps - WARMUP)))
+    warmup = min(WARMUP, steps // 10)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

@@ -46,8 +46,9 @@ class SamStage:
 
     name = "sam"
 
-    def __init__(self, sam: Any, scenes: Path, folder: Path) -> None:
-        self.model: Any = sam
+    def __init__(self, sam: Any, scenes: Path, folder: Path, device: torch.device) -> None:
+        self.model: Any = sam.to(device)
+        self._device = device
         _initialise(sam)
         self._train, self._val = (Scenes(scenes / split) for split in ("train", "val"))
         self._path = folder / FILE
@@ -90,12 +91,15 @@ class SamStage:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits at the pictures' size, foreseen quality, and truth, of all prompts."""
         sam = self.model
-        with torch.autocast("cpu", torch.bfloat16):
-            pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float()
+        device = self._device
+        pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().to(device)
+        with torch.autocast(device.type, torch.bfloat16):
             embeddings = sam.image_encoder(sam.preprocess(pixels))
             answers = []
             for embedding, prompt in zip(embeddings, prompts, strict=True):
-                sparse, dense = sam.prompt_encoder((prompt.points, prompt.labels), None, None)
+                sparse, dense = sam.prompt_encoder(
+                    (prompt.points.to(device), prompt.labels.to(device)), None, None
+                )
                 answers.append(
                     sam.mask_decoder(
                         image_embeddings=embedding[None],
@@ -109,7 +113,7 @@ class SamStage:
         quality = torch.cat([answer[1][:, 0] for answer in answers]).float()
         size = images.shape[1:3]
         logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)[:, 0]
-        return logits, quality, torch.cat([prompt.masks for prompt in prompts])
+        return logits, quality, torch.cat([prompt.masks for prompt in prompts]).to(device)
 
 
 def sample_prompts(

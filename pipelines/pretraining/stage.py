@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +19,8 @@ from torch import Tensor, multiprocessing, nn
 from pipelines.pretraining.optimizer import Optimizer
 
 Progress = Callable[[str, int, int], None]
-LOG_EVERY = 50
 SMOOTHING = 0.98
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,7 @@ class Schedule:
         batch: Pictures of an update, over all processes.
         lr: Peak of the learning rate.
         measure_every: Updates between two measurements on scenes that are not trained on.
+        log_every: Updates between two lines of the log.
         seed: Seeds weights and batches.
     """
 
@@ -37,6 +40,7 @@ class Schedule:
     batch: int
     lr: float
     measure_every: int = 500
+    log_every: int = 50
     seed: int = 0
 
 
@@ -67,8 +71,9 @@ class Stage(Protocol):
 class Processes:
     """This process among its equals."""
 
-    rank: int = 0
-    count: int = 1
+    rank: int
+    count: int
+    device: torch.device
 
     def average(self, parameters: list[nn.Parameter]) -> None:
         """Give every process the mean gradient."""
@@ -105,7 +110,7 @@ def fit(
                 continue
             progress(stage.name, step, schedule.steps)
             line: dict[str, float] = {}
-            if step % LOG_EVERY == 0 or step == schedule.steps:
+            if step % schedule.log_every == 0 or step == schedule.steps:
                 line = {"step": step, "seconds": time.monotonic() - begin, "loss": mean / weight}
             if step % schedule.measure_every == 0 or step == schedule.steps:
                 stage.model.eval()
@@ -116,27 +121,35 @@ def fit(
                 log.write(json.dumps({k: round(v, 4) for k, v in line.items()}) + "\n")
 
 
-def run_in_processes(
-    count: int, function: Callable[..., None], *arguments: object, port: int = 29517
-) -> None:
-    """Call ``function(Processes, *arguments)`` in this process, or in ``count`` new ones."""
+def run_in_processes(count: int, function: Callable[..., None], *arguments: object) -> None:
+    """Call ``function(Processes, *arguments)`` in this process, or in ``count`` new ones.
+
+    One process takes a GPU if there is one; several share a CPU, with one thread each.
+    """
     if count == 1:
         torch.set_num_threads(1)
-        function(Processes(), *arguments)
+        device = torch.device("cuda") if torch.cuda.is_available() else CPU
+        function(Processes(0, 1, device), *arguments)
         return
+    # glibc would give memory back and ask for it again at every step.
+    os.environ |= {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
     spawn: Any = multiprocessing.spawn  # type: ignore[attr-defined]
-    spawn(_one_of, (count, port, function, arguments), nprocs=count)
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = (Path(folder) / "meeting").as_uri()
+        spawn(_one_of, (count, meeting, function, arguments), nprocs=count)
 
 
 def _one_of(
-    rank: int, count: int, port: int, function: Callable[..., None], arguments: tuple[object, ...]
+    rank: int,
+    count: int,
+    meeting: str,
+    function: Callable[..., None],
+    arguments: tuple[object, ...],
 ) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    dist.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count
-    )
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count)
     try:
-        function(Processes(rank, count), *arguments)
+        function(Processes(rank, count, CPU), *arguments)
     finally:
         dist.destroy_process_group()

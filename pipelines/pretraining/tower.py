@@ -53,8 +53,9 @@ class TowerStage:
 
     name = "tower"
 
-    def __init__(self, tower: nn.Module, scenes: Path, folder: Path) -> None:
-        self.model = DescribedTower(tower)
+    def __init__(self, tower: nn.Module, scenes: Path, folder: Path, device: torch.device) -> None:
+        self.model = DescribedTower(tower).to(device)
+        self._device = device
         self._easy, self._train, self._val = (
             Scenes(scenes / split) for split in ("easy", "train", "val")
         )
@@ -71,11 +72,10 @@ class TowerStage:
         pictures = np.concatenate(squares)
         mirrored = rng.random(count) < 0.5
         pictures[mirrored] = pictures[mirrored, :, ::-1]
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = self.model(to_pixels(pictures))
-        return F.binary_cross_entropy_with_logits(
-            logits, torch.from_numpy(np.concatenate(truths)).float()
-        )
+        with torch.autocast(self._device.type, torch.bfloat16):
+            logits = self.model(to_pixels(pictures).to(self._device))
+        wanted = torch.from_numpy(np.concatenate(truths)).float()
+        return F.binary_cross_entropy_with_logits(logits, wanted.to(self._device))
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
@@ -85,11 +85,10 @@ class TowerStage:
         """
         states, truths, scene = [], [], []
         for start in range(0, min(NUM_MEASURED, len(self._val)), 50):
-            with torch.autocast("cpu", torch.bfloat16):
-                found = self.model.norm(
-                    patches(self.model.tower, to_pixels(self._val.squares[start : start + 50]))
-                )
-            for offset, picture in enumerate(found.float().numpy()):
+            pixels = to_pixels(self._val.squares[start : start + 50]).to(self._device)
+            with torch.autocast(self._device.type, torch.bfloat16):
+                found = self.model.norm(patches(self.model.tower, pixels))
+            for offset, picture in enumerate(found.float().cpu().numpy()):
                 index = start + offset
                 shown = shown_things(self._val.owner[index], round(len(picture) ** 0.5))
                 for cell in np.flatnonzero(shown >= 0):
