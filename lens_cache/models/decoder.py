@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
+from lens_cache.attention import attend
 from lens_cache.errors import CheckpointError
 from lens_cache.sam_architecture import MASK_DECODER_HEADS, SamArchitecture
 
@@ -216,11 +216,11 @@ def _attend(
     def heads(x: Tensor) -> Tensor:
         return x.reshape(*x.shape[:2], attention.num_heads, -1).transpose(1, 2)
 
-    output = F.scaled_dot_product_attention(
+    output = attend(
         heads(attention.q_proj(query)),
         heads(attention.k_proj(key)),
         heads(attention.v_proj(value)),
-        attn_mask=None if present is None else present[:, None, None],
+        None if present is None else present[:, None, None],
     )
     result: Tensor = attention.out_proj(output.transpose(1, 2).flatten(2))
     return result

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModel
 
+from lens_cache.attention import attend_packed
 from lens_cache.config import ModelConfig
 from lens_cache.errors import CheckpointError, ConfigError
 from lens_cache.frozen import FrozenParts
@@ -203,19 +204,19 @@ def _attend(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     text_rows: _TextRows | None = None,
-    **kwargs: Any,
+    **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend by SDPA; in layer 1 of the head also keep the softmax rows of the text positions.
+    """Attend; in layer 1 of the head also keep the softmax rows of the text positions.
 
     Only these rows are ever materialised: (B, heads, T, S) instead of (B, heads, S, S).
     """
-    if text_rows is not None and module.layer_idx == 0:
-        assert attention_mask is not None
+    assert text_rows is not None
+    assert attention_mask is not None
+    if module.layer_idx == 0:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         text_rows.values = _softmax_rows(query, key, attention_mask, scale, text_rows.num_shared)
-    sdpa = AttentionInterface()["sdpa"]
-    output, _ = sdpa(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    return output, None
+    output = attend_packed(query, key, value, attention_mask, text_rows.num_shared, scaling)
+    return output.transpose(1, 2).contiguous(), None
 
 
 def _softmax_rows(query: Tensor, key: Tensor, allowed: Tensor, scale: float, start: int) -> Tensor:
