@@ -115,7 +115,7 @@ def evaluate(
     if run.config.trainer.threads is not None:
         torch.set_num_threads(run.config.trainer.threads)
     draws = evaluation_draws(store, split, limit)
-    answers = _Answers(run, store, which, device)
+    answers = Answers(run, store, which, device)
     samples = []
     for done, draw in enumerate(draws, 1):
         samples += [sample for sample, _, _ in answers.of(draw)]
@@ -143,7 +143,7 @@ def evaluate(
     return found
 
 
-class _Answers:
+class Answers:
     """The model's answers to the queries of one image after another."""
 
     def __init__(self, run: Run, store: Store, which: Which | None, device: str) -> None:
@@ -209,7 +209,7 @@ def _spread(samples: Sequence[Sample], count: int) -> dict[str, str]:
 
 def _draw_panels(
     folder: Path,
-    answers: _Answers,
+    answers: Answers,
     draws: Sequence[Draw],
     chosen: dict[str, str],
     root: Path,
