@@ -8,19 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lens_cache.config import ModelConfig
+from lens_cache.data import Draw
+from lens_cache.errors import StoreError
 from lens_cache.frozen import FrozenParts
 from lens_cache.geometry import grid_to_normalised, logits_to_image
 from lens_cache.metrics import intersection_and_union, iou
-from lens_cache.models.head import SegmentationHead
+from lens_cache.models.head import HeadOutput, SegmentationHead
 from lens_cache.models.keypoints import select_keypoints
+from lens_cache.models.points import PointPrompter
+from lens_cache.store.reader import Store
+from lens_cache.types import Features
 
+Rows = Literal["mean", "last"]
 ORACLE_POINTS = 3
 # Oracle points lie this far apart, as a share of the longest side, and at least this deep inside
 # the mask, as a share of its deepest point.
@@ -37,12 +43,68 @@ class Reading:
     """
 
     layer: int
-    rows: Literal["mean", "last"]
+    rows: Rows
 
 
-def readings(frozen: FrozenParts) -> list[Reading]:
-    """Return every reading that the stored weights allow; none of the MLLM's last layer."""
-    return [Reading(layer, rows) for layer in sorted(frozen.decoder_layers) for rows in ("mean", "last")]
+class FrozenMasks:
+    """Masks from a store's frozen parts and features alone, image by image, on the CPU.
+
+    Attributes:
+        readings: Every reading that the stored weights allow; none of the MLLM's last layer.
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Build SAM's decoder, and the MLLM's attention at every cached layer.
+
+        Raises:
+            StoreError: If the store has the weights of none of its layers.
+        """
+        frozen = store.frozen()
+        self._store = store
+        self._sam = PointPrompter(frozen.sam_architecture, frozen.sam).eval()
+        self.readings = [
+            Reading(layer, rows)
+            for layer in sorted(frozen.decoder_layers)
+            for rows in get_args(Rows)
+        ]
+        if not self.readings:
+            raise StoreError(
+                f"measuring reference lines on {store.root}: expected the weights of a layer it "
+                f"holds and of the next, found those of none of {list(store.layers)}; extract an "
+                "earlier layer with --set encoders.llava.layers=[...]"
+            )
+        self._heads = {reading: attention_reader(frozen, reading) for reading in self.readings}
+
+    def attention(self, draw: Draw, reading: Reading, shares: Sequence[float]) -> Tensor:
+        """Cut each query's raw attention at shares of its peak; bool (Q, len(shares), H, W)."""
+        maps = self._maps(draw, reading)
+        return torch.stack([masks_above(one, shares, **self._sizes(draw)) for one in maps])
+
+    def at_peak(self, draw: Draw, reading: Reading) -> Tensor:
+        """Prompt SAM at the peak of each query's raw attention; bool (Q, H, W)."""
+        return self.at_points(draw, list(peak_points(self._maps(draw, reading))))
+
+    def at_points(self, draw: Draw, points: Sequence[Tensor]) -> Tensor:
+        """Prompt SAM by the positive points of each query, shapes (n, 2); bool (Q, H, W)."""
+        layer = self._store.layers[0]
+        embedding = self._store.read(draw.image, (), layer).image_embedding.float()
+        logits: dict[int, Tensor] = {}
+        # Not padded to one length: SAM's padding point changes the answer.
+        for count in {len(mine) for mine in points}:
+            same = [number for number, mine in enumerate(points) if len(mine) == count]
+            answers = self._sam(embedding, torch.stack([points[number] for number in same]))
+            logits.update(zip(same, answers, strict=True))
+        sizes = self._sizes(draw)
+        return torch.stack([logits_to_image(logits[i], **sizes) > 0 for i in range(len(points))])
+
+    def _maps(self, draw: Draw, reading: Reading) -> Tensor:
+        features = Features.stack([self._store.read(draw.image, draw.queries, reading.layer)])
+        head: HeadOutput = self._heads[reading](features.to("cpu", torch.float32))
+        return head.grounding_map
+
+    def _sizes(self, draw: Draw) -> dict[str, int]:
+        image = self._store.plan.image(draw.image)
+        return {"width": image.width, "height": image.height, "side": self._store.manifest.side}
 
 
 def attention_reader(frozen: FrozenParts, reading: Reading) -> SegmentationHead:
