@@ -146,7 +146,10 @@ def evaluate(
 class Answers:
     """The model's answers to the queries of one image after another."""
 
-    def __init__(self, run: Run, store: Store, which: Which | None, device: str) -> None:
+    def __init__(
+        self, run: Run, store: Store, which: Which | None = None, device: str = "cpu"
+    ) -> None:
+        """Load the run's model; see ``evaluate`` for the arguments."""
         self._run, self._store, self._device = run, store, device
         self._model = run.load_model(which).to(device)
         self._dataset = FeatureDataset(store, run.layer, run.config.loss)
@@ -225,26 +228,28 @@ def _draw_panels(
         if not mine:
             continue
         for sample, pair, answer in answers.of(Draw(draw.image, mine)):
-            photo = _photo(root / sample.image)
+            photo = read_photo(root / sample.image)
             missing += photo is None
             path = folder / "panels" / chosen[sample.query_id]
-            _panel(sample, pair, answer, photo).draw().save(path)
+            panel_of(sample, pair, answer, photo).draw().save(path)
             names.append(str(path))
             if progress is not None:
                 progress("panels", len(names), len(chosen))
     return sorted(names), missing
 
 
-def _photo(path: Path) -> NDArray[np.uint8] | None:
+def read_photo(path: Path) -> NDArray[np.uint8] | None:
+    """Return a photograph, RGB (H, W, 3); None if it is not there or cannot be decoded."""
     try:
         return read_image(path.read_bytes())
     except (OSError, ImageError):
         return None
 
 
-def _panel(
+def panel_of(
     sample: Sample, pair: MaskPair, answer: Segmentation, photo: NDArray[np.uint8] | None
 ) -> Panel:
+    """Return the pictures of one answered query, on grey without its photograph."""
     height, width = pair.truth.shape
     grey = np.full((height, width, 3), 200, dtype=np.uint8)
     index = pair.index
