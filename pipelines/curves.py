@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+WIDTH, HEIGHT = 600, 260
 Series = list[tuple[int, float]]
 
 
@@ -17,7 +18,7 @@ class Curve:
 
     Attributes:
         name: What it shows.
-        points: For an SVG polyline, in the unit square, y pointing down.
+        points: For an SVG polyline in a box of ``WIDTH`` x ``HEIGHT``, y pointing down.
         last: The last value.
     """
 
@@ -53,13 +54,14 @@ def chart(log: Mapping[str, Series], names: Sequence[str]) -> Chart | None:
     if not found:
         return None
     top = max(value for series in found.values() for _, value in series) or 1.0
-    steps = max(series[-1][0] for series in found.values()) or 1
+    steps = max(series[-1][0] for series in found.values()) + 1  # the first step is number 0
     return Chart(
         curves=[
             Curve(
                 name=name.partition("/")[2],
                 points=" ".join(
-                    f"{step / steps:.4f},{1 - value / top:.4f}" for step, value in series
+                    f"{WIDTH * (step + 1) / steps:.1f},{HEIGHT * (1 - value / top):.1f}"
+                    for step, value in series
                 ),
                 last=series[-1][1],
             )

@@ -14,7 +14,7 @@ from lens_cache.config import TrainConfig
 from lens_cache.estimate import Estimate
 from lens_cache.metrics import Interval
 from pipelines.baselines import Baselines, Line
-from pipelines.curves import Chart
+from pipelines.curves import HEIGHT, WIDTH, Chart
 from pipelines.evaluate import Evaluation
 from pipelines.gallery import Gallery
 from pipelines.outcomes import Scores
@@ -81,7 +81,7 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": _percent, "interval": _interval, "data_uri": data_uri}
-    return environment.get_template(_TEMPLATE).render(page=page, lens=LENS)
+    return environment.get_template(_TEMPLATE).render(page=page, lens=LENS, box=(WIDTH, HEIGHT))
 
 
 def data_uri(picture: Image) -> str:
