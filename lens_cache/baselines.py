@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
@@ -74,6 +75,8 @@ class FrozenMasks:
                 "earlier layer with --set encoders.llava.layers=[...]"
             )
         self._heads = {reading: attention_reader(frozen, reading) for reading in self.readings}
+        # A map is cut and pointed at: two questions, one after the other.
+        self._maps = lru_cache(maxsize=1)(self._read_maps)
 
     def attention(self, draw: Draw, reading: Reading, shares: Sequence[float]) -> Tensor:
         """Cut each query's raw attention at shares of its peak; bool (Q, len(shares), H, W)."""
@@ -97,7 +100,7 @@ class FrozenMasks:
         sizes = self._sizes(draw)
         return torch.stack([logits_to_image(logits[i], **sizes) > 0 for i in range(len(points))])
 
-    def _maps(self, draw: Draw, reading: Reading) -> Tensor:
+    def _read_maps(self, draw: Draw, reading: Reading) -> Tensor:
         features = Features.stack([self._store.read(draw.image, draw.queries, reading.layer)])
         head: HeadOutput = self._heads[reading](features.to("cpu", torch.float32))
         return head.grounding_map

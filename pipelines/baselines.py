@@ -120,7 +120,14 @@ def baselines(
         StoreError: If a split is empty, or the store has the weights of none of its layers.
         DatasetError: If the data lists the things of its pictures, but not of every picture.
     """
-    things = read_things(Path(str(store.manifest.config["data"]["root"])))
+    things = read_things(
+        Path(str(store.manifest.config["data"]["root"])),
+        {
+            store.plan.image(image).path.as_posix()
+            for split in splits
+            for image in store.images(split, limit)
+        },
+    )
     with torch.inference_mode():
         frozen = FrozenMasks(store)
         choice = _choose(frozen, _cases(store, development, limit, progress))

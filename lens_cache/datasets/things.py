@@ -8,6 +8,7 @@ Other keys are not read. One reference line needs it: the mask of a random thing
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from lens_cache.datasets.targets import mask_from_rle
@@ -19,8 +20,15 @@ SCENES_FILE = "scenes.jsonl"
 Things = dict[str, list[Rle]]
 
 
-def read_things(root: Path) -> Things | None:
-    """Return the masks of all things of each image, by the image's path; None without the file.
+def read_things(root: Path, images: Collection[str]) -> Things | None:
+    """Return the masks of all things of some images, by the image's path.
+
+    Args:
+        root: Folder of the dataset.
+        images: Paths relative to the root; what the file says of others is not read.
+
+    Returns:
+        Nothing if there is no file; an image that it does not list has no entry.
 
     Raises:
         DatasetError: If the file is there and a line of it is not understood.
@@ -32,8 +40,8 @@ def read_things(root: Path) -> Things | None:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             entry = json.loads(line)
-            masks = [mask_from_rle(thing["rle"]) for thing in entry["things"]]
-            found[str(entry["image"])] = masks
+            if (image := entry["image"]) in images:
+                found[image] = [mask_from_rle(thing["rle"]) for thing in entry["things"]]
         except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(
                 f"reading {path}, line {number}: expected an object with image and things, each "

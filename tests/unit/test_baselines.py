@@ -133,11 +133,14 @@ def test_the_expectation_of_a_random_thing_is_the_mean_over_all():
 
 
 def test_things_are_read_by_image(tmp_path):
-    assert read_things(tmp_path) is None
+    assert read_things(tmp_path, ["images/a.png"]) is None
     mask = np.eye(5, dtype=bool)
     line = {"image": "images/a.png", "things": [{"shape": "star", "rle": masks.encode(mask)}]}
-    (tmp_path / "scenes.jsonl").write_text(json.dumps(line) + "\n")
-    (thing,) = read_things(tmp_path)["images/a.png"]
+    other = {"image": "images/b.png", "things": "not read"}
+    (tmp_path / "scenes.jsonl").write_text(f"{json.dumps(line)}\n{json.dumps(other)}\n")
+    found = read_things(tmp_path, ["images/a.png", "images/c.png"])
+    assert list(found) == ["images/a.png"]
+    (thing,) = found["images/a.png"]
     assert (masks.decode(thing) == mask).all()
 
 
@@ -145,5 +148,5 @@ def test_things_are_read_by_image(tmp_path):
 def test_a_broken_list_of_things_is_refused_in_one_line(tmp_path, line):
     (tmp_path / "scenes.jsonl").write_text(line + "\n")
     with pytest.raises(DatasetError, match=r"scenes\.jsonl, line 1: expected an object") as caught:
-        read_things(tmp_path)
+        read_things(tmp_path, ["a"])
     assert "\n" not in str(caught.value)

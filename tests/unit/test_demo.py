@@ -165,7 +165,7 @@ def test_layer_rows_and_share_are_the_best_on_the_development_split(store):
 
 
 def test_without_a_list_of_things_the_line_is_absent_and_said_to_be(store, monkeypatch):
-    monkeypatch.setattr(pipelines.baselines, "read_things", lambda root: None)
+    monkeypatch.setattr(pipelines.baselines, "read_things", lambda root, images: None)
     found = baselines(store, ["hard"], development="val", limit=1)
     assert "random thing" not in [line.name for line in found.lines]
     assert found.notes == ["no random thing: the data has no scenes.jsonl"]
