@@ -39,7 +39,9 @@ from pipelines.train import train
 
 PICTURES = {"train": 2000, "val": 100, "test": 200, "hard": 100}
 DEVELOPMENT, MEASURED = "val", ("test", "hard")
-LAYERS = (4,)
+# As in configs/extract/shapes.yaml.
+QUESTION = "Point out {instruction}."
+LAYERS = (3,)
 SHARD_SIZE = 64
 TRAINING = (
     "preset=tiny",
@@ -76,7 +78,7 @@ def demo(out: Path, bars: Bars, *, seed: int = 0) -> report.Report:
     bars.message("1/6 world: draw pictures, write instructions")
     clock.once("world", lambda: _draw(out / "world", seed, bars))
     bars.message("2/6 extract: the frozen models, once over the pictures")
-    settings = _extract_config(out / "world")
+    settings = extract_config(out / "world")
     clock.once("extract", lambda: _extract(out / "store", settings, bars))
     store = Store(out / "store")
     training = load_config(TrainConfig, None, [*TRAINING, f"trainer.seed={seed}"])
@@ -158,9 +160,10 @@ def _draw(folder: Path, seed: int, bars: Bars) -> bool:
     return new
 
 
-def _extract_config(world: Path) -> ExtractConfig:
+def extract_config(world: Path) -> ExtractConfig:
+    """Return the settings of the extraction for a world on disk."""
     return ExtractConfig(
-        data=DataConfig(kind="jsonl", root=world),
+        data=DataConfig(kind="jsonl", root=world, short_question=QUESTION),
         encoders=EncodersConfig(
             root=SHAPES_MODELS,
             llava=LlavaConfig(checkpoint="llava", layers=LAYERS),

@@ -4,5 +4,5 @@ from pathlib import Path
 
 # A dozen photographs in COCO's layout; ATTRIBUTION.md among them says whose they are.
 PHOTOGRAPHS = Path(__file__).parent / "photographs"
-# The trained frozen models of the world of shapes: ``llava/`` and ``sam.pth``.
+# A tiny LLaVA (``llava/``) and a tiny SAM (``sam.pth``), trained on drawn shapes; see its CARD.md.
 SHAPES_MODELS = Path(__file__).parent / "shapes_models"

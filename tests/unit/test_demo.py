@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +7,10 @@ import torch
 
 import pipelines.baselines
 from lens_cache import masks
+from lens_cache.assets import SHAPES_MODELS
 from lens_cache.baselines import FrozenMasks
+from lens_cache.config import ExtractConfig
+from lens_cache.config_file import load_config
 from lens_cache.data import evaluation_draws
 from lens_cache.encoders.prompt import quiet
 from lens_cache.encoders.sam import build_sam
@@ -27,7 +31,7 @@ def small(tmp_path_factory):
     """Make the demo small for this module: untrained models, few pictures, no Ray."""
     models = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
-    tokenizer = build_tokenizer(["What", "is", "in", "this", "image?", "the"])
+    tokenizer = build_tokenizer(["Point", "out", "the"])
     with quiet():
         save_llava(models / "llava", build_llava(tokenizer), tokenizer)
     torch.save(build_sam(SHAPES_SAM).state_dict(), models / "sam.pth")
@@ -67,6 +71,12 @@ def plain_iou(one, other):
     return np.sum(one & other) / np.sum(one | other)
 
 
+def test_the_settings_are_those_of_the_configuration_for_shapes(tmp_path):
+    file = Path(__file__).parents[2] / "configs" / "extract" / "shapes.yaml"
+    places = [f"data.root={tmp_path}", f"encoders.root={SHAPES_MODELS}"]
+    assert demo.extract_config(tmp_path) == load_config(ExtractConfig, file, places)
+
+
 def test_the_demo_ends_with_one_page(out):
     html = (out / "index.html").read_text()
     assert len(html) < 5_000_000
@@ -75,7 +85,7 @@ def test_the_demo_ends_with_one_page(out):
 
 
 def test_a_second_run_takes_up_what_is_there(out):
-    kept = ("world", "store/hidden_states/layer_4/image_tokens/c", "run/checkpoints")
+    kept = ("world", "store/hidden_states/layer_3/image_tokens/c", "run/checkpoints")
     before = [stamps(out / name) for name in kept]
     times = json.loads((out / "times.json").read_text())
     (out / "index.html").unlink()
