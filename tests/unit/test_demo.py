@@ -7,7 +7,6 @@ import torch
 
 import pipelines.baselines
 from lens_cache import masks
-from lens_cache.assets import SHAPES_MODELS
 from lens_cache.baselines import FrozenMasks
 from lens_cache.config import ExtractConfig
 from lens_cache.config_file import load_config
@@ -73,7 +72,7 @@ def plain_iou(one, other):
 
 def test_the_settings_are_those_of_the_configuration_for_shapes(tmp_path):
     file = Path(__file__).parents[2] / "configs" / "extract" / "shapes.yaml"
-    places = [f"data.root={tmp_path}", f"encoders.root={SHAPES_MODELS}"]
+    places = [f"data.root={tmp_path}", f"encoders.root={demo.SHAPES_MODELS}"]
     assert demo.extract_config(tmp_path) == load_config(ExtractConfig, file, places)
 
 
