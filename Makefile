@@ -39,7 +39,7 @@ $(STAMP): requirements.txt pyproject.toml
 	  -e . 2> $(VENV)/pip.log || { cat $(VENV)/pip.log >&2; exit 1; }
 	@touch $@
 
-demo: $(STAMP)  ## The whole way on a dozen photographs, or on DATA= (a COCO folder); into OUT=.
+demo: $(STAMP)  ## The whole way on drawn shapes, into a page at OUT=; with DATA= on photographs (COCO).
 	@$(BIN)/lens-cache demo --out '$(OUT)' $(if $(DATA),--data '$(DATA)') $(if $(SPLIT),--split '$(SPLIT)')
 
 ablations: OUT = runs/ablations

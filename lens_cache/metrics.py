@@ -108,6 +108,7 @@ def bootstrap(
     unions: Sequence[int],
     images: Sequence[Hashable],
     *,
+    ious: Sequence[float] | None = None,
     resamples: int = 10_000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -121,19 +122,22 @@ def bootstrap(
         intersections: Of each mask, in pixels.
         unions: Of each mask, in pixels.
         images: The image of each mask.
+        ious: Of each mask, where they are not the quotients of the counts but expected values.
         resamples: How many times the split is drawn anew.
         confidence: Share of the resamples between the bounds.
         seed: Makes the bounds reproducible.
 
     Raises:
-        ValueError: If there is no mask, or the three lists differ in length.
+        ValueError: If there is no mask, or the lists differ in length.
     """
     if not len(intersections) == len(unions) == len(images) > 0:
         raise ValueError(
             "expected three lists of one length, at least 1, got "
             f"{len(intersections)}, {len(unions)} and {len(images)}"
         )
-    sums = _sums_per_image(intersections, unions, images)
+    if ious is None:
+        ious = iou(torch.as_tensor(intersections), torch.as_tensor(unions)).tolist()
+    sums = _sums_per_image(intersections, unions, ious, images)
     scores = _resample(sums, resamples, np.random.default_rng(seed))
     tail = (1 - confidence) / 2
     low, high = np.quantile(scores, [tail, 1 - tail], axis=0)
@@ -158,22 +162,16 @@ def _resample(
 
 
 def _sums_per_image(
-    intersections: Sequence[int], unions: Sequence[int], images: Sequence[Hashable]
+    intersections: Sequence[int],
+    unions: Sequence[int],
+    ious: Sequence[float],
+    images: Sequence[Hashable],
 ) -> NDArray[np.float64]:
     """Return intersection, union, IoU and number of masks per image, shape (images, 4)."""
     index = {image: i for i, image in enumerate(dict.fromkeys(images))}
     rows = np.array([index[image] for image in images])
-    intersection = torch.as_tensor(intersections, dtype=torch.int64)
-    union = torch.as_tensor(unions, dtype=torch.int64)
-    each = np.stack(
-        [
-            np.asarray(intersection, dtype=np.float64),
-            np.asarray(union, dtype=np.float64),
-            iou(intersection, union).numpy(),
-            np.ones(len(rows)),
-        ],
-        axis=1,
-    )
+    columns = [intersections, unions, ious, np.ones(len(rows))]
+    each = np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
     sums = np.zeros((len(index), 4))
     np.add.at(sums, rows, each)
     return sums

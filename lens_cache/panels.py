@@ -39,47 +39,50 @@ class Panel:
     truth: NDArray[np.bool_] | None = None
 
     def draw(self) -> Image.Image:
-        """Draw the row.
+        """Draw the row."""
+        return _row(self.title, self.pictures(PANEL_SIDE))
 
-        A keypoint is white where it lies inside the true mask (the predicted one if the truth is
-        not known) and red elsewhere, as in the paper's Fig. 3.
+    def pictures(self, side: int) -> dict[str, Image.Image]:
+        """Draw each picture by name, the longest side in pixels.
+
+        A keypoint is white where it lies inside the predicted mask, which kept it, and red outside.
         """
         height, width = self.image.shape[:2]
-        size = resized_size(width, height, PANEL_SIDE)
+        size = resized_size(width, height, side)
         photo = Image.fromarray(self.image).resize(size, Image.Resampling.LANCZOS)
-        pictures = [
-            ("image", photo),
-            ("grounding map", self._grounding(photo, size)),
-            ("prediction", _overlay(photo, self.prediction, _PREDICTION)),
-        ]
+        pictures = {
+            "image": photo,
+            "grounding map": self._grounding(photo),
+            "prediction": _overlay(photo, self.prediction, _PREDICTION),
+        }
         if self.truth is not None:
-            pictures.append(("ground truth", _overlay(photo, self.truth, _TRUTH)))
-        return _row(self.title, pictures, size)
+            pictures["ground truth"] = _overlay(photo, self.truth, _TRUTH)
+        return pictures
 
-    def _grounding(self, photo: Image.Image, size: tuple[int, int]) -> Image.Image:
+    def _grounding(self, photo: Image.Image) -> Image.Image:
         """Draw the grounding map as heat over the photo, and the keypoints on it."""
+        side = max(photo.size)
         peak = float(self.grounding_map.max())
         heat = np.clip(self.grounding_map / peak if peak > 0 else self.grounding_map, 0, 1)
         square = Image.fromarray((heat * 255).astype(np.uint8)).resize(
-            (PANEL_SIDE, PANEL_SIDE), Image.Resampling.BILINEAR
+            (side, side), Image.Resampling.BILINEAR
         )
-        strength = np.asarray(square.crop((0, 0, *size)), dtype=np.float32)[..., None] / 255
+        strength = np.asarray(square.crop((0, 0, *photo.size)), dtype=np.float32)[..., None] / 255
         grey = np.asarray(photo.convert("L").convert("RGB"), dtype=np.float32) * 0.6
         colour = np.concatenate(
             [255 * strength, 255 * np.clip(2 * strength - 1, 0, 1), 60 * (1 - strength)], axis=-1
         )
         mixed = grey * (1 - 0.75 * strength) + colour * 0.75 * strength
         picture = Image.fromarray(mixed.astype(np.uint8))
-        self._draw_keypoints(picture)
+        self._draw_keypoints(picture, side)
         return picture
 
-    def _draw_keypoints(self, picture: Image.Image) -> None:
+    def _draw_keypoints(self, picture: Image.Image, side: int) -> None:
         height, width = self.image.shape[:2]
-        reference = self.prediction if self.truth is None else self.truth
         pixels = normalised_to_image(self.keypoints.astype(np.float64), width=width, height=height)
         draw = ImageDraw.Draw(picture)
-        for (x, y), (u, v) in zip(self.keypoints * PANEL_SIDE, pixels, strict=True):
-            inside = 0 <= u < width and 0 <= v < height and reference[int(v), int(u)]
+        for (x, y), (u, v) in zip(self.keypoints * side, pixels, strict=True):
+            inside = 0 <= u < width and 0 <= v < height and self.prediction[int(v), int(u)]
             box = (float(x) - 4, float(y) - 4, float(x) + 4, float(y) + 4)
             draw.ellipse(box, fill=_WHITE if inside else _RED, outline=_INK)
 
@@ -95,14 +98,14 @@ def _overlay(
     return Image.fromarray(np.where(inside, tinted, pixels * 0.8).astype(np.uint8))
 
 
-def _row(title: str, pictures: list[tuple[str, Image.Image]], size: tuple[int, int]) -> Image.Image:
-    width, height = size
+def _row(title: str, pictures: dict[str, Image.Image]) -> Image.Image:
+    width, height = pictures["image"].size
     step = max(width, 110) + _GAP
     canvas = Image.new("RGB", (step * len(pictures) + _GAP, height + _TITLE + _GAP), _WHITE)
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(14)
     draw.text((_GAP, 4), title, fill=_INK, font=font)
-    for number, (name, picture) in enumerate(pictures):
+    for number, (name, picture) in enumerate(pictures.items()):
         left = _GAP + number * step
         draw.text((left, 24), name, fill=(110, 110, 110), font=font)
         canvas.paste(picture, (left, _TITLE))

@@ -419,18 +419,28 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path(
         "runs/demo"
     ),
+    seed: Annotated[int, typer.Option(min=0, help="Decides the data and the training.")] = 0,
     data: Annotated[
-        Path | None, typer.Option(help="A COCO folder; the photographs shipped here by default.")
+        Path | None, typer.Option(help="A COCO folder, to go on photographs with random models.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Its split; the only one there is, by default.")
+        str | None, typer.Option(help="Split of --data; the only one there is, by default.")
     ] = None,
 ) -> None:
-    """Go the whole way on a few photographs: extract, verify, train, evaluate, segment."""
-    from pipelines.demo import demo as go
+    """Go the whole way on drawn shapes, from a cache to a trained head and a page that shows it.
 
+    With --data the way goes over photographs, with tiny random models; it shows only that it works.
+    """
+    from pipelines import demo as shapes
+    from pipelines import photographs
+
+    if split is not None and data is None:
+        raise ConfigError("the demo: --split (SPLIT= for make) goes with --data (DATA=)")
     with _bars() as bars:
-        result = go(out, data, split, bars)
+        if data is None:
+            result = shapes.demo(out, bars, seed=seed)
+        else:
+            result = photographs.demo(out, data, split, bars, seed=seed)
     _show(result, as_json=False)
 
 

@@ -1,11 +1,16 @@
-"""The whole way on a few photographs: extract, verify, train, evaluate, segment."""
+"""The whole way on a drawn world, with the trained tiny models: from pictures to a page."""
 
 from __future__ import annotations
 
-import dataclasses
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
-from lens_cache.assets import PHOTOGRAPHS
+import lens_cache
+from lens_cache.assets import SHAPES_MODELS
 from lens_cache.config import (
     DataConfig,
     EncodersConfig,
@@ -16,127 +21,196 @@ from lens_cache.config import (
     TrainConfig,
 )
 from lens_cache.config_file import load_config
-from lens_cache.datasets.coco import splits_of
-from lens_cache.encoders.tiny import LLAVA_FOLDER, SAM_FILE, write_tiny_checkpoints
-from lens_cache.errors import ConfigError, StoreError, StoreMismatchError
+from lens_cache.datasets.shapes.files import write_world
+from lens_cache.encoders.resolve import Encoders
+from lens_cache.errors import ConfigError, DatasetError, StoreMismatchError
 from lens_cache.run import CHECKPOINTS, Run
 from lens_cache.store.reader import Store
 from pipelines import report
+from pipelines.baselines import Baselines, baselines
+from pipelines.cost import estimate_cost
+from pipelines.curves import chart, read_log
 from pipelines.evaluate import Evaluation, evaluate
 from pipelines.extract import extract, on_ray
+from pipelines.gallery import Gallery, gallery
+from pipelines.page import Page, render
 from pipelines.progress import Bars
-from pipelines.segment import segment
 from pipelines.train import train
-from pipelines.verify import check
 
-# Images taken of a larger folder, so that the demo stays one of minutes.
-LIMIT = 64
+PICTURES = {"train": 2000, "val": 100, "test": 200, "hard": 100}
+DEVELOPMENT, MEASURED = "val", ("test", "hard")
+# As in configs/extract/shapes.yaml.
+QUESTION = "Point out {instruction}."
+LAYERS = (3,)
+SHARD_SIZE = 64
+TRAINING = (
+    "preset=tiny",
+    "model.train_mask_decoder=false",
+    "batch.split=train",
+    f"batch.validation_split={DEVELOPMENT}",
+)
+PAGE_FILE, TIMES_FILE = "index.html", "times.json"
+_CHARTS = {
+    "Loss": ("train/total", "train/dice", "train/bce", "train/attention"),
+    f"gIoU on {DEVELOPMENT}": ("val/giou",),
+}
+
+T = TypeVar("T")
 
 
-def demo(out: Path, data: Path | None, split: str | None, bars: Bars) -> report.Report:
-    """Go from photographs to masks, with tiny random models in the place of LLaVA and SAM.
+def demo(out: Path, bars: Bars, *, seed: int = 0) -> report.Report:
+    """Go from an empty folder to ``OUT/index.html``.
 
     What an earlier call left in ``out`` is taken up where it stopped; after a complete one only the
-    check, the evaluation and the segmentation run again.
+    measuring and the page are done again.
 
     Args:
         out: Folder for everything that is made.
-        data: A COCO folder; the photographs of the package if not given.
-        split: Its split; the only one there is, if not given.
         bars: Where progress goes.
+        seed: Decides world and training.
 
     Raises:
-        ConfigError: If the split is not clear, or ``out`` holds a demo of other data.
+        ConfigError: If ``out`` holds another demo.
         LensCacheError: If a step fails.
     """
-    root = data or PHOTOGRAPHS
-    split = split or _only_split(root)
-    settings = ExtractConfig(
-        data=DataConfig(root=root, split=split, limit=LIMIT),
-        encoders=EncodersConfig(
-            root=out / "checkpoints",
-            llava=LlavaConfig(checkpoint=LLAVA_FOLDER),
-            sam=SamConfig(checkpoint=SAM_FILE),
-        ),
-        store=StoreConfig(shard_size=8),
-    )
-    bars.message(f"demo: the first {LIMIT} images at most of {root}, {split}; everything in {out}")
-    bars.message("1/5 extract: tiny random LLaVA and SAM, once over the photographs")
-    write_tiny_checkpoints(out / "checkpoints")
-    _extract(out / "store", settings, bars)
-    bars.message("2/5 verify: every byte, and four records against the plain models")
-    _verify(out / "store", bars)
+    clock = _Clock(out / TIMES_FILE)
+    bars.message(f"demo: {sum(PICTURES.values())} drawn pictures; everything in {out}")
+    bars.message("1/6 world: draw pictures, write instructions")
+    clock.once("world", lambda: _draw(out / "world", seed, bars))
+    bars.message("2/6 extract: the frozen models, once over the pictures")
+    settings = extract_config(out / "world")
+    clock.once("extract", lambda: _extract(out / "store", settings, bars))
     store = Store(out / "store")
-    training = load_config(TrainConfig, None, ["preset=tiny"])
-    bars.message(f"3/5 train: {training.trainer.max_steps} steps from the store")
-    start = dataclasses.replace(training.trainer, max_steps=1, validate_every=1)
+    training = load_config(TrainConfig, None, [*TRAINING, f"trainer.seed={seed}"])
+    bars.message(f"3/6 train: {training.trainer.max_steps} steps from the store")
     with bars.paused():
-        # The first step of the warm-up has learning rate 0: this run is the model as it begins.
-        before = _train(out / "untrained", store, dataclasses.replace(training, trainer=start))
-        run = _train(out / "run", store, training)
-    bars.message("4/5 evaluate: before and after the training, on the queries it was trained with")
-    first = evaluate(before, store, split, num_panels=0, progress=bars.progress)
-    found = evaluate(run, store, split, progress=bars.progress)
-    query = store.plan.query(0)
-    photo = root / store.plan.image(query.image_index).path
-    bars.message(f'5/5 segment: "{query.instruction}" in {photo.name}')
-    answer = segment(photo, query.instruction, run, out / "segment")
-    return _tell(store, first, found, answer)
+        clock.once("train", lambda: _train(out / "run", store, training))
+    run = Run.open(out / "run")
+    bars.message(f"4/6 evaluate: on {' and '.join(MEASURED)}")
+    evaluations = clock.time(
+        "evaluate",
+        lambda: {
+            split: evaluate(run, store, split, num_panels=0, progress=bars.progress)
+            for split in MEASURED
+        },
+    )
+    bars.message("5/6 reference lines: the same frozen models without LENS")
+    lines = clock.time(
+        "reference lines",
+        lambda: baselines(
+            store, MEASURED, development=DEVELOPMENT, seed=seed, progress=bars.progress
+        ),
+    )
+    bars.message("6/6 page: pictures, swap test, everything on one page")
+    shown = clock.time("pictures", lambda: gallery(run, store, MEASURED[0], progress=bars.progress))
+    encoders = Encoders.resolve(settings)
+    page = Page(
+        version=lens_cache.__version__,
+        seed=seed,
+        pictures=PICTURES,
+        queries=store.plan.splits(),
+        layers=LAYERS,
+        cost=estimate_cost(encoders, store.manifest, store.questions),
+        seconds=clock.seconds,
+        training=run.config,
+        charts={
+            title: found
+            for title, names in _CHARTS.items()
+            if (found := chart(read_log(run.folder), names)) is not None
+        },
+        evaluations=evaluations,
+        baselines=lines,
+        gallery=shown,
+    )
+    (out / PAGE_FILE).write_text(render(page), encoding="utf-8")
+    return _tell(out / PAGE_FILE, evaluations, lines, shown)
 
 
-def _tell(
-    store: Store, before: Evaluation, after: Evaluation, answer: report.Report
-) -> report.Report:
-    """Report where everything is, and what its numbers are worth."""
-    document = {
-        "store": str(store.root),
-        "evaluation": report.evaluation(after).document,
-        "giou_before": before.overall.giou.value,
-        "segment": answer.document,
-    }
-    lines = [
-        report.evaluation(after).text,
-        f"gIoU {100 * before.overall.giou.value:.1f} before training, "
-        f"{100 * after.overall.giou.value:.1f} after, on the very queries it was trained with",
-        "The frozen models are random: these numbers show that the pipeline works, not that LENS "
-        "segments.",
-        answer.text,
-        f"report {Path(after.folder) / 'report.md'}",
-        f"panels {Path(after.folder) / 'panels'}",
-    ]
-    return report.Report(document, "\n".join(lines))
+class _Clock:
+    """Seconds of each step, kept over calls: a step that was done before keeps its time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    def time(self, name: str, step: Callable[[], T]) -> T:
+        """Run a step that is done anew in every call."""
+        began = time.perf_counter()
+        result = step()
+        self._note(name, time.perf_counter() - began)
+        return result
+
+    def once(self, name: str, step: Callable[[], bool]) -> None:
+        """Run a step that says whether there was anything left to do."""
+        began = time.perf_counter()
+        if step():
+            self._note(name, self.seconds.get(name, 0.0) + time.perf_counter() - began)
+
+    def _note(self, name: str, seconds: float) -> None:
+        self.seconds[name] = seconds
+        self._path.write_text(json.dumps(self.seconds, indent=2) + "\n")
 
 
-def _only_split(root: Path) -> str:
-    """Return the split of a COCO folder that has just one."""
-    splits = splits_of(root)
-    if len(splits) != 1:
-        found = ", ".join(splits) or "none (expected annotations/instances_SPLIT.json)"
-        raise ConfigError(
-            f"the demo on {root}: --split is not given (SPLIT= for make); splits found: {found}"
-        )
-    return splits[0]
+def _draw(folder: Path, seed: int, bars: Bars) -> bool:
+    new = not folder.exists()
+    try:
+        write_world(folder, PICTURES, seed=seed, progress=bars.progress)
+    except DatasetError as error:
+        raise _another(error) from None
+    return new
 
 
-def _extract(root: Path, settings: ExtractConfig, bars: Bars) -> None:
+def extract_config(world: Path) -> ExtractConfig:
+    """Return the settings of the extraction for a world on disk."""
+    return ExtractConfig(
+        data=DataConfig(kind="jsonl", root=world, short_question=QUESTION),
+        encoders=EncodersConfig(
+            root=SHAPES_MODELS,
+            llava=LlavaConfig(checkpoint="llava", layers=LAYERS),
+            sam=SamConfig(checkpoint="sam.pth"),
+        ),
+        store=StoreConfig(shard_size=SHARD_SIZE),
+    )
+
+
+def _extract(root: Path, settings: ExtractConfig, bars: Bars) -> bool:
     try:
         summary = extract(root, settings, bars, on_ray(None))
     except StoreMismatchError as error:
-        raise ConfigError(
-            f"{error}; or choose another folder for this demo with --out (OUT= for make)"
-        ) from None
+        raise _another(error) from None
     bars.message(report.extraction(root, summary).text)
+    return bool(summary.reports)
 
 
-def _verify(root: Path, bars: Bars) -> None:
-    found = check(
-        root, recompute_count=4, overrides=(), seed=0, device="cpu", progress=bars.progress
-    )
-    bars.message(report.verification(root, found).text)
-    if not found.good:
-        raise StoreError(f"verifying {root}: not good; run `lens-cache verify {root} --repair`")
-
-
-def _train(folder: Path, store: Store, settings: TrainConfig) -> Run:
+def _train(folder: Path, store: Store, settings: TrainConfig) -> bool:
     """Train, or go on with what is there; a finished run stays as it is."""
-    return train(folder, store.root, settings, resume=(folder / CHECKPOINTS).exists())
+    last = folder / CHECKPOINTS / "last.ckpt"
+    before = last.stat().st_mtime_ns if last.exists() else None
+    train(folder, store.root, settings, resume=(folder / CHECKPOINTS).exists())
+    return last.stat().st_mtime_ns != before
+
+
+def _another(error: Exception) -> ConfigError:
+    return ConfigError(f"{error}; or choose another folder for this demo by --out (OUT= for make)")
+
+
+def _tell(
+    page: Path, evaluations: dict[str, Evaluation], lines: Baselines, shown: Gallery
+) -> report.Report:
+    """Report the scores beside the reference lines, and where the page is."""
+    document = {
+        "page": str(page),
+        "evaluations": {split: asdict(found) for split, found in evaluations.items()},
+        "baselines": asdict(lines),
+        "swap_test": {"split": shown.split, "pairs": shown.pairs, "passed": shown.passed},
+    }
+    text = []
+    for split, found in evaluations.items():
+        text.append(f"{split}: {found.overall.queries} instructions")
+        text.append(f"  {'LENS':<16} gIoU {100 * found.overall.giou.value:5.1f}")
+        for line in lines.lines:
+            giou = line.splits[split].overall.giou.value
+            text.append(f"  {line.name:<16} gIoU {100 * giou:5.1f}   {line.note}")
+    text.append(f"swap test: {shown.passed} of {shown.pairs} pairs of {shown.split} told apart")
+    text.append(f"page {page}")
+    return report.Report(document, "\n".join(text))

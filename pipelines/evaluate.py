@@ -118,7 +118,7 @@ def evaluate(
     if run.config.trainer.threads is not None:
         torch.set_num_threads(run.config.trainer.threads)
     draws = evaluation_draws(store, split, limit)
-    answers = _Answers(run, store, which, device)
+    answers = Answers(run, store, which, device)
     samples = []
     for done, draw in enumerate(draws, 1):
         samples += [sample for sample, _, _ in answers.of(draw)]
@@ -147,10 +147,13 @@ def evaluate(
     return found
 
 
-class _Answers:
+class Answers:
     """The model's answers to the queries of one image after another."""
 
-    def __init__(self, run: Run, store: Store, which: Which | None, device: str) -> None:
+    def __init__(
+        self, run: Run, store: Store, which: Which | None = None, device: str = "cpu"
+    ) -> None:
+        """Load the run's model; see ``evaluate`` for the arguments."""
         self._run, self._store, self._device = run, store, device
         self._model = run.load_model(which).to(device)
         self._dataset = FeatureDataset(store, run.layer, run.config.loss)
@@ -216,7 +219,7 @@ def _spread(samples: Sequence[Sample], count: int) -> dict[str, str]:
 
 def _draw_panels(
     folder: Path,
-    answers: _Answers,
+    answers: Answers,
     draws: Sequence[Draw],
     chosen: dict[str, str],
     root: Path,
@@ -232,26 +235,28 @@ def _draw_panels(
         if not mine:
             continue
         for sample, pair, answer in answers.of(Draw(draw.image, mine)):
-            photo = _photo(root / sample.image)
+            photo = read_photo(root / sample.image)
             missing += photo is None
             path = folder / "panels" / chosen[sample.query_id]
-            _panel(sample, pair, answer, photo).draw().save(path)
+            panel_of(sample, pair, answer, photo).draw().save(path)
             names.append(str(path))
             if progress is not None:
                 progress("panels", len(names), len(chosen))
     return sorted(names), missing
 
 
-def _photo(path: Path) -> NDArray[np.uint8] | None:
+def read_photo(path: Path) -> NDArray[np.uint8] | None:
+    """Return a photograph, RGB (H, W, 3); None if it is not there or cannot be decoded."""
     try:
         return read_image(path.read_bytes())
     except (OSError, ImageError):
         return None
 
 
-def _panel(
+def panel_of(
     sample: Sample, pair: MaskPair, answer: Segmentation, photo: NDArray[np.uint8] | None
 ) -> Panel:
+    """Return the pictures of one answered query, on grey without its photograph."""
     height, width = pair.truth.shape
     grey = np.full((height, width, 3), 200, dtype=np.uint8)
     index = pair.index

@@ -48,7 +48,7 @@ class PromptedDecoder(nn.Module):
         super().__init__()
         self.image_size = architecture.image_size
         self.prompt_encoder, self.mask_decoder = build_sam_modules(architecture)
-        _load(self, weights)
+        load_sam_weights(self, weights)
         # The position that eq. 4 gives to the global description, which has no place in the image.
         self.cls_position = nn.Parameter(torch.randn(1, 1, architecture.transformer_dim))
         self.prompt_encoder.requires_grad_(False)
@@ -151,8 +151,12 @@ def build_sam_modules(architecture: SamArchitecture) -> tuple[Any, Any]:
     return prompt_encoder, mask_decoder
 
 
-def _load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load every weight, or say which one does not fit."""
+def load_sam_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load every weight of a module's ``prompt_encoder`` and ``mask_decoder``.
+
+    Raises:
+        CheckpointError: If a weight is missing, not known to SAM or of the wrong shape.
+    """
     doing = "loading SAM's prompt encoder and mask decoder"
     expected = module.state_dict()
     for what, names in (

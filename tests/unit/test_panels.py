@@ -27,21 +27,14 @@ def pixel(drawn, number, x, y):
     return drawn.getpixel((GAP + number * step + round(x), TITLE + round(y)))
 
 
-def test_a_keypoint_is_white_inside_the_truth_and_red_elsewhere():
-    truth = np.zeros((30, 60), bool)
-    truth[:, :30] = True
-    prediction = ~truth
+@pytest.mark.parametrize("with_truth", [False, True])
+def test_a_keypoint_is_white_inside_the_prediction_and_red_elsewhere(with_truth):
+    prediction = np.zeros((30, 60), bool)
+    prediction[:, :30] = True
+    truth = ~prediction if with_truth else None
     drawn = panel(60, 30, [[0.25, 0.25], [0.75, 0.25]], prediction=prediction, truth=truth).draw()
     assert pixel(drawn, 1, 0.25 * PANEL_SIDE, 0.25 * PANEL_SIDE) == WHITE
     assert pixel(drawn, 1, 0.75 * PANEL_SIDE, 0.25 * PANEL_SIDE) == RED
-
-
-def test_without_truth_the_prediction_decides():
-    prediction = np.zeros((40, 40), bool)
-    prediction[:20] = True
-    drawn = panel(40, 40, [[0.5, 0.25], [0.5, 0.75]], prediction=prediction).draw()
-    assert pixel(drawn, 1, 0.5 * PANEL_SIDE, 0.25 * PANEL_SIDE) == WHITE
-    assert pixel(drawn, 1, 0.5 * PANEL_SIDE, 0.75 * PANEL_SIDE) == RED
 
 
 @pytest.mark.parametrize("points", [[], [[0.5, 0.9]], [[1.0, 1.0]], [[0.0, 0.0]]])
@@ -70,6 +63,12 @@ def test_masks_are_tinted_and_truth_is_a_fourth_picture():
     left, right = (pixel(four, 3, PANEL_SIDE * x, 100) for x in (0.25, 0.75))
     assert right[1] > right[0]
     assert len(set(left)) == 1
+
+
+def test_pictures_come_in_any_size():
+    pictures = panel(60, 30, [[0.5, 0.1]], truth=np.ones((30, 60), bool)).pictures(100)
+    assert list(pictures) == ["image", "grounding map", "prediction", "ground truth"]
+    assert {picture.size for picture in pictures.values()} == {(100, 50)}
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2000, 3), (3, 2000)])

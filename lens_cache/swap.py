@@ -1,0 +1,31 @@
+"""The swap test: one picture, two instructions that mean different things, two masks.
+
+A model that finds things and ignores the words gives the same mask twice and passes no pair,
+however good its IoU.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def swap_test(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Test every pair of instructions of a picture whose targets share no pixel.
+
+    A pair passes if each of the two masks has a higher IoU with its own target than with the
+    other's.
+
+    Args:
+        predictions: Predicted masks of Q instructions, bool, shape (Q, H, W).
+        targets: True masks, bool, shape (Q, H, W).
+
+    Returns:
+        The pairs (i, j), i < j, int64, shape (n, 2), and which of them pass, bool, shape (n,).
+    """
+    found, meant = predictions.flatten(1).double(), targets.flatten(1).double()
+    shared = found @ meant.T
+    iou = shared / (found.sum(1)[:, None] + meant.sum(1) - shared).clamp(min=1)
+    own = iou.diagonal()[:, None] > iou  # own[i, j]: mask i fits its own target better than j's
+    apart = (meant @ meant.T == 0).triu(diagonal=1)
+    pairs = apart.nonzero()
+    return pairs, (own & own.T)[apart]

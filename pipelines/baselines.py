@@ -1,0 +1,234 @@
+"""The reference lines of a store: what the frozen models give on its queries without LENS."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lens_cache import masks
+from lens_cache.baselines import (
+    ORACLE_POINTS,
+    FrozenMasks,
+    Reading,
+    points_inside,
+    random_thing,
+)
+from lens_cache.data import Draw, evaluation_draws
+from lens_cache.datasets.things import SCENES_FILE, Things, read_things
+from lens_cache.errors import DatasetError
+from lens_cache.metrics import intersection_and_union, iou
+from lens_cache.plan_tables import PlannedQuery
+from lens_cache.store.reader import Store
+from pipelines.evaluate import Progress
+from pipelines.outcomes import Outcome, Scores, score_all
+
+EVERYTHING, ATTENTION_MASK, ATTENTION_PEAK = "everything", "attention mask", "attention peak"
+RANDOM_THING, ORACLE = "random thing", "oracle points"
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One reference line.
+
+    Attributes:
+        name: Its name.
+        note: What it is, with what was chosen for it.
+        ceiling: Whether it has seen the true masks: not to be beaten, but to be measured against.
+        splits: Its scores on each split.
+    """
+
+    name: str
+    note: str
+    ceiling: bool
+    splits: dict[str, Scores]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baselines:
+    """Every reference line.
+
+    Attributes:
+        development: The split on which layers, rows and share were chosen.
+        lines: The lines; the ceiling last.
+        notes: What could not be measured, and why.
+    """
+
+    development: str
+    lines: list[Line]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What did best on the development split: where and at which share to cut, where to point."""
+
+    cut: Reading
+    share: float
+    peak: Reading
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One image with its queries; ``targets`` and ``ignores`` are bool masks, (Q, H, W)."""
+
+    draw: Draw
+    queries: list[PlannedQuery]
+    image: str
+    targets: Tensor
+    ignores: Tensor
+
+    def outcomes(self, predictions: Tensor) -> list[Outcome]:
+        """Score one bool mask per query, (Q, H, W)."""
+        counts = intersection_and_union(predictions, self.targets, self.ignores)
+        values = zip(*(column.tolist() for column in (*counts, iou(*counts))), strict=True)
+        return [Outcome(query, *row) for query, row in zip(self.queries, values, strict=True)]
+
+    def ious(self, predictions: Tensor) -> Tensor:
+        """Return the IoU of bool masks, (..., Q, H, W) to (..., Q)."""
+        targets = self.targets.expand_as(predictions)
+        ignores = self.ignores.expand_as(predictions)
+        return iou(*intersection_and_union(predictions, targets, ignores))
+
+
+def baselines(
+    store: Store,
+    splits: Sequence[str],
+    *,
+    development: str,
+    limit: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Baselines:
+    """Measure every reference line on splits of a store.
+
+    Args:
+        store: A complete store.
+        splits: Where the lines are measured.
+        development: Another split, on which layer, rows and share are chosen.
+        limit: Only the first images of each split.
+        seed: Draws the random thing of each query.
+        progress: Called with the step's name, images done and in all.
+
+    Raises:
+        StoreError: If a split is empty, or the store has the weights of none of its layers.
+        DatasetError: If the data lists the things of its pictures, but not of every picture.
+    """
+    things = read_things(
+        Path(str(store.manifest.config["data"]["root"])),
+        {
+            store.plan.image(image).path.as_posix()
+            for split in splits
+            for image in store.images(split, limit)
+        },
+    )
+    with torch.inference_mode():
+        frozen = FrozenMasks(store)
+        choice = _choose(frozen, _cases(store, development, limit, progress))
+        found: dict[str, dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
+        for split in splits:
+            for case in _cases(store, split, limit, progress):
+                for name, outcomes in _measure(frozen, case, choice, things, seed):
+                    found[name][split] += outcomes
+    return Baselines(
+        development=development,
+        lines=[
+            Line(
+                name=name,
+                note=note,
+                ceiling=name == ORACLE,
+                splits={split: score_all(outcomes) for split, outcomes in found[name].items()},
+            )
+            for name, note in _notes(choice).items()
+            if name in found
+        ],
+        notes=[] if things is not None else [f"no {RANDOM_THING}: the data has no {SCENES_FILE}"],
+    )
+
+
+def _cases(
+    store: Store, split: str, limit: int | None, progress: Progress | None
+) -> Iterator[_Case]:
+    draws = evaluation_draws(store, split, limit)
+    for done, draw in enumerate(draws, 1):
+        image = store.plan.image(draw.image)
+        queries = [store.plan.query(query) for query in draw.queries]
+        nothing = masks.empty(image.height, image.width)
+        yield _Case(
+            draw=draw,
+            queries=queries,
+            image=image.path.as_posix(),
+            targets=_stack([query.target() for query in queries]),
+            ignores=_stack([query.ignore() or nothing for query in queries]),
+        )
+        if progress is not None:
+            progress(f"lines {split}", done, len(draws))
+
+
+def _choose(frozen: FrozenMasks, cases: Iterator[_Case]) -> _Choice:
+    """Choose by gIoU."""
+    by_cut = {reading: torch.zeros(len(SHARES), dtype=torch.float64) for reading in frozen.readings}
+    by_peak = dict.fromkeys(frozen.readings, 0.0)
+    for case in cases:
+        for reading in frozen.readings:
+            cut = frozen.attention(case.draw, reading, SHARES).transpose(0, 1)
+            by_cut[reading] += case.ious(cut).sum(dim=1)
+            by_peak[reading] += float(case.ious(frozen.at_peak(case.draw, reading)).sum())
+    best = max(by_cut, key=lambda reading: float(by_cut[reading].max()))
+    share = SHARES[int(by_cut[best].argmax())]
+    return _Choice(cut=best, share=share, peak=max(by_peak, key=by_peak.__getitem__))
+
+
+def _measure(
+    frozen: FrozenMasks, case: _Case, choice: _Choice, things: Things | None, seed: int
+) -> Iterator[tuple[str, list[Outcome]]]:
+    """Yield every line's outcomes on an image."""
+    yield EVERYTHING, case.outcomes(torch.ones_like(case.targets))
+    cut = frozen.attention(case.draw, choice.cut, [choice.share])[:, 0]
+    yield ATTENTION_MASK, case.outcomes(cut)
+    yield ATTENTION_PEAK, case.outcomes(frozen.at_peak(case.draw, choice.peak))
+    if things is not None:
+        yield RANDOM_THING, list(_random_things(case, things, seed))
+    points = [points_inside(target) for target in case.targets]
+    yield ORACLE, case.outcomes(frozen.at_points(case.draw, points))
+
+
+def _random_things(case: _Case, things: Things, seed: int) -> Iterator[Outcome]:
+    if case.image not in things:
+        raise DatasetError(
+            f"measuring the line {RANDOM_THING!r}: {SCENES_FILE} has no entry for {case.image}; "
+            "write the data anew"
+        )
+    here = _stack(things[case.image])
+    for number, place in enumerate(case.draw.queries):
+        drawn = int(np.random.default_rng([seed, place]).integers(len(here)))
+        found = random_thing(here, case.targets[number], case.ignores[number], drawn)
+        yield Outcome(case.queries[number], found.intersection, found.union, found.expected_iou)
+
+
+def _notes(choice: _Choice) -> dict[str, str]:
+    """Say of every line what it is."""
+    return {
+        EVERYTHING: "the whole image",
+        ATTENTION_MASK: f"the MLLM's raw attention of {_name(choice.cut)}, cut at "
+        f"{choice.share:.0%} of its peak",
+        ATTENTION_PEAK: f"SAM prompted at the peak of the raw attention of {_name(choice.peak)}",
+        RANDOM_THING: "a perfect mask of one random thing of the picture: gIoU is the exact "
+        "expectation, cIoU that of a draw",
+        ORACLE: f"a ceiling: SAM prompted by up to {ORACLE_POINTS} points inside the true mask",
+    }
+
+
+def _name(reading: Reading) -> str:
+    rows = "mean over the words" if reading.rows == "mean" else "last word"
+    return f"layer {reading.layer}, {rows}"
+
+
+def _stack(rles: Sequence[masks.Rle]) -> Tensor:
+    return torch.from_numpy(np.stack([masks.decode(rle) for rle in rles]))

@@ -1,0 +1,99 @@
+"""One page that shows a whole way, from cache to masks; it opens offline, everything inside."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jinja2
+from PIL.Image import Image
+
+from lens_cache.config import TrainConfig
+from lens_cache.estimate import Estimate
+from lens_cache.metrics import Interval
+from pipelines.baselines import Baselines, Line
+from pipelines.curves import HEIGHT, WIDTH, Chart
+from pipelines.evaluate import Evaluation
+from pipelines.gallery import Gallery
+from pipelines.outcomes import Scores
+
+LENS = "LENS"
+_TEMPLATE = "shapes.html"
+_JPEG_QUALITY = 85
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """What the page shows.
+
+    Attributes:
+        version: Of the package.
+        seed: Of the world and the training.
+        pictures: Number of pictures by split.
+        queries: Number of instructions by split.
+        layers: The cached layers.
+        cost: Bytes and operations of the extraction, and of the naive one.
+        seconds: What each step took, by name.
+        training: Settings of the training.
+        charts: By title.
+        evaluations: By split.
+        baselines: The reference lines on the same splits.
+        gallery: Pictures of one split.
+    """
+
+    version: str
+    seed: int
+    pictures: Mapping[str, int]
+    queries: Mapping[str, int]
+    layers: tuple[int, ...]
+    cost: Estimate
+    seconds: Mapping[str, float]
+    training: TrainConfig
+    charts: Mapping[str, Chart]
+    evaluations: Mapping[str, Evaluation]
+    baselines: Baselines
+    gallery: Gallery
+
+    @property
+    def lines(self) -> list[Line]:
+        """LENS first, then every reference line."""
+        lens = Line(
+            name=LENS,
+            note="the trained head with keypoints and descriptions, SAM's mask decoder",
+            ceiling=False,
+            splits={
+                split: Scores(overall=found.overall, by_kind=found.by_kind, by_topic=found.by_topic)
+                for split, found in self.evaluations.items()
+            },
+        )
+        return [lens, *self.baselines.lines]
+
+
+def render(page: Page) -> str:
+    """Return the page as HTML; every text from the data is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipelines"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "interval": _interval, "data_uri": data_uri}
+    return environment.get_template(_TEMPLATE).render(page=page, lens=LENS, box=(WIDTH, HEIGHT))
+
+
+def data_uri(picture: Image) -> str:
+    """Return a picture as a ``data:`` address that holds it as JPEG."""
+    file = io.BytesIO()
+    picture.convert("RGB").save(file, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _interval(value: Interval) -> str:
+    return f"{_percent(value.low)}\u2013{_percent(value.high)}"
