@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from lens_cache.assets import PHOTOGRAPHS
-from lens_cache.config import (
-    DataConfig,
-    EncodersConfig,
-    ExtractConfig,
-    LlavaConfig,
-    SamConfig,
-    StoreConfig,
-)
+from lens_cache.assets import SHAPES_MODELS
 from lens_cache.datasets.shapes.files import write_world
 from lens_cache.errors import ConfigError
 from lens_cache.sweep import SweepConfig, row_settings
 from pipelines import report
 from pipelines.extract import Runner, extract
 from pipelines.progress import Reporter
+from pipelines.shapes import extract_config
 from pipelines.sweep import Outcome, run_sweep
 
-MODELS = PHOTOGRAPHS.parent / "shapes_models"
 # Images of each split.
 COUNTS = {"train": 2000, "val": 100, "test": 200}
 
@@ -38,7 +29,7 @@ def ablate(
     steps: int | None = None,
     jobs: int = 1,
     counts: Mapping[str, int] = COUNTS,
-    models: Path = MODELS,
+    models: Path = SHAPES_MODELS,
 ) -> Outcome:
     """Sweep over a world of its own; what an earlier call left in ``out`` is taken up.
 
@@ -56,17 +47,8 @@ def ablate(
     Raises:
         LensCacheError: If a step fails.
     """
-    settings = ExtractConfig(
-        data=DataConfig(kind="jsonl", root=out / "world"),
-        encoders=EncodersConfig(
-            root=models,
-            llava=LlavaConfig(checkpoint="llava", layers=layers_of(config)),
-            sam=SamConfig(checkpoint="sam.pth"),
-        ),
-        store=StoreConfig(shard_size=64),
-    )
-    if not (out / "world").exists():
-        _write_world(out / "world", counts, reporter)
+    settings = extract_config(out / "world", layers_of(config), models)
+    write_world(out / "world", counts, progress=reporter.progress)
     summary = extract(out / "store", settings, reporter, runner)
     reporter.message(report.extraction(out / "store", summary).text)
     return run_sweep(config, out / "store", out, reporter, seeds=seeds, steps=steps, jobs=jobs)
@@ -86,11 +68,3 @@ def layers_of(config: SweepConfig) -> tuple[int, ...]:
             "model.layer in the base"
         )
     return tuple(sorted({layer for layer in layers.values() if layer is not None}))
-
-
-def _write_world(folder: Path, counts: Mapping[str, int], reporter: Reporter) -> None:
-    """Write the world under a temporary name: where the folder stands, it is whole."""
-    temporary = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    write_world(temporary, counts, progress=reporter.progress)
-    temporary.rename(folder)

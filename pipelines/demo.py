@@ -10,16 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import lens_cache
-from lens_cache.assets import SHAPES_MODELS
-from lens_cache.config import (
-    DataConfig,
-    EncodersConfig,
-    ExtractConfig,
-    LlavaConfig,
-    SamConfig,
-    StoreConfig,
-    TrainConfig,
-)
+from lens_cache.config import ExtractConfig, TrainConfig
 from lens_cache.config_file import load_config
 from lens_cache.datasets.shapes.files import write_world
 from lens_cache.encoders.resolve import Encoders
@@ -35,14 +26,11 @@ from pipelines.extract import extract, on_ray
 from pipelines.gallery import Gallery, gallery
 from pipelines.page import Page, render
 from pipelines.progress import Bars
+from pipelines.shapes import extract_config
 from pipelines.train import train
 
 PICTURES = {"train": 2000, "val": 100, "test": 200, "hard": 100}
 DEVELOPMENT, MEASURED = "val", ("test", "hard")
-# As in configs/extract/shapes.yaml.
-QUESTION = "Point out {instruction}."
-LAYERS = (3,)
-SHARD_SIZE = 64
 TRAINING = (
     "preset=tiny",
     "model.train_mask_decoder=false",
@@ -109,7 +97,7 @@ def demo(out: Path, bars: Bars, *, seed: int = 0) -> report.Report:
         seed=seed,
         pictures=PICTURES,
         queries=store.plan.splits(),
-        layers=LAYERS,
+        layers=settings.encoders.llava.layers,
         cost=estimate_cost(encoders, store.manifest, store.questions),
         seconds=clock.seconds,
         training=run.config,
@@ -158,19 +146,6 @@ def _draw(folder: Path, seed: int, bars: Bars) -> bool:
     except DatasetError as error:
         raise _another(error) from None
     return new
-
-
-def extract_config(world: Path) -> ExtractConfig:
-    """Return the settings of the extraction for a world on disk."""
-    return ExtractConfig(
-        data=DataConfig(kind="jsonl", root=world, short_question=QUESTION),
-        encoders=EncodersConfig(
-            root=SHAPES_MODELS,
-            llava=LlavaConfig(checkpoint="llava", layers=LAYERS),
-            sam=SamConfig(checkpoint="sam.pth"),
-        ),
-        store=StoreConfig(shard_size=SHARD_SIZE),
-    )
 
 
 def _extract(root: Path, settings: ExtractConfig, bars: Bars) -> bool:
