@@ -32,9 +32,7 @@ from pipelines.train import train
 PICTURES = {"train": 2000, "val": 100, "test": 200, "hard": 100}
 DEVELOPMENT, MEASURED = "val", ("test", "hard")
 TRAINING = (
-    "preset=tiny",
-    "model.train_mask_decoder=false",
-    "batch.split=train",
+    "preset=shapes",
     f"batch.validation_split={DEVELOPMENT}",
 )
 PAGE_FILE, TIMES_FILE = "index.html", "times.json"
