@@ -27,7 +27,7 @@ from pipelines.progress import Bars
 BYTES_PER_SCENE = SIDE * SIDE * 4 + IMAGE_SIDE * IMAGE_SIDE * 3
 SCENES, TOWER, SAM, LLAVA, MODELS = "scenes", "tower", "sam", "llava", "models"
 TOWER_SCHEDULE = Schedule(steps=3700, batch=40, lr=2.5e-3, seed=0)
-SAM_SCHEDULE = Schedule(steps=2600, batch=8, lr=2e-3, seed=1)
+SAM_SCHEDULE = Schedule(steps=2000, batch=8, lr=2e-3, seed=1)
 LLAVA_SCHEDULE = Schedule(steps=2600, batch=32, lr=2.5e-3, seed=2)
 
 

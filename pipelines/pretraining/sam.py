@@ -83,8 +83,9 @@ class SamStage:
         return found
 
     def save(self) -> None:
-        """Write a segment-anything checkpoint."""
-        torch.save(self.model.state_dict(), self._path)
+        """Write a segment-anything checkpoint, in float16."""
+        state = self.model.state_dict()
+        torch.save({name: weight.half().cpu() for name, weight in state.items()}, self._path)
 
     def _forward(
         self, images: NDArray[np.uint8], prompts: Sequence[Prompts]

@@ -94,8 +94,8 @@ def test_the_ablations_are_those_of_the_paper():
     ]
     # Table 2: gIoU and cIoU on test, then on val.
     assert [(p.giou, p.ciou) for p in rows["LENS"].paper.values()] == [(56.5, 57.3), (61.4, 65.3)]
-    assert settings["late layer"].model.layer == 6
-    assert {s.model.layer for s in settings.values()} == {4, 6}
+    assert settings["late layer"].model.layer == 4
+    assert {s.model.layer for s in settings.values()} == {3, 4}
 
 
 def test_presets_keep_their_science_and_take_the_sizes_of_the_base():
