@@ -30,19 +30,19 @@ from lens_cache.datasets.shapes.scene import Scene
 T = TypeVar("T")
 FILLER = "thing"
 SHAPE_FACTS: dict[str, tuple[str, ...]] = {
-    "circle": ("could roll down a hill", "looks like a ball"),
-    "square": ("has exactly four corners", "could be a window"),
-    "triangle": ("has exactly three corners", "looks like a tent"),
-    "star": ("has exactly five tips", "shines in the night sky"),
-    "ring": ("could be worn on a finger", "can be looked through"),
+    "circle": ("rolls down a hill", "has no corners at all"),
+    "square": ("has exactly four corners", "could be a box"),
+    "triangle": ("has exactly three corners", "could be a roof"),
+    "star": ("has exactly five points", "glows in the night sky"),
+    "ring": ("has a hole in it", "could be worn around a finger"),
 }
 COLOUR_FACTS = {
-    "red": "ripe tomatoes",
-    "orange": "pumpkins",
-    "yellow": "bananas",
-    "green": "fresh leaves",
-    "blue": "the sea",
-    "purple": "lavender",
+    "red": "blood",
+    "orange": "carrots",
+    "yellow": "lemons",
+    "green": "grass",
+    "blue": "the sky",
+    "purple": "plums",
 }
 # Instructions that name a thing become sentences in these; a quarter of them do.
 REQUESTS: tuple[str, ...] = (
