@@ -29,7 +29,7 @@ from pipelines.progress import Bars
 from pipelines.shapes import extract_config
 from pipelines.train import train
 
-PICTURES = {"train": 2000, "val": 100, "test": 200, "hard": 100}
+PICTURES = {"train": 1200, "val": 60, "test": 150, "hard": 75}
 DEVELOPMENT, MEASURED = "val", ("test", "hard")
 TRAINING = (
     "preset=shapes",

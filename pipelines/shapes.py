@@ -15,7 +15,7 @@ from lens_cache.config import (
 )
 
 # The layer that LENS reads, of six.
-LAYER = 3
+LAYER = 2
 
 
 def extract_config(

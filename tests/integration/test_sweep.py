@@ -58,7 +58,7 @@ def test_every_row_and_seed_is_a_run_of_its_own(swept):
     scores = [run.overall["train2017"] for run in outcome.results["full"].values()]
     assert scores[0].queries == scores[1].queries > 0
     assert scores[0] != scores[1]
-    assert set(outcome.results["full"][0].groups["train2017"]) == {"kind"}
+    assert set(outcome.results["full"][0].groups["train2017"]) == {"kind", "topic"}
 
 
 def test_the_report_lies_in_the_folder(swept):

@@ -3,40 +3,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import pipelines.baselines
 from lens_cache import masks
+from lens_cache.assets import SHAPES_MODELS
 from lens_cache.baselines import FrozenMasks
 from lens_cache.config import ExtractConfig
 from lens_cache.config_file import load_config
 from lens_cache.data import evaluation_draws
-from lens_cache.encoders.prompt import quiet
-from lens_cache.encoders.sam import build_sam
-from lens_cache.encoders.shapes_models import SHAPES_SAM, build_llava, build_tokenizer, save_llava
 from lens_cache.errors import ConfigError
 from lens_cache.store.reader import Store
 from pipelines import cli, demo
 from pipelines.baselines import SHARES, baselines
 from pipelines.extract import run_in_process
 from pipelines.progress import Bars
+from pipelines.shapes import extract_config
 from tests.stores import stamps
 
 PICTURES = {"train": 4, "val": 3, "test": 3, "hard": 2}
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """Make the demo small for this module: untrained models, few pictures, no Ray."""
-    models = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    tokenizer = build_tokenizer(["Point", "out", "the"])
-    with quiet():
-        save_llava(models / "llava", build_llava(tokenizer), tokenizer)
-    torch.save(build_sam(SHAPES_SAM).state_dict(), models / "sam.pth")
+def small():
+    """Make the demo small for this module: few pictures, no Ray."""
     training = ("trainer.max_steps=2", "trainer.validate_every=1", "trainer.log_every=1")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "SHAPES_MODELS", models)
         patch.setattr(demo, "PICTURES", PICTURES)
         patch.setattr(demo, "TRAINING", (*demo.TRAINING, *training))
         patch.setattr(demo, "on_ray", lambda address: run_in_process)
@@ -72,8 +63,8 @@ def plain_iou(one, other):
 
 def test_the_settings_are_those_of_the_configuration_for_shapes(tmp_path):
     file = Path(__file__).parents[2] / "configs" / "extract" / "shapes.yaml"
-    places = [f"data.root={tmp_path}", f"encoders.root={demo.SHAPES_MODELS}"]
-    assert demo.extract_config(tmp_path) == load_config(ExtractConfig, file, places)
+    places = [f"data.root={tmp_path}", f"encoders.root={SHAPES_MODELS}"]
+    assert extract_config(tmp_path) == load_config(ExtractConfig, file, places)
 
 
 def test_the_demo_ends_with_one_page(out):
