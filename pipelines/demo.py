@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -29,10 +30,11 @@ from pipelines.progress import Bars
 from pipelines.shapes import extract_config
 from pipelines.train import train
 
-PICTURES = {"train": 1200, "val": 60, "test": 150, "hard": 75}
+PICTURES = {"train": 1200, "val": 40, "test": 120, "hard": 60}
 DEVELOPMENT, MEASURED = "val", ("test", "hard")
 TRAINING = (
     "preset=shapes",
+    f"trainer.threads={min(2, os.cpu_count() or 1)}",
     f"batch.validation_split={DEVELOPMENT}",
 )
 PAGE_FILE, TIMES_FILE = "index.html", "times.json"
