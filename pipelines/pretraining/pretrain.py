@@ -117,13 +117,21 @@ def _train(processes: Processes, name: str, settings: Pretraining, folder: Path,
     """Train one stage; each process calls this."""
     schedule: Schedule = getattr(settings, name)
     torch.manual_seed(schedule.seed)  # the same weights in every process
-    stage = _stage(name, folder, new, processes.device)
+    stage = build_stage(name, folder, new, processes.device)
     with ExitStack() as stack:
         bars = stack.enter_context(Bars()) if processes.rank == 0 else None
         fit(stage, schedule, new, processes, bars.progress if bars else _say_nothing)
 
 
-def _stage(name: str, folder: Path, new: Path, device: torch.device) -> Stage:
+def build_stage(name: str, folder: Path, new: Path, device: torch.device) -> Stage:
+    """Return a stage as it begins.
+
+    Args:
+        name: Which one.
+        folder: Where scenes and earlier stages lie.
+        new: Where it is to save.
+        device: Where it trains.
+    """
     scenes = folder / SCENES
     if name == SAM:
         return sam.SamStage(build_sam(SHAPES_SAM), scenes, new, device)

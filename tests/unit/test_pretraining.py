@@ -26,10 +26,10 @@ from lens_cache.encoders.shapes_models import (
 from lens_cache.errors import ConfigError
 from lens_cache.packing import block_mask, position_ids
 from pipelines.pretraining.llava import Lesson, Speaker, answers_right, make_lesson, predict
-from pipelines.pretraining.pretrain import Pretraining, pretrain
+from pipelines.pretraining.pretrain import Pretraining, build_stage, pretrain
 from pipelines.pretraining.sam import ABSENT, POSITIVE, sample_prompts
 from pipelines.pretraining.scenes import Scenes, write_scenes
-from pipelines.pretraining.stage import Schedule
+from pipelines.pretraining.stage import Processes, Schedule, fit
 from pipelines.pretraining.tower import LOOKS, shown_things, true_looks
 from pipelines.progress import Bars
 
@@ -48,30 +48,59 @@ def few_steps(steps, batch, lr):
     return Schedule(steps=steps, batch=batch, lr=lr, log_every=1, measure_every=steps)
 
 
-def test_every_stage_learns_in_a_few_steps_and_is_not_repeated(tmp_path):
-    settings = Pretraining(
-        scenes={"val": 24, "easy": 48, "train": 48},
-        tower=few_steps(16, 8, 1e-2),
-        sam=few_steps(12, 2, 4e-3),
-        llava=few_steps(10, 3, 1e-2),
-    )
+TWO_STEPS = Pretraining(
+    scenes={"val": 24, "easy": 48, "train": 48},
+    tower=few_steps(2, 2, 1e-3),
+    sam=few_steps(2, 1, 1e-3),
+    llava=few_steps(2, 1, 1e-3),
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Everything that a training of two steps a stage leaves."""
+    folder = tmp_path_factory.mktemp("pretraining")
     with Bars() as bars:
-        models = pretrain(tmp_path, settings, 1, bars)
-    for stage, falls_to in (("tower", 0.8), ("sam", 0.95), ("llava", 0.9)):
-        lines = (tmp_path / stage / f"{stage}.jsonl").read_text().splitlines()
-        log = [json.loads(line) for line in lines]
-        # The log holds running means, in which the first step still counts.
-        assert log[-1]["loss"] < falls_to * log[0]["loss"], stage
-        measured = {k: v for k, v in log[-1].items() if k not in ("step", "seconds", "loss")}
+        pretrain(folder, TWO_STEPS, 1, bars)
+    return folder
+
+
+def test_a_training_leaves_two_models_and_is_not_repeated(trained):
+    models = trained / "models"
+    assert architecture(models / "sam.pth") == SHAPES_SAM
+    assert LlavaEncoder.from_checkpoint(models / "llava", layers=[3]).grid == (12, 12)
+    for stage in ("tower", "sam", "llava"):
+        lines = (trained / stage / f"{stage}.jsonl").read_text().splitlines()
+        last = json.loads(lines[-1])
+        assert last["step"] == 2
+        measured = {k: v for k, v in last.items() if k not in ("step", "seconds", "loss")}
         assert measured
         assert all(0 <= value <= 1 for value in measured.values())
-    assert architecture(models / "sam.pth") == SHAPES_SAM
-    encoder = LlavaEncoder.from_checkpoint(models / "llava", layers=[3])
-    assert encoder.grid == (12, 12)
-    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    written = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
     with Bars() as bars:
-        assert pretrain(tmp_path, settings, 1, bars) == models
-    assert written == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+        assert pretrain(trained, TWO_STEPS, 1, bars) == models
+    assert written == {p: p.stat().st_mtime_ns for p in trained.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule", "falls_to"),
+    [
+        ("tower", few_steps(25, 8, 3e-3), 0.95),
+        ("sam", few_steps(12, 2, 4e-3), 0.95),
+        ("llava", few_steps(10, 3, 1e-2), 0.9),
+    ],
+)
+def test_every_stage_learns_in_a_few_steps(trained, tmp_path, name, schedule, falls_to):
+    torch.manual_seed(0)
+    stage = build_stage(name, trained, tmp_path, torch.device("cpu"))
+
+    def loss_on_the_same_pictures():
+        with torch.no_grad():
+            return float(stage.loss(np.random.default_rng(0), 8, 1.0))
+
+    before = loss_on_the_same_pictures()
+    fit(stage, schedule, tmp_path, Processes(0, 1, torch.device("cpu")), lambda *_: None)
+    assert loss_on_the_same_pictures() < falls_to * before
 
 
 @pytest.mark.slow
