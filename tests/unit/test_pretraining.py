@@ -29,7 +29,7 @@ from pipelines.pretraining.llava import Lesson, Speaker, answers_right, make_les
 from pipelines.pretraining.pretrain import Pretraining, build_stage, pretrain
 from pipelines.pretraining.sam import ABSENT, POSITIVE, sample_prompts
 from pipelines.pretraining.scenes import Scenes, write_scenes
-from pipelines.pretraining.stage import Processes, Schedule, fit
+from pipelines.pretraining.stage import Processes, Schedule, fit, run_in_processes
 from pipelines.pretraining.tower import LOOKS, shown_things, true_looks
 from pipelines.progress import Bars
 
@@ -103,23 +103,20 @@ def test_every_stage_learns_in_a_few_steps(trained, tmp_path, name, schedule, fa
     assert loss_on_the_same_pictures() < falls_to * before
 
 
-@pytest.mark.slow
-def test_two_processes_do_the_steps_of_one(tmp_path):
-    logs = []
-    for count in (1, 2):
-        folder = tmp_path / str(count)
-        settings = Pretraining(
-            scenes={"val": 8, "easy": 16, "train": 16},
-            tower=few_steps(3, 4, 1e-3),
-            sam=few_steps(3, 2, 1e-3),
-            llava=few_steps(3, 2, 1e-3),
-        )
-        with Bars() as bars:
-            pretrain(folder, settings, count, bars)
-        lines = (folder / "tower" / "tower.jsonl").read_text().splitlines()
-        logs.append([json.loads(line)["loss"] for line in lines])
-    assert len(logs[0]) == len(logs[1]) == 3
-    assert logs[1][-1] < logs[1][0]
+def average_and_write(processes, folder):
+    weights = [torch.nn.Parameter(torch.zeros(2, 3)), torch.nn.Parameter(torch.zeros(4))]
+    for number, weight in enumerate(weights):
+        weight.grad = torch.full_like(weight, 10.0 * number + processes.rank)
+    processes.average(weights)
+    torch.save([weight.grad for weight in weights], folder / f"{processes.rank}.pt")
+
+
+def test_two_processes_share_the_mean_gradient(tmp_path):
+    run_in_processes(2, average_and_write, tmp_path)
+    for rank in (0, 1):
+        first, second = torch.load(tmp_path / f"{rank}.pt")
+        assert torch.equal(first, torch.full((2, 3), 0.5))
+        assert torch.equal(second, torch.full((4,), 10.5))
 
 
 def test_too_many_processes_are_refused_in_one_line(tmp_path):

@@ -16,6 +16,7 @@ import numpy as np
 from lens_cache.datasets.base import Kind, Length
 from lens_cache.datasets.shapes.language import (
     ALL_LOOKS,
+    COLOUR_FACTS,
     EXTREMES,
     RELATIONS,
     Looks,
@@ -35,14 +36,6 @@ SHAPE_FACTS: dict[str, tuple[str, ...]] = {
     "triangle": ("has exactly three corners", "could be a roof"),
     "star": ("has exactly five points", "glows in the night sky"),
     "ring": ("has a hole in it", "could be worn around a finger"),
-}
-COLOUR_FACTS = {
-    "red": "blood",
-    "orange": "carrots",
-    "yellow": "lemons",
-    "green": "grass",
-    "blue": "the sky",
-    "purple": "plums",
 }
 # Instructions that name a thing become sentences in these; a quarter of them do.
 REQUESTS: tuple[str, ...] = (

@@ -12,6 +12,15 @@ import numpy as np
 from lens_cache.datasets.shapes.scene import COLOURS, SHAPES, SIZES, UNSEEN_PAIRS, Scene, Thing
 
 T = TypeVar("T")
+# What is known to have a colour.
+COLOUR_FACTS = {
+    "red": "blood",
+    "orange": "carrots",
+    "yellow": "lemons",
+    "green": "grass",
+    "blue": "the sky",
+    "purple": "plums",
+}
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
 # How far apart two centres must be, in pixels, to be one left of the other.
 CLEARLY_APART = 12.0

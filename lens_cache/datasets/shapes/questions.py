@@ -13,6 +13,7 @@ import numpy as np
 
 from lens_cache.datasets.shapes.language import (
     ALL_LOOKS,
+    COLOUR_FACTS,
     EXTREMES,
     NUMBERS,
     RELATIONS,
@@ -30,21 +31,13 @@ from lens_cache.datasets.shapes.scene import Scene
 
 FILLER = "object"
 ATTRIBUTES = ("size", "colour", "shape")
-# What is known of a shape and of a colour, as it is said here.
+# What is known of a shape, as it is said here.
 SHAPE_FACTS: dict[str, tuple[str, ...]] = {
     "circle": ("rolls away", "has no corners"),
     "square": ("has four corners", "looks like a box"),
     "triangle": ("has three corners", "looks like a roof"),
     "star": ("has five points", "glows at night"),
     "ring": ("has a hole", "fits around a finger"),
-}
-COLOUR_FACTS = {
-    "red": "blood",
-    "orange": "carrots",
-    "yellow": "lemons",
-    "green": "grass",
-    "blue": "the sky",
-    "purple": "plums",
 }
 # How often each type is asked.
 WEIGHTS = {

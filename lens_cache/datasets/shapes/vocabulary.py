@@ -1,4 +1,7 @@
-"""Every word of the shapes world; the tiny LLaVA's tokenizer has a token for each."""
+"""Words of which the tiny LLaVA's tokenizer has one token each, among them all of the shapes world.
+
+The trained checkpoint's token ids follow from this list: it may not change without a new training.
+"""
 
 from __future__ import annotations
 
