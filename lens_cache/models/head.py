@@ -7,6 +7,7 @@ image tokens (see ``packing``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -49,8 +50,8 @@ class HeadOutput:
 class _TextRows:
     """Travels through the network's keyword arguments and brings attention rows back."""
 
-    num_shared: int
-    values: Tensor | None = None
+    image: slice
+    log_attention: Tensor | None = None
 
 
 class SegmentationHead(nn.Module):
@@ -92,7 +93,7 @@ class SegmentationHead(nn.Module):
         owner = features.texts.owner
         num_prefix, num_image = prefix.shape[1], features.image_tokens.shape[1]
         num_shared = num_prefix + num_image
-        rows = _TextRows(num_shared)
+        rows = _TextRows(image=slice(num_prefix, num_shared))
         states = self.network(
             inputs_embeds=sequence.to(dtype),
             attention_mask=block_mask(num_shared, owner),
@@ -100,10 +101,9 @@ class SegmentationHead(nn.Module):
             use_cache=False,
             text_rows=rows,
         ).last_hidden_state
-        assert rows.values is not None, "the network did not use the registered attention"
+        assert rows.log_attention is not None, "the network did not use the registered attention"
         image, last = last_positions(owner, features.num_questions)
-        to_image = rows.values[..., num_prefix:num_shared]
-        grounding = aggregate_rows(to_image, owner, image, last, self.attention_rows)
+        grounding = aggregate_rows(rows.log_attention, owner, image, last, self.attention_rows)
         normalised = normalise_map(grounding, self.attention_normalisation, self.peak_headroom)
         return HeadOutput(
             grounding_map=normalised.view(-1, *self.grid),
@@ -127,12 +127,12 @@ class SegmentationHead(nn.Module):
 
 
 def aggregate_rows(
-    rows: Tensor, owner: Tensor, image: Tensor, last: Tensor, how: Literal["mean", "last"]
+    log_rows: Tensor, owner: Tensor, image: Tensor, last: Tensor, how: Literal["mean", "last"]
 ) -> Tensor:
-    """Reduce the attention rows of each question's text tokens to one row.
+    """Reduce the attention rows of each question's text tokens to one row, all in logarithms.
 
     Args:
-        rows: Attention from text positions to image tokens, shape (B, T, N).
+        log_rows: Attention from text positions to image tokens, shape (B, T, N).
         owner: As in ``PackedTexts``, shape (B, T).
         image: Image of each question, shape (Q,).
         last: Text position of each question's last token, shape (Q,).
@@ -142,33 +142,37 @@ def aggregate_rows(
         Shape (Q, N).
     """
     if how == "last":
-        return rows[image, last]
+        return log_rows[image, last]
     question = owner[image, last]
-    mine = (owner[image] == question[:, None]).to(rows.dtype)
-    weights = mine / mine.sum(dim=1, keepdim=True)
-    return (weights[:, :, None] * rows[image]).sum(dim=1)  # no matmul: autocast would round it
+    mine = owner[image] == question[:, None]
+    total = log_rows[image].masked_fill(~mine[:, :, None], -torch.inf).logsumexp(dim=1)
+    return total - mine.sum(dim=1, keepdim=True).log()
 
 
 def normalise_map(
-    values: Tensor, how: Literal["peak", "sum", "none"], headroom: float = 1.05
+    log_values: Tensor, how: Literal["peak", "sum", "none"], headroom: float = 1.05
 ) -> Tensor:
     """Bring softmax values to the range in which eq. 5 compares them with a mask.
 
-    A softmax row cannot be near 1 on a whole region, so raw values cannot reach their target.
+    A softmax row cannot be near 1 on a whole region, so raw values cannot reach their target. How
+    much of a row falls on the image at all is free, and training may drive it below what a float
+    can hold: hence logarithms.
 
     Args:
-        values: Non-negative responses of each question, shape (Q, N).
+        log_values: Logarithms of each question's responses, shape (Q, N).
         how: ``peak`` divides by ``headroom`` times the detached peak and keeps a margin to 0 and 1,
             ``sum`` makes each row sum to 1, ``none`` changes nothing.
         headroom: Above 1 the peak stays below the upper clamp, so a wrong peak gets a gradient.
+
+    Returns:
+        The responses themselves, shape (Q, N).
     """
     if how == "none":
-        return values
-    tiny = torch.finfo(values.dtype).tiny
+        return log_values.exp()
     if how == "sum":
-        return values / values.sum(dim=1, keepdim=True).clamp(min=tiny)
-    peak = values.detach().amax(dim=1, keepdim=True).clamp(min=tiny)
-    return (values / (headroom * peak)).clamp(MARGIN, 1 - MARGIN)
+        return log_values.softmax(dim=1)
+    peak = log_values.detach().amax(dim=1, keepdim=True)
+    return ((log_values - peak).exp() / headroom).clamp(MARGIN, 1 - MARGIN)
 
 
 def _build_network(text_config: Mapping[str, Any], layer: int) -> Any:
@@ -206,39 +210,46 @@ def _attend(
     text_rows: _TextRows | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend; in layer 1 of the head also keep the softmax rows of the text positions.
+    """Attend; in layer 1 of the head also keep the attention of text positions to the image.
 
     Only these rows are ever materialised: (B, heads, T, S) instead of (B, heads, S, S).
     """
     assert text_rows is not None
     assert attention_mask is not None
+    shared = text_rows.image.stop
     if module.layer_idx == 0:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        text_rows.values = _softmax_rows(query, key, attention_mask, scale, text_rows.num_shared)
-    output = attend_packed(query, key, value, attention_mask, text_rows.num_shared, scaling)
+        text_rows.log_attention = _log_attention(
+            query[:, :, shared:], key, attention_mask[:, :, shared:], scale, text_rows.image
+        )
+    output = attend_packed(query, key, value, attention_mask, shared, scaling)
     return output.transpose(1, 2).contiguous(), None
 
 
-def _softmax_rows(query: Tensor, key: Tensor, allowed: Tensor, scale: float, start: int) -> Tensor:
-    """Return eq. 1's attention of the positions from ``start`` on, mean over heads.
+def _log_attention(
+    rows: Tensor, key: Tensor, allowed: Tensor, scale: float, columns: slice
+) -> Tensor:
+    """Return the logarithm of eq. 1's attention to some positions, mean over heads.
 
     Args:
-        query: Shape (B, heads, S, head dimension).
+        rows: Queries of shape (B, heads, T, head dimension).
         key: Shape (B, key heads, S, head dimension); each serves a group of query heads.
-        allowed: Bool mask of shape (B, 1, S, S).
+        allowed: Bool mask of shape (B, 1, T, S).
         scale: Factor on the dot products.
-        start: First row that is wanted.
+        columns: Positions attended to that are wanted.
 
     Returns:
-        Shape (B, S - start, S), float32 (float64 for double inputs) under autocast too.
+        Shape (B, T, columns), float32 (float64 for double inputs) under autocast too.
     """
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    with torch.autocast(query.device.type, enabled=False):
-        rows = query[:, :, start:].to(dtype)
-        keys = key.to(dtype).repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-        scores = (rows @ keys.transpose(2, 3)) * scale
-        scores = scores.masked_fill(~allowed[:, :, start:], -torch.inf)
-        return scores.softmax(dim=-1).mean(dim=1)
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    heads = rows.shape[1]
+    with torch.autocast(rows.device.type, enabled=False):
+        keys = key.to(dtype).repeat_interleave(heads // key.shape[1], dim=1)
+        scores = (rows.to(dtype) @ keys.transpose(2, 3)) * scale
+        # Not -inf: a row of padding sees no column, and its gradient would be NaN.
+        scores = scores.masked_fill(~allowed, torch.finfo(dtype).min)
+        log_attention = scores.log_softmax(dim=-1)[..., columns]
+        return log_attention.logsumexp(dim=1) - math.log(heads)
 
 
 AttentionInterface.register(ATTENTION_NAME, _attend)
