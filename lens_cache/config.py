@@ -294,8 +294,8 @@ PRESETS: dict[str, dict[str, object]] = {
         "mask_threshold": 0.6,
     },
     # What the paper states, at the size of the world of shapes: a small square, a high rate, the
-    # last text row, which learns relations twice as fast as the mean over rows, and more weight for
-    # the attention loss, without which grounding takes several times the steps.
+    # last text row, which learns relations sooner than the mean over rows, and more weight for the
+    # attention loss, without which grounding takes several times the steps.
     "shapes": {
         "model": {"attention_rows": "last"},
         "loss": {"attention": 5.0, "attention_size": 64, "mask_size": 64},

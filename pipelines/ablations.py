@@ -8,13 +8,17 @@ from pathlib import Path
 from lens_cache.assets import SHAPES_MODELS
 from lens_cache.datasets.shapes.files import write_world
 from lens_cache.errors import ConfigError
+from lens_cache.store.reader import Store
 from lens_cache.sweep import SweepConfig, row_settings
 from pipelines import report
+from pipelines.baselines import Baselines, baselines
 from pipelines.extract import Runner, extract
 from pipelines.progress import Reporter
 from pipelines.shapes import extract_config
 from pipelines.sweep import Outcome, run_sweep
 
+# Where layer, rows and cut of the reference lines are chosen.
+DEVELOPMENT = "val"
 # Images of each split.
 COUNTS = {"train": 2000, "val": 100, "test": 200}
 
@@ -30,7 +34,7 @@ def ablate(
     jobs: int = 1,
     counts: Mapping[str, int] = COUNTS,
     models: Path = SHAPES_MODELS,
-) -> Outcome:
+) -> tuple[Outcome, Baselines]:
     """Sweep over a world of its own; what an earlier call left in ``out`` is taken up.
 
     Args:
@@ -44,6 +48,10 @@ def ablate(
         counts: Images of each split of the world.
         models: Folder with ``llava`` and ``sam.pth``.
 
+    Returns:
+        What the sweep gave, and what the frozen models give without LENS on the split that rows are
+        compared on.
+
     Raises:
         LensCacheError: If a step fails.
     """
@@ -51,7 +59,14 @@ def ablate(
     write_world(out / "world", counts, progress=reporter.progress)
     summary = extract(out / "store", settings, reporter, runner)
     reporter.message(report.extraction(out / "store", summary).text)
-    return run_sweep(config, out / "store", out, reporter, seeds=seeds, steps=steps, jobs=jobs)
+    outcome = run_sweep(config, out / "store", out, reporter, seeds=seeds, steps=steps, jobs=jobs)
+    lines = baselines(
+        Store(out / "store"),
+        config.splits[:1],
+        development=DEVELOPMENT,
+        progress=reporter.progress,
+    )
+    return outcome, lines
 
 
 def layers_of(config: SweepConfig) -> tuple[int, ...]:

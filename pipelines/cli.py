@@ -16,6 +16,7 @@ from lens_cache.errors import ConfigError, LensCacheError, one_line
 if TYPE_CHECKING:
     from lens_cache.run import Run
     from lens_cache.sweep import SweepConfig
+    from pipelines.baselines import Baselines
     from pipelines.progress import Bars
     from pipelines.sweep import Outcome
 
@@ -286,16 +287,22 @@ def ablations(
 
     rows = load_sweep(config)
     with _bars(_HOURS) as bars:
-        outcome = ablate(
+        outcome, lines = ablate(
             rows, out, bars, on_ray(None), seeds=seeds, steps=steps, jobs=jobs or _cores()
         )
-    _show_sweep(rows, outcome, out, as_json)
+    _show_sweep(rows, outcome, out, as_json, lines)
 
 
-def _show_sweep(config: SweepConfig, outcome: Outcome, out: Path, as_json: bool) -> None:
+def _show_sweep(
+    config: SweepConfig,
+    outcome: Outcome,
+    out: Path,
+    as_json: bool,
+    lines: Baselines | None = None,
+) -> None:
     from pipelines.sweep_report import write_report
 
-    _show(write_report(config, outcome, out), as_json)
+    _show(write_report(config, outcome, out, lines), as_json)
     if outcome.failures:
         raise typer.Exit(1)
 

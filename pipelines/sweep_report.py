@@ -10,6 +10,7 @@ from pathlib import Path
 from lens_cache.comparison import Spread
 from lens_cache.errors import TrainingError
 from lens_cache.sweep import Published, SweepConfig
+from pipelines.baselines import Baselines
 from pipelines.report import Report
 from pipelines.sweep import Failure, Outcome
 from pipelines.sweep_plot import plot
@@ -18,8 +19,16 @@ from pipelines.sweep_summary import METRICS, Difference, Metric, RowSummary, Sum
 LABELS: dict[Metric, str] = {"giou": "gIoU", "ciou": "cIoU"}
 
 
-def write_report(config: SweepConfig, outcome: Outcome, out: Path) -> Report:
+def write_report(
+    config: SweepConfig, outcome: Outcome, out: Path, lines: Baselines | None = None
+) -> Report:
     """Write ``NAME.md``, ``NAME.json`` and ``NAME.svg``; return them as one report.
+
+    Args:
+        config: The sweep.
+        outcome: What it gave.
+        out: Its folder.
+        lines: What the frozen models give without LENS on the split that rows are compared on.
 
     Raises:
         TrainingError: If no run gave a result.
@@ -33,15 +42,18 @@ def write_report(config: SweepConfig, outcome: Outcome, out: Path) -> Report:
     document = {
         **asdict(summary),
         "failures": [asdict(failure) for failure in outcome.failures],
+        "baselines": None if lines is None else asdict(lines),
     }
-    text = markdown(summary, outcome.failures)
+    text = markdown(summary, outcome.failures, lines)
     (out / f"{config.name}.md").write_text(text, encoding="utf-8")
     (out / f"{config.name}.json").write_text(json.dumps(document, indent=2) + "\n")
     (out / f"{config.name}.svg").write_text(plot(summary), encoding="utf-8")
     return Report(document, f"{text}\nreport {out / f'{config.name}.md'}")
 
 
-def markdown(summary: Summary, failures: Sequence[Failure]) -> str:
+def markdown(
+    summary: Summary, failures: Sequence[Failure], reference_lines: Baselines | None = None
+) -> str:
     """Return the whole report as Markdown."""
     split = summary.splits[0]
     said = [line for row in summary.rows for line in statements(row)]
@@ -74,6 +86,8 @@ def markdown(summary: Summary, failures: Sequence[Failure]) -> str:
         lines += [f"## On {other}", "", *_table(summary, other), ""]
     for by in summary.rows[0].groups:
         lines += [f"## gIoU on {split} by {by}", "", *_group_table(summary, by), ""]
+    if reference_lines is not None:
+        lines += _without_lens(summary, reference_lines)
     if failures:
         lines += ["## Runs that failed", "", "```", *map(str, failures), "```", ""]
     return "\n".join(lines)
@@ -122,6 +136,30 @@ def _group_table(summary: Summary, by: str) -> list[str]:
     names = list(summary.rows[0].groups[by])
     body = [[row.name, *(plain(row.groups[by][name]) for name in names)] for row in summary.rows]
     return _lines(["row", *names], body)
+
+
+def _without_lens(summary: Summary, found: Baselines) -> list[str]:
+    """Return what the frozen models give by kind, below what the first row gives with LENS."""
+    split, first = summary.splits[0], summary.rows[0]
+    names = list(first.groups["kind"])
+    body = [[first.name, plain(first.scores[split]["giou"])]]
+    body[0] += [plain(first.groups["kind"][name]) for name in names]
+    for line in found.lines:
+        scores = line.splits[split]
+        every = [scores.overall, *(scores.by_kind[name] for name in names)]
+        body.append([line.name, *(f"{100 * score.giou.value:.1f}" for score in every)])
+    return [
+        "## Without LENS",
+        "",
+        f"gIoU of the same frozen models on {split}; layer, rows and cut chosen on "
+        f"{found.development}.",
+        "",
+        *_lines(["line", "all", *names], body),
+        "",
+        *(f"- {line.name}: {line.note}" for line in found.lines),
+        *(f"- {note}" for note in found.notes),
+        "",
+    ]
 
 
 def _lines(header: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:

@@ -37,17 +37,20 @@ def test_from_a_world_to_a_sweep_over_one_store(tmp_path, tiny_checkpoints):
             Quiet(),
             run_in_process,
             seeds=1,
-            counts={"train": 2, "test": 2},
+            counts={"train": 2, "val": 1, "test": 2},
             models=tiny_checkpoints,
         )
 
-    outcome = go()
+    outcome, lines = go()
     assert outcome.failures == []
     assert set(outcome.results) == {"LENS", "late layer"}
     assert outcome.results["late layer"][0].config.model.layer == 6
     assert tuple(Store(out / "store").layers) == (4, 6)
+    scored = outcome.results["LENS"][0].overall["test"]
+    assert {line.splits["test"].overall.queries for line in lines.lines} == {scored.queries}
+    assert lines.development == "val"
     before = stamps(out / "world") | stamps(out / "runs")
-    assert go() == outcome
+    assert go() == (outcome, lines)
     assert stamps(out / "world") | stamps(out / "runs") == before
 
 

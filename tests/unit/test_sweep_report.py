@@ -5,7 +5,11 @@ import pytest
 
 from lens_cache.config import TrainConfig, TrainerConfig
 from lens_cache.errors import TrainingError
+from lens_cache.metrics import Interval
 from lens_cache.sweep import Published, RowConfig, SweepConfig
+from pipelines.baselines import Baselines, Line
+from pipelines.evaluate import Score
+from pipelines.outcomes import Scores
 from pipelines.sweep import Failure, Outcome
 from pipelines.sweep_plot import plot
 from pipelines.sweep_report import markdown, write_report
@@ -79,6 +83,25 @@ def test_the_text_says_it():
     assert "- own <idea>, gIoU: +1.5 ± 0.7: higher." in text
     assert "## gIoU on test by kind" in text
     assert "'own <idea>', seed 1 failed; the end of x.log:\n    boom" in text
+
+
+def test_what_the_frozen_models_give_stands_below_the_first_row():
+    def score(percent):
+        value = Interval(percent / 100, 0.0, 1.0)
+        return Score(queries=40, giou=value, ciou=value)
+
+    scores = Scores(overall=score(41), by_kind={"class, short": score(38)}, by_topic={})
+    line = Line(name="attention peak", note="SAM at it", ceiling=False, splits={"test": scores})
+    found = summarise(SWEEP, OUTCOME)
+    assert found is not None
+    lines = Baselines(development="val", lines=[line], notes=["no random thing"])
+    text = markdown(found, (), lines)
+    table = text[text.index("## Without LENS") :].splitlines()
+    assert "| line | all | class, short |" in table
+    assert "| full | 62.0 ± 2.0 | 62.0 ± 2.0 |" in table
+    assert "| attention peak | 41.0 | 38.0 |" in table
+    assert {"- attention peak: SAM at it", "- no random thing"} <= set(table)
+    assert "## Without LENS" not in markdown(found, ())
 
 
 def test_a_better_row_where_the_paper_has_a_worse_one_disagrees():
