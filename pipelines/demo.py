@@ -36,6 +36,7 @@ TRAINING = (
     "preset=shapes",
     f"trainer.threads={min(2, os.cpu_count() or 1)}",
     f"batch.validation_split={DEVELOPMENT}",
+    "trainer.validate_every=100",
 )
 PAGE_FILE, TIMES_FILE = "index.html", "times.json"
 _CHARTS = {

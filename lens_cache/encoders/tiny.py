@@ -12,27 +12,26 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import (
-    CLIPVisionConfig,
-    GenerationConfig,
-    LlamaConfig,
-    LlamaTokenizer,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-)
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from lens_cache.encoders.prompt import SYSTEM, VICUNA_V1, quiet
+from lens_cache.encoders.prompt import SYSTEM, VICUNA_V1
 from lens_cache.encoders.sam import build_sam
+from lens_cache.encoders.small_llava import LlavaSize, build_llava, build_tokenizer, save_llava
 from lens_cache.errors import LensCacheError
 from lens_cache.sam_architecture import SamArchitecture
 
 LLAVA_FOLDER = "llava"
 SAM_FILE = "sam.pth"
 
-IMAGE_SIDE, PATCH_SIZE, WIDTH, LAYERS = 96, 8, 64, 16
-SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<image>", "<pad>")
+TINY_LLAVA = LlavaSize(
+    image_side=96,
+    patch_size=8,
+    tower_width=64,
+    tower_feedforward=128,
+    tower_layers=3,
+    width=64,
+    feedforward=128,
+    layers=16,
+)
 # Words that get a token of their own; any other text falls back to characters and bytes.
 WORDS = (
     "What Where Which Find Show Please what is in this image the a an of and or to "
@@ -75,8 +74,7 @@ def write_tiny_checkpoints(folder: Path, seed: int = 0) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         new = Path(temporary) / folder.name
         new.mkdir()
-        with quiet():
-            _write_llava(new / LLAVA_FOLDER, torch.Generator().manual_seed(seed))
+        _write_llava(new / LLAVA_FOLDER, torch.Generator().manual_seed(seed))
         _write_sam(new / SAM_FILE, torch.Generator().manual_seed(seed + 1))
         for file in new.rglob("*.*"):
             file.chmod(0o644)  # safetensors writes for the owner only
@@ -96,71 +94,11 @@ def _holds(folder: Path, new: Path) -> bool:
 
 
 def _write_llava(folder: Path, generator: torch.Generator) -> None:
-    tokenizer = _tokenizer()
+    tokenizer = build_tokenizer(VICUNA_V1.format(system=SYSTEM, question=WORDS).split())
     with torch.random.fork_rng(devices=[]):
-        model = LlavaForConditionalGeneration(_llava_config(tokenizer))
+        model = build_llava(TINY_LLAVA, tokenizer)
     _randomise(model, generator)
-    model.generation_config = GenerationConfig(
-        bos_token_id=1, eos_token_id=2, pad_token_id=4, do_sample=False
-    )
-    model.half().save_pretrained(folder)
-    LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(
-            size={"shortest_edge": IMAGE_SIDE},
-            crop_size={"height": IMAGE_SIDE, "width": IMAGE_SIDE},
-        ),
-        tokenizer=tokenizer,
-        patch_size=PATCH_SIZE,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-    ).save_pretrained(folder)
-
-
-def _llava_config(tokenizer: LlamaTokenizer) -> LlavaConfig:
-    return LlavaConfig(
-        vision_config=CLIPVisionConfig(
-            image_size=IMAGE_SIDE,
-            patch_size=PATCH_SIZE,
-            hidden_size=WIDTH,
-            intermediate_size=2 * WIDTH,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-        ),
-        text_config=LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=2 * WIDTH,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=4,
-            max_position_embeddings=4096,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=4,
-        ),
-        image_seq_length=(IMAGE_SIDE // PATCH_SIZE) ** 2,
-        image_token_index=SPECIAL_TOKENS.index("<image>"),
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-    )
-
-
-def _tokenizer() -> LlamaTokenizer:
-    """Build Llama's kind of tokenizer: BPE over characters, bytes for all other text."""
-    tokens = [*SPECIAL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
-    tokens += [chr(code) for code in range(33, 127)]
-    words = VICUNA_V1.format(system=SYSTEM, question=WORDS).split()
-    # A word behind a space, and the first word of a question, which stands behind a line break.
-    pieces = ["\u2581" + word for word in words] + [word for word in words if word.istitle()]
-    merges = dict.fromkeys((word[:n], word[n]) for word in pieces for n in range(1, len(word)))
-    vocabulary = dict.fromkeys([*tokens, *(a + b for a, b in merges)])
-    return LlamaTokenizer(
-        vocab={token: index for index, token in enumerate(vocabulary)},
-        merges=list(merges),
-        add_bos_token=True,
-        pad_token="<pad>",
-        extra_special_tokens={"image_token": "<image>"},
-        model_max_length=4096,
-    )
+    save_llava(folder, TINY_LLAVA, model, tokenizer)
 
 
 def _write_sam(path: Path, generator: torch.Generator) -> None:

@@ -22,7 +22,8 @@ from lens_cache.datasets.shapes.scene import Scene
 from lens_cache.encoders.llava import additive_mask
 from lens_cache.encoders.packed_attention import PACKED_ATTENTION
 from lens_cache.encoders.prompt import LlavaPrompt
-from lens_cache.encoders.shapes_models import build_processor, save_llava, to_pixels
+from lens_cache.encoders.shapes_models import SHAPES_LLAVA, to_pixels
+from lens_cache.encoders.small_llava import build_processor, save_llava
 from lens_cache.packing import PADDING, block_mask, position_ids
 from pipelines.pretraining.scenes import Scenes
 from pipelines.pretraining.tower import patches
@@ -88,7 +89,7 @@ class LlavaStage:
         self.model: Any = model.to(device)
         self._device = device
         self._tokenizer = tokenizer
-        self._speaker = Speaker(LlavaPrompt(build_processor(tokenizer)))
+        self._speaker = Speaker(LlavaPrompt(build_processor(SHAPES_LLAVA, tokenizer)))
         self._easy, self._train, self._val = (
             Scenes(scenes / split) for split in ("easy", "train", "val")
         )
@@ -124,7 +125,7 @@ class LlavaStage:
 
     def save(self) -> None:
         """Write a Hugging Face folder."""
-        save_llava(self._folder, self.model, self._tokenizer)
+        save_llava(self._folder, SHAPES_LLAVA, self.model, self._tokenizer)
 
     def _predict(self, scenes: Scenes, chosen: Sequence[int] | Any, lesson: Lesson) -> Tensor:
         pixels = to_pixels(scenes.squares[chosen]).to(self._device)

@@ -15,7 +15,8 @@ import torch
 from lens_cache.datasets.shapes.scene import SIDE
 from lens_cache.datasets.shapes.vocabulary import WORDS
 from lens_cache.encoders.sam import build_sam
-from lens_cache.encoders.shapes_models import IMAGE_SIDE, SHAPES_SAM, build_llava, build_tokenizer
+from lens_cache.encoders.shapes_models import SHAPES_LLAVA, SHAPES_SAM, shapes_tokenizer
+from lens_cache.encoders.small_llava import build_llava
 from lens_cache.errors import ConfigError
 from pipelines.pretraining import llava, sam
 from pipelines.pretraining.scenes import write_scenes
@@ -24,7 +25,7 @@ from pipelines.pretraining.tower import TowerStage, load_tower
 from pipelines.progress import Bars
 
 # Two pictures and a map of owners.
-BYTES_PER_SCENE = SIDE * SIDE * 4 + IMAGE_SIDE * IMAGE_SIDE * 3
+BYTES_PER_SCENE = SIDE * SIDE * 4 + SHAPES_LLAVA.image_side**2 * 3
 SCENES, TOWER, SAM, LLAVA, MODELS = "scenes", "tower", "sam", "llava", "models"
 TOWER_SCHEDULE = Schedule(steps=3700, batch=40, lr=2.5e-3, seed=0)
 SAM_SCHEDULE = Schedule(steps=2000, batch=8, lr=2e-3, seed=1)
@@ -104,7 +105,7 @@ def _finish(final: Path, make: Callable[[Path], None]) -> None:
 
 def _paint(new: Path, settings: Pretraining, bars: Bars) -> None:
     for split, count in settings.scenes.items():
-        write_scenes(new / split, split, count, IMAGE_SIDE, bars.progress)
+        write_scenes(new / split, split, count, SHAPES_LLAVA.image_side, bars.progress)
 
 
 def _train_in_processes(
@@ -135,8 +136,9 @@ def build_stage(name: str, folder: Path, new: Path, device: torch.device) -> Sta
     scenes = folder / SCENES
     if name == SAM:
         return sam.SamStage(build_sam(SHAPES_SAM), scenes, new, device)
-    tokenizer = build_tokenizer(WORDS)
-    model: Any = build_llava(tokenizer)
+    tokenizer = shapes_tokenizer(WORDS)
+    # Eager attention is the fastest to train on CPUs.
+    model: Any = build_llava(SHAPES_LLAVA, tokenizer, attention="eager")
     if name == TOWER:
         return TowerStage(model.model.vision_tower, scenes, new, device)
     load_tower(model.model.vision_tower, folder / TOWER)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lens_cache.datasets.shapes.language import ALL_LOOKS
 from lens_cache.datasets.shapes.scene import COLOURS, SHAPES, SIZES, Scene
-from lens_cache.encoders.shapes_models import TOWER_WIDTH, to_pixels
+from lens_cache.encoders.shapes_models import SHAPES_LLAVA, to_pixels
 from pipelines.pretraining.scenes import Scenes
 
 FILE = "tower.safetensors"
@@ -36,8 +36,8 @@ class DescribedTower(nn.Module):
     def __init__(self, tower: nn.Module) -> None:
         super().__init__()
         self.tower = tower
-        self.norm = nn.LayerNorm(TOWER_WIDTH)
-        self.classifier = nn.Linear(TOWER_WIDTH, len(LOOKS))
+        self.norm = nn.LayerNorm(SHAPES_LLAVA.tower_width)
+        self.classifier = nn.Linear(SHAPES_LLAVA.tower_width, len(LOOKS))
         # So that the soft maximum over all patches begins as a rare "yes".
         nn.init.constant_(self.classifier.bias, -6.0)
 

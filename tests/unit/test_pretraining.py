@@ -16,13 +16,12 @@ from lens_cache.encoders.packed_attention import PACKED_ATTENTION
 from lens_cache.encoders.prompt import LlavaPrompt
 from lens_cache.encoders.sam import architecture
 from lens_cache.encoders.shapes_models import (
-    IMAGE_SIDE,
+    SHAPES_LLAVA,
     SHAPES_SAM,
-    build_llava,
-    build_processor,
-    build_tokenizer,
+    shapes_tokenizer,
     to_pixels,
 )
+from lens_cache.encoders.small_llava import build_llava, build_processor
 from lens_cache.errors import ConfigError
 from lens_cache.packing import block_mask, position_ids
 from pipelines.pretraining.llava import Lesson, Speaker, answers_right, make_lesson, predict
@@ -36,12 +35,12 @@ from pipelines.progress import Bars
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return build_tokenizer(WORDS)
+    return shapes_tokenizer(WORDS)
 
 
 @pytest.fixture(scope="module")
 def speaker(tokenizer):
-    return Speaker(LlavaPrompt(build_processor(tokenizer)))
+    return Speaker(LlavaPrompt(build_processor(SHAPES_LLAVA, tokenizer)))
 
 
 def few_steps(steps, batch, lr):
@@ -127,7 +126,7 @@ def test_too_many_processes_are_refused_in_one_line(tmp_path):
 
 def test_scenes_are_the_same_each_time_and_differ_by_split(tmp_path):
     for name, split in (("a", "train"), ("b", "train"), ("c", "val")):
-        write_scenes(tmp_path / name, split, 3, IMAGE_SIDE, lambda *_: None)
+        write_scenes(tmp_path / name, split, 3, SHAPES_LLAVA.image_side, lambda *_: None)
     a, b, c = (Scenes(tmp_path / name) for name in "abc")
     assert a.scenes == b.scenes
     assert np.array_equal(a.images, b.images)
@@ -137,9 +136,9 @@ def test_scenes_are_the_same_each_time_and_differ_by_split(tmp_path):
 
 
 def test_squares_are_what_the_processor_makes_of_the_pictures(tmp_path, tokenizer):
-    write_scenes(tmp_path / "x", "val", 2, IMAGE_SIDE, lambda *_: None)
+    write_scenes(tmp_path / "x", "val", 2, SHAPES_LLAVA.image_side, lambda *_: None)
     scenes = Scenes(tmp_path / "x")
-    processor = build_processor(tokenizer).image_processor
+    processor = build_processor(SHAPES_LLAVA, tokenizer).image_processor
     expected = processor(list(np.array(scenes.images)), return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(to_pixels(scenes.squares), expected, atol=1e-6, rtol=0)
 
@@ -213,7 +212,7 @@ def test_only_answers_are_learnt(speaker, tokenizer):
 
 def test_a_packed_lesson_costs_what_its_questions_cost_alone(speaker, tokenizer):
     torch.manual_seed(0)
-    model = build_llava(tokenizer).eval()
+    model = build_llava(SHAPES_LLAVA, tokenizer, attention="eager").eval()
     states = torch.randn(1, 144, 128)
     prefix = torch.tensor(speaker.prefix_ids)
     asked = [Question("x", "Describe the star.", "a red star"), Question("y", "Is it?", "no")]
@@ -244,7 +243,7 @@ def test_a_packed_lesson_costs_what_its_questions_cost_alone(speaker, tokenizer)
 
 def test_packed_attention_is_attention_under_the_block_mask(tokenizer):
     torch.manual_seed(0)
-    network = build_llava(tokenizer).model.language_model
+    network = build_llava(SHAPES_LLAVA, tokenizer, attention="eager").model.language_model
     owner = torch.tensor([[0, 0, 0, 1, 1, 2], [0, 0, 1, 1, -1, -1]])
     shared = 5
     mask = additive_mask(block_mask(shared, owner), torch.float32)
