@@ -23,13 +23,16 @@ from lens_cache.data import Draw, evaluation_draws
 from lens_cache.datasets.things import SCENES_FILE, Things, read_things
 from lens_cache.errors import DatasetError
 from lens_cache.metrics import intersection_and_union, iou
+from lens_cache.plan import PlannedImage
 from lens_cache.plan_tables import PlannedQuery
 from lens_cache.store.reader import Store
 from pipelines.evaluate import Progress
-from pipelines.outcomes import Outcome, Scores, score_all
+from pipelines.scores import Sample, Scores, score_all
 
 EVERYTHING, ATTENTION_MASK, ATTENTION_PEAK = "everything", "attention mask", "attention peak"
 RANDOM_THING, ORACLE = "random thing", "oracle points"
+# Reference lines are many, and their intervals need no third digit.
+_RESAMPLES = 1000
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -80,15 +83,18 @@ class _Case:
 
     draw: Draw
     queries: list[PlannedQuery]
-    image: str
+    image: PlannedImage
     targets: Tensor
     ignores: Tensor
 
-    def outcomes(self, predictions: Tensor) -> list[Outcome]:
+    def samples(self, predictions: Tensor) -> list[Sample]:
         """Score one bool mask per query, (Q, H, W)."""
         counts = intersection_and_union(predictions, self.targets, self.ignores)
         values = zip(*(column.tolist() for column in (*counts, iou(*counts))), strict=True)
-        return [Outcome(query, *row) for query, row in zip(self.queries, values, strict=True)]
+        return [
+            Sample.of(query, self.image, *row)
+            for query, row in zip(self.queries, values, strict=True)
+        ]
 
     def ious(self, predictions: Tensor) -> Tensor:
         """Return the IoU of bool masks, (..., Q, H, W) to (..., Q)."""
@@ -131,11 +137,11 @@ def baselines(
     with torch.inference_mode():
         frozen = FrozenMasks(store)
         choice = _choose(frozen, _cases(store, development, limit, progress))
-        found: dict[str, dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
+        found: dict[str, dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
         for split in splits:
             for case in _cases(store, split, limit, progress):
-                for name, outcomes in _measure(frozen, case, choice, things, seed):
-                    found[name][split] += outcomes
+                for name, samples in _measure(frozen, case, choice, things, seed):
+                    found[name][split] += samples
     return Baselines(
         development=development,
         lines=[
@@ -143,7 +149,10 @@ def baselines(
                 name=name,
                 note=note,
                 ceiling=name == ORACLE,
-                splits={split: score_all(outcomes) for split, outcomes in found[name].items()},
+                splits={
+                    split: score_all(samples, resamples=_RESAMPLES)
+                    for split, samples in found[name].items()
+                },
             )
             for name, note in _notes(choice).items()
             if name in found
@@ -163,7 +172,7 @@ def _cases(
         yield _Case(
             draw=draw,
             queries=queries,
-            image=image.path.as_posix(),
+            image=image,
             targets=_stack([query.target() for query in queries]),
             ignores=_stack([query.ignore() or nothing for query in queries]),
         )
@@ -187,29 +196,36 @@ def _choose(frozen: FrozenMasks, cases: Iterator[_Case]) -> _Choice:
 
 def _measure(
     frozen: FrozenMasks, case: _Case, choice: _Choice, things: Things | None, seed: int
-) -> Iterator[tuple[str, list[Outcome]]]:
-    """Yield every line's outcomes on an image."""
-    yield EVERYTHING, case.outcomes(torch.ones_like(case.targets))
+) -> Iterator[tuple[str, list[Sample]]]:
+    """Yield every line's samples on an image."""
+    yield EVERYTHING, case.samples(torch.ones_like(case.targets))
     cut = frozen.attention(case.draw, choice.cut, [choice.share])[:, 0]
-    yield ATTENTION_MASK, case.outcomes(cut)
-    yield ATTENTION_PEAK, case.outcomes(frozen.at_peak(case.draw, choice.peak))
+    yield ATTENTION_MASK, case.samples(cut)
+    yield ATTENTION_PEAK, case.samples(frozen.at_peak(case.draw, choice.peak))
     if things is not None:
         yield RANDOM_THING, list(_random_things(case, things, seed))
     points = [points_inside(target) for target in case.targets]
-    yield ORACLE, case.outcomes(frozen.at_points(case.draw, points))
+    yield ORACLE, case.samples(frozen.at_points(case.draw, points))
 
 
-def _random_things(case: _Case, things: Things, seed: int) -> Iterator[Outcome]:
-    if case.image not in things:
+def _random_things(case: _Case, things: Things, seed: int) -> Iterator[Sample]:
+    path = case.image.path.as_posix()
+    if path not in things:
         raise DatasetError(
-            f"measuring the line {RANDOM_THING!r}: {SCENES_FILE} has no entry for {case.image}; "
+            f"measuring the line {RANDOM_THING!r}: {SCENES_FILE} has no entry for {path}; "
             "write the data anew"
         )
-    here = _stack(things[case.image])
+    here = _stack(things[path])
     for number, place in enumerate(case.draw.queries):
         drawn = int(np.random.default_rng([seed, place]).integers(len(here)))
         found = random_thing(here, case.targets[number], case.ignores[number], drawn)
-        yield Outcome(case.queries[number], found.intersection, found.union, found.expected_iou)
+        yield Sample.of(
+            case.queries[number],
+            case.image,
+            found.intersection,
+            found.union,
+            found.expected_iou,
+        )
 
 
 def _notes(choice: _Choice) -> dict[str, str]:

@@ -22,7 +22,8 @@ from pipelines import report
 from pipelines.baselines import Baselines, baselines
 from pipelines.cost import estimate_cost
 from pipelines.curves import chart, read_log
-from pipelines.evaluate import Evaluation, evaluate
+from pipelines.evaluate import evaluate
+from pipelines.evaluation_report import Evaluation
 from pipelines.extract import extract, on_ray
 from pipelines.gallery import Gallery, gallery
 from pipelines.page import Page, render

@@ -1,11 +1,8 @@
-"""Measure gIoU and cIoU of a run on a split of a store; write tables, samples and pictures."""
+"""Measure gIoU and cIoU of a run on a split of a store, and draw some of its answers."""
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,74 +13,16 @@ from lens_cache.data import Batch, Draw, FeatureDataset, evaluation_draws
 from lens_cache.errors import ImageError
 from lens_cache.evaluation import MaskPair, masks_of
 from lens_cache.images import read_image
-from lens_cache.metrics import Interval, bootstrap, intersection_and_union, iou
+from lens_cache.metrics import intersection_and_union, iou
 from lens_cache.panels import Panel
 from lens_cache.predictor import autocast
 from lens_cache.run import Run, Which
 from lens_cache.store.reader import Store
 from lens_cache.types import Segmentation
-from pipelines.provenance import record_run
+from pipelines.evaluation_report import Evaluation, write_evaluation
+from pipelines.scores import Sample, score_all
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One query's result; intersection and union in pixels of the image."""
-
-    query_id: str
-    image_id: str
-    image: str
-    dataset: str
-    instruction: str
-    kind: str
-    length: str
-    topic: str
-    intersection: int
-    union: int
-    iou: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """gIoU and cIoU with 95 % bootstrap intervals over images, and the number of queries."""
-
-    queries: int
-    giou: Interval
-    ciou: Interval
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What an evaluation found.
-
-    Attributes:
-        run: The run's folder.
-        checkpoint: The checkpoint's file name.
-        store: The store's folder.
-        split: The split.
-        images: Number of images.
-        quarantined: Images of the store that could not be extracted, in any split.
-        overall: Over every query.
-        by_kind: Over the queries of each kind and length, e.g. ``class, short``.
-        by_topic: Over the queries of each topic; empty where the dataset names none.
-        folder: Where the report lies.
-        panels: Drawn pictures.
-        photos_missing: Panels drawn on grey, because their photograph was not found.
-    """
-
-    run: str
-    checkpoint: str
-    store: str
-    split: str
-    images: int
-    quarantined: int
-    overall: Score
-    by_kind: dict[str, Score]
-    by_topic: dict[str, Score]
-    folder: str
-    panels: list[str] = field(default_factory=list)
-    photos_missing: int = 0
 
 
 def evaluate(
@@ -136,14 +75,12 @@ def evaluate(
         split=split,
         images=len(draws),
         quarantined=store.num_quarantined,
-        overall=_score(samples),
-        by_kind=scores_by(samples, [f"{sample.kind}, {sample.length}" for sample in samples]),
-        by_topic=scores_by(samples, [sample.topic for sample in samples]),
+        **vars(score_all(samples)),
         folder=str(folder),
         panels=names,
         photos_missing=missing,
     )
-    _write(folder, found, samples, run)
+    write_evaluation(folder, found, samples, run)
     return found
 
 
@@ -174,37 +111,9 @@ class Answers:
     def _sample(self, pair: MaskPair) -> Sample:
         query = self._store.plan.query(pair.query)
         intersection, union = intersection_and_union(pair.prediction, pair.truth, pair.ignore)
-        return Sample(
-            query_id=query.query_id,
-            image_id=query.image_id,
-            image=str(self._store.plan.image(query.image_index).path),
-            dataset=query.dataset,
-            instruction=query.instruction,
-            kind=query.kind,
-            length=query.length,
-            topic=query.topic,
-            intersection=int(intersection),
-            union=int(union),
-            iou=float(iou(intersection, union)),
-        )
-
-
-def scores_by(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Score]:
-    """Score the samples of each name, in alphabetical order; a sample without one is left out."""
-    groups = defaultdict(list)
-    for sample, name in zip(samples, names, strict=True):
-        if name:
-            groups[name].append(sample)
-    return {name: _score(group) for name, group in sorted(groups.items())}
-
-
-def _score(samples: Sequence[Sample]) -> Score:
-    found = bootstrap(
-        [sample.intersection for sample in samples],
-        [sample.union for sample in samples],
-        [sample.image_id for sample in samples],
-    )
-    return Score(queries=len(samples), giou=found["giou"], ciou=found["ciou"])
+        image = self._store.plan.image(query.image_index)
+        value = float(iou(intersection, union))
+        return Sample.of(query, image, int(intersection), int(union), value)
 
 
 def _spread(samples: Sequence[Sample], count: int) -> dict[str, str]:
@@ -268,47 +177,3 @@ def panel_of(
         prediction=pair.prediction.cpu().numpy(),
         truth=pair.truth.cpu().numpy(),
     )
-
-
-def _write(folder: Path, found: Evaluation, samples: Sequence[Sample], run: Run) -> None:
-    """Write ``report.json``, ``report.md``, ``samples.jsonl`` and what made them."""
-    record_run(folder, run.config)
-    (folder / "report.json").write_text(json.dumps(asdict(found), indent=2) + "\n")
-    lines = [json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples]
-    (folder / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
-    (folder / "report.md").write_text(markdown(found), encoding="utf-8")
-
-
-def markdown(found: Evaluation) -> str:
-    """Return the report as Markdown."""
-    lines = [
-        f"# {Path(found.run).name} on {found.split}",
-        "",
-        f"{found.images} images, {found.overall.queries} queries; checkpoint `{found.checkpoint}`; "
-        f"{found.quarantined} images of the store are quarantined. Intervals: 95 % bootstrap over "
-        "images.",
-        "",
-        *_table("queries", {"all": found.overall, **found.by_kind}),
-    ]
-    if found.by_topic:
-        lines += _table("topic", found.by_topic)
-    if found.photos_missing:
-        lines += [f"{found.photos_missing} panels are drawn on grey: photograph not found.", ""]
-    lines += [f"![](panels/{Path(name).name})" for name in found.panels]
-    return "\n".join(lines) + "\n"
-
-
-def _table(head: str, scores: Mapping[str, Score]) -> list[str]:
-    return [
-        f"| {head} | number | gIoU | cIoU |",
-        "| --- | ---: | ---: | ---: |",
-        *(
-            f"| {name} | {score.queries} | {_percent(score.giou)} | {_percent(score.ciou)} |"
-            for name, score in scores.items()
-        ),
-        "",
-    ]
-
-
-def _percent(value: Interval) -> str:
-    return f"{100 * value.value:.1f} ({100 * value.low:.1f} - {100 * value.high:.1f})"

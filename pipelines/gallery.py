@@ -15,7 +15,8 @@ from lens_cache.data import Draw, evaluation_draws
 from lens_cache.run import Run
 from lens_cache.store.reader import Store
 from lens_cache.swap import swap_test
-from pipelines.evaluate import Answers, Progress, Sample, panel_of, read_photo
+from pipelines.evaluate import Answers, Progress, panel_of, read_photo
+from pipelines.scores import Sample
 
 SIDE = 220
 RANKS = {"best": 0.0, "median": 0.5, "worst": 1.0}

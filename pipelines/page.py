@@ -15,9 +15,9 @@ from lens_cache.estimate import Estimate
 from lens_cache.metrics import Interval
 from pipelines.baselines import Baselines, Line
 from pipelines.curves import HEIGHT, WIDTH, Chart
-from pipelines.evaluate import Evaluation
+from pipelines.evaluation_report import Evaluation
 from pipelines.gallery import Gallery
-from pipelines.outcomes import Scores
+from pipelines.scores import Scores
 
 LENS = "LENS"
 _TEMPLATE = "shapes.html"

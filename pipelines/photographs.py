@@ -21,7 +21,8 @@ from lens_cache.errors import ConfigError, StoreError, StoreMismatchError
 from lens_cache.run import CHECKPOINTS, Run
 from lens_cache.store.reader import Store
 from pipelines import report
-from pipelines.evaluate import Evaluation, evaluate
+from pipelines.evaluate import evaluate
+from pipelines.evaluation_report import Evaluation
 from pipelines.extract import extract, on_ray
 from pipelines.progress import Bars
 from pipelines.segment import segment

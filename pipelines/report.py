@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lens_cache.config import ExtractConfig
     from pipelines.cost import DryRun
-    from pipelines.evaluate import Evaluation
+    from pipelines.evaluation_report import Evaluation
     from pipelines.extract import Summary
     from pipelines.verify import Check
 

@@ -19,7 +19,9 @@ from lens_cache.config_file import load_config, parse_config, to_tree
 from lens_cache.errors import LensCacheError, one_line
 from lens_cache.run import Run
 from lens_cache.store.reader import Store
-from pipelines.evaluate import Evaluation, Score, evaluate
+from pipelines.evaluate import evaluate
+from pipelines.evaluation_report import Evaluation
+from pipelines.scores import Score
 from pipelines.train import train
 
 RESULT_FILE = "result.json"

@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
-from lens_cache.config import TrainConfig
+from lens_cache.config import TrainConfig, TrainerConfig
 from lens_cache.config_file import load_config
 from lens_cache.data import (
     Batch,
@@ -186,14 +186,13 @@ def _last_checkpoint(folder: Path, config: TrainConfig) -> Path:
 
 def _trainer(folder: Path, config: TrainConfig) -> Trainer:
     settings, validates = config.trainer, config.batch.validation_split is not None
-    every = settings.validate_every
     return Trainer(
         default_root_dir=folder,
         logger=CSVLogger(folder, name="logs", version=_next_log(folder)),
-        callbacks=_callbacks(folder, every, validates),
+        callbacks=_callbacks(folder, settings, validates),
         max_steps=settings.max_steps,
         max_epochs=1,
-        val_check_interval=every * config.batch.accumulate if validates else None,
+        val_check_interval=settings.validate_every * config.batch.accumulate if validates else None,
         check_val_every_n_epoch=None if validates else 1,
         num_sanity_val_steps=0,
         limit_val_batches=1.0 if validates else 0,
@@ -228,12 +227,13 @@ class _LastCheckpoint(Callback):
             trainer.save_checkpoint(self._path)
 
 
-def _callbacks(folder: Path, every: int, validates: bool) -> list[Callback]:
+def _callbacks(folder: Path, settings: TrainerConfig, validates: bool) -> list[Callback]:
     """Return progress, learning rate, ``last.ckpt`` and, with validation, ``best.ckpt``."""
     callbacks: list[Callback] = [
-        _Bar(refresh_rate=1),
+        # A log file would hold a line per step.
+        _Bar(refresh_rate=1 if sys.stderr.isatty() else settings.log_every),
         LearningRateMonitor("step"),
-        _LastCheckpoint(folder / CHECKPOINTS / "last.ckpt", every),
+        _LastCheckpoint(folder / CHECKPOINTS / "last.ckpt", settings.validate_every),
     ]
     if validates:
         callbacks.append(

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from pipelines import report
-from pipelines.evaluate import Evaluation, Sample, markdown, scores_by
+from pipelines.evaluation_report import Evaluation, markdown
+from pipelines.scores import Sample, score_all
 
 
 def sample(number, topic, intersection):
@@ -36,9 +37,7 @@ def found():
         split="val",
         images=4,
         quarantined=0,
-        overall=scores_by(SAMPLES, ["all"] * 4)["all"],
-        by_kind=scores_by(SAMPLES, [s.kind for s in SAMPLES]),
-        by_topic=scores_by(SAMPLES, [s.topic for s in SAMPLES]),
+        **vars(score_all(SAMPLES)),
         folder="out",
     )
 

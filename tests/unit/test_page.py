@@ -9,10 +9,10 @@ from lens_cache.estimate import Estimate
 from lens_cache.metrics import Interval
 from pipelines.baselines import Baselines, Line
 from pipelines.curves import chart
-from pipelines.evaluate import Evaluation, Sample, Score
+from pipelines.evaluation_report import Evaluation
 from pipelines.gallery import Gallery, Shot
-from pipelines.outcomes import Scores
 from pipelines.page import Page, render
+from pipelines.scores import Sample, Score, Scores
 
 HOSTILE = '"><script>alert(1)</script><img src="https://example.org/x.png" onerror=\'x\'>'
 VOID = {"meta", "img", "path", "polyline", "link", "br"}

@@ -8,8 +8,7 @@ from lens_cache.errors import TrainingError
 from lens_cache.metrics import Interval
 from lens_cache.sweep import Published, RowConfig, SweepConfig
 from pipelines.baselines import Baselines, Line
-from pipelines.evaluate import Score
-from pipelines.outcomes import Scores
+from pipelines.scores import Score, Scores
 from pipelines.sweep import Failure, Outcome
 from pipelines.sweep_plot import plot
 from pipelines.sweep_report import markdown, write_report
