@@ -98,7 +98,7 @@ class SampleShardWriter:
         self._tar.add(f"{key}.json", describe_sample(self._catalogue, image, parts))
         rows = self._catalogue.text_rows(image)
         for group in GROUPS:
-            for name, spec in self._catalogue.image_arrays(group).items():
+            for name, spec in sorted(self._catalogue.image_arrays(group).items()):
                 if name in parts:
                     header = npy_header(shape_of(spec, rows), spec.dtype)
                     self._tar.add(f"{key}.{suffix(name)}", header, parts[name])

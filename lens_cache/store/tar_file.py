@@ -114,7 +114,7 @@ class TarReader:
 
     def _check(self, header: tarfile.TarInfo, end: int) -> None:
         name = header.name
-        if not header.isreg() or header.issparse():
+        if header.type != tarfile.REGTYPE:
             raise self._broken(f"expected plain files, found {name!r} of type {header.type!r}")
         if not _PLAIN_NAME.fullmatch(name) or ".." in PurePosixPath(name).parts:
             raise self._broken(f"expected plain relative names, found {name!r}")

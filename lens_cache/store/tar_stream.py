@@ -5,6 +5,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +65,7 @@ class SampleStream:
                 values[name] = found
             yield image, values
 
-    def _samples(self, path: Path, wanted: set[str]) -> Iterator[Mapping[str, bytes]]:
+    def _samples(self, path: Path, wanted: set[str]) -> Iterator[Mapping[str, Any]]:
         """Yield the wanted members of the wanted samples; nothing of them touches the disk."""
         ends = {suffix(name) for name in self._specs}
 
@@ -80,7 +81,7 @@ class SampleStream:
                 raise _broken(f"{path}: {one_line(error)}") from None
 
     def _values(
-        self, sample: Mapping[str, bytes], image: int, name: str, spec: ArraySpec
+        self, sample: Mapping[str, Any], image: int, name: str, spec: ArraySpec
     ) -> NDArray[np.uint8] | None:
         data = np.frombuffer(sample.get(suffix(name), b""), dtype=np.uint8)
         return npy_values(data, shape_of(spec, self._catalogue.text_rows(image)), spec)

@@ -161,34 +161,69 @@ def test_equal_content_is_equal_bytes_and_nothing_is_a_pickle(tmp_path, tiny_sto
 # A conversion that is interrupted or refused
 
 
-def test_a_killed_conversion_ends_with_the_same_bytes(tmp_path, tiny_store, tar_store):
-    """Killed at every file it moves into place, one after another, and run again each time."""
-    dest, deaths = tmp_path / "dest", 0
-    script = f"""
-import os
+# Forks a process that does the work and dies when it is about to move a file of a kind into place,
+# again and again, each time a few files later; prints every exit status.
+KILLED_AGAIN_AND_AGAIN = """
+import itertools, os, sys
 from pathlib import Path
-import lens_cache.store.files as files
-import pipelines.convert as phase
-from tests.stores import Quiet
-left = 4
+from tests.stores import Quiet, extracted, settings
+from tests.integration.test_convert import with_format
+from pipelines.convert import convert
 real = Path.rename
-def rename(self, target):
-    global left
-    left -= 1
-    if left < 0:
-        os._exit(9)
-    return real(self, target)
-Path.rename = rename
-phase.convert(Path({str(tiny_store)!r}), Path({str(dest)!r}), "webdataset", Quiet())
+def work(): {work}
+for left in {lefts}:
+    if (child := os.fork()) == 0:
+        def rename(self, target):
+            global left
+            left -= any(part in str(target) for part in {parts})
+            if left < 0:
+                os._exit(9)
+            return real(self, target)
+        Path.rename = rename
+        work()
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(status, flush=True)
+    if status == 0:
+        break
 """
-    while subprocess.run([sys.executable, "-c", script]).returncode == 9:
-        deaths += 1
-        assert deaths < 20
-        with pytest.raises((StoreError, CorruptShardError)):
-            Store(dest)
-    assert deaths >= 2
+
+
+def statuses(work, lefts, parts=("",)):
+    """Run work that is killed again and again; returns how each process ended."""
+    script = KILLED_AGAIN_AND_AGAIN.format(work=work, lefts=lefts, parts=parts)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [int(line) for line in done.stdout.split()]
+
+
+def test_a_killed_conversion_ends_with_the_same_bytes(tmp_path, tiny_store, tar_store):
+    """Killed at the first file, at the second of what is left, and so on."""
+    dest = tmp_path / "dest"
+    work = f"convert(Path({str(tiny_store)!r}), Path({str(dest)!r}), 'webdataset', Quiet())"
+    codes = statuses(work, "range(40)")
+    assert codes[-1] == 0
+    assert codes[:-1] == [9] * (len(codes) - 1)
+    assert len(codes) > 4
     assert not (dest / "tmp").exists()
     assert_same(dest, tar_store)
+
+
+def test_a_conversion_under_way_is_no_store(tmp_path, tiny_store, tar_store):
+    class Stop(Exception):
+        pass
+
+    class Impatient(Quiet):
+        def progress(self, what, done, total):
+            if done == 2:
+                raise Stop
+
+    with pytest.raises(Stop):
+        convert(tiny_store, tmp_path / "dest", "webdataset", Impatient())
+    with pytest.raises(StoreError, match="has not finished"):
+        Store(tmp_path / "dest")
+    convert(tiny_store, tmp_path / "dest", "webdataset", Quiet())
+    assert_same(tmp_path / "dest", tar_store)
 
 
 def test_what_is_there_is_not_written_again(tmp_path, tiny_store, tar_store):
@@ -259,34 +294,25 @@ def test_extracting_tars_is_extracting_and_converting(
         extracted(tmp_path / "s", settings(tiny_coco, tiny_checkpoints))
 
 
+@pytest.mark.parametrize("lost", [None, "hidden_states", "image_embeddings"])
 def test_a_killed_extraction_into_tars_ends_with_the_same_bytes(
-    tmp_path, tar_store, tiny_coco, tiny_checkpoints
+    tmp_path, tar_store, tiny_coco, tiny_checkpoints, lost
 ):
-    """Killed whenever a tar, a prefix or a commit is about to be moved into place."""
+    """Killed whenever a tar, a prefix or a commit is about to be moved into place.
+
+    From nothing, or while one group is extracted anew and the other one carried over.
+    """
     root = tmp_path / "s"
-    script = f"""
-import os, sys
-from pathlib import Path
-from tests.stores import extracted, settings
-from tests.integration.test_convert import with_format
-left, real = int(sys.argv[1]), Path.rename
-def rename(self, target):
-    global left
-    name = str(target)
-    if "/samples/" in name or "/commits/" in name or "prefix" in name:
-        left -= 1
-        if left < 0:
-            os._exit(9)
-    return real(self, target)
-Path.rename = rename
-extracted(Path({str(root)!r}), with_format(settings(Path({str(tiny_coco)!r}),
-          Path({str(tiny_checkpoints)!r}))))
-"""
-    codes = [
-        subprocess.run([sys.executable, "-c", script, str(left)]).returncode
-        for left in (0, 1, 2, 3, 2, 99)
-    ]
-    assert codes == [9, 9, 9, 9, 9, 0]
+    if lost is not None:
+        copied(tar_store, root)
+        for shard in range(3):
+            commit_path(root, lost, shard).unlink()
+    work = (
+        f"extracted(Path({str(root)!r}), with_format(settings(Path({str(tiny_coco)!r}), "
+        f"Path({str(tiny_checkpoints)!r}))))"
+    )
+    parts = ("/samples/", "/commits/", "prefix")
+    assert statuses(work, "(0, 1, 2, 3, 2, 99)", parts) == [9, 9, 9, 9, 9, 0]
     assert_same(root, tar_store)
     assert verify_store(root).problems == []
 
