@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 _strict = ConfigDict(extra="forbid")
 Dtype = Literal["float32", "bfloat16", "float16"]
+StoreFormat = Literal["zarr", "webdataset"]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -93,9 +94,15 @@ class EncodersConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_strict)
 class StoreConfig:
-    """Layout of a store: ``shard_size`` images stand in one shard, the unit of work and commit."""
+    """Layout of a store.
+
+    Attributes:
+        shard_size: Images in one shard, the unit of work and commit.
+        format: ``zarr`` for arrays, ``webdataset`` for tars that can be streamed.
+    """
 
     shard_size: Positive = 256
+    format: StoreFormat = "zarr"
 
 
 @dataclass(frozen=True, kw_only=True, config=_strict)
@@ -214,6 +221,9 @@ class BatchConfig:
         queries_per_image: Instructions drawn for an image (3 in LISA).
         accumulate: Steps whose gradients are summed before an update.
         loader_workers: Processes that read ahead.
+        order: ``random`` reads any image at any time; ``stream`` reads the tars of a webdataset
+            store from end to end, which suits storage behind a network.
+        shuffle_buffer: With ``stream``: images that each loader process holds to draw from.
     """
 
     split: str | None = None
@@ -224,6 +234,8 @@ class BatchConfig:
     queries_per_image: Positive = 3
     accumulate: Positive = 10
     loader_workers: NonNegative = 2
+    order: Literal["random", "stream"] = "random"
+    shuffle_buffer: Positive = 64
 
 
 @dataclass(frozen=True, kw_only=True, config=_strict)

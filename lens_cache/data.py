@@ -101,11 +101,17 @@ class DrawSampler(Sampler[list[Draw]]):
             order = np.random.default_rng([self._seed, turn]).permutation(len(self._images))
             self._pass = (turn, order)
         image = int(self._pass[1][place])
-        queries = self._images[image]
-        count = min(self._batch.queries_per_image, len(queries))
         generator = np.random.default_rng([self._seed, turn, place, 1])
-        chosen = generator.choice(len(queries), size=count, replace=False)
-        return Draw(self._indices[image], tuple(queries[i] for i in sorted(chosen)))
+        most = self._batch.queries_per_image
+        return Draw(self._indices[image], choose_queries(self._images[image], most, generator))
+
+
+def choose_queries(
+    queries: Sequence[int], most: int, generator: np.random.Generator
+) -> tuple[int, ...]:
+    """Draw up to ``most`` queries without replacement, in their order."""
+    chosen = generator.choice(len(queries), size=min(most, len(queries)), replace=False)
+    return tuple(queries[i] for i in sorted(chosen))
 
 
 class FeatureDataset(Dataset[Any]):
@@ -116,13 +122,13 @@ class FeatureDataset(Dataset[Any]):
 
     def __getitem__(self, draw: Draw) -> tuple[Draw, ImageFeatures, Targets]:
         """Read one image with its drawn queries."""
+        return self.item(draw, self.store.read(draw.image, draw.queries, self._layer))
+
+    def item(self, draw: Draw, features: ImageFeatures) -> tuple[Draw, ImageFeatures, Targets]:
+        """Add the targets to a draw's features."""
         plan = self.store.plan
         truths = [masks.decode(plan.query(q).target()) for q in draw.queries]
-        return (
-            draw,
-            self.store.read(draw.image, draw.queries, self._layer),
-            make_targets(truths, self._loss),
-        )
+        return draw, features, make_targets(truths, self._loss)
 
     @staticmethod
     def collate(items: Sequence[tuple[Draw, ImageFeatures, Targets]]) -> Batch:
@@ -171,8 +177,20 @@ def training_loader(
     seed: int,
     rank: int = 0,
     world: int = 1,
+    start: int = 0,
 ) -> DataLoader[Batch]:
     """Return the endless training stream, cut to ``num_batches`` batches on each rank.
+
+    Args:
+        store: Where the features come from.
+        layer: The tapped layer.
+        loss: How the masks are compared.
+        batch: What a batch holds.
+        num_batches: Length of the whole stream.
+        seed: Decides every draw.
+        rank: This process.
+        world: Number of processes.
+        start: Number of the first batch to yield.
 
     Raises:
         StoreError: If the split has no image.
@@ -187,6 +205,7 @@ def training_loader(
         rank=rank,
         world=world,
     )
+    sampler.start = start
     return DataLoader(
         FeatureDataset(store, layer, loss),
         batch_sampler=sampler,

@@ -26,11 +26,13 @@ from lens_cache.geometry import image_to_square
 from lens_cache.images import content_id, read_image
 from lens_cache.overlap import WriteBehind, read_ahead
 from lens_cache.plan import Plan, PlannedImage
+from lens_cache.store.catalogue import Catalogue
 from lens_cache.store.commits import Quarantine, quarantined
+from lens_cache.store.formats import GroupWriter, open_writers
 from lens_cache.store.layout import QUESTIONS_FILE, Group, Questions
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.reader import PLAN_FOLDER, shard_images
-from lens_cache.store.writer import GroupShardWriter, to_bytes
+from lens_cache.store.writer import to_bytes
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,10 @@ class ShardExtractor:
         report = ShardReport(shard=shard)
         crashed = self._crashed(groups)
         with ExitStack() as stack:
-            writers = {group: stack.enter_context(self._writer(group, shard)) for group in groups}
+            catalogue = Catalogue(self._manifest, self._plan, self._questions)
+            writers = stack.enter_context(open_writers(self._root, catalogue, shard, groups))
+            if shard == 0 and "hidden_states" in writers:
+                self._write_prefix(writers["hidden_states"])
             behind = stack.enter_context(WriteBehind())
             for image, planned, picture in self._pictures(self._shards[shard], crashed):
                 for group, writer in writers.items():
@@ -144,19 +149,13 @@ class ShardExtractor:
             for group in groups
         }
 
-    def _writer(self, group: Group, shard: int) -> GroupShardWriter:
-        """Open the writer of a shard; the first shard also holds the prefix."""
-        arrays = self._manifest.arrays[group]
-        if shard > 0:
-            arrays = {k: v for k, v in arrays.items() if not k.endswith("prefix")}
-        writer = GroupShardWriter(self._root, group, shard, arrays)
-        if group == "hidden_states" and shard == 0:
-            assert self._llava is not None
-            side = self._manifest.side
-            features = self._llava.encode(np.zeros((side, side, 3), np.uint8), [])
-            for layer, states in features.prefix.items():
-                writer.add_prefix(f"layer_{layer}/prefix", to_bytes(states))
-        return writer
+    def _write_prefix(self, writer: GroupWriter) -> None:
+        """Write the states of the system prefix; they are the same for every image."""
+        assert self._llava is not None
+        side = self._manifest.side
+        features = self._llava.encode(np.zeros((side, side, 3), np.uint8), [])
+        for layer, states in features.prefix.items():
+            writer.add_prefix(f"layer_{layer}/prefix", to_bytes(states))
 
     def _encode(
         self, group: Group, image: int, planned: PlannedImage, picture: Picture | ImageError
@@ -207,7 +206,7 @@ class ShardExtractor:
 
     def _write(
         self,
-        writer: GroupShardWriter,
+        writer: GroupWriter,
         image: int,
         image_id: str,
         outcome: Mapping[str, Tensor] | Quarantine,

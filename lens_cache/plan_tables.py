@@ -124,6 +124,10 @@ class Plan:
         start, end = (int(n) for n in self.query_offsets[image : image + 2])
         return range(start, end)
 
+    def query_owner(self, index: int) -> int:
+        """Return the image a query belongs to."""
+        return int(np.searchsorted(self.query_offsets, index, side="right")) - 1
+
     def query(self, index: int) -> PlannedQuery:
         """Return one query by its position.
 

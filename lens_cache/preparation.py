@@ -31,6 +31,7 @@ from lens_cache.store.files import (
     write_bytes,
     write_json,
 )
+from lens_cache.store.formats import write_array_metadata
 from lens_cache.store.layout import (
     GROUPS,
     QUESTIONS_FILE,
@@ -42,7 +43,6 @@ from lens_cache.store.layout import (
 )
 from lens_cache.store.manifest import MANIFEST_FILE, Manifest, require_same
 from lens_cache.store.reader import FROZEN_FOLDER, PLAN_FOLDER, shard_images
-from lens_cache.store.zarr import write_metadata
 
 # The settings a plan was made with, beside its tables.
 PLAN_SETTINGS = "settings.json"
@@ -112,7 +112,7 @@ def prepare_manifest(
             manifest = stored
     manifest.save(root)
     write_bytes(root, root / QUESTIONS_FILE, questions.to_bytes())
-    write_metadata(root, [spec for specs in manifest.arrays.values() for spec in specs.values()])
+    write_array_metadata(root, manifest)
     return manifest, questions
 
 
@@ -177,7 +177,7 @@ def describe(
         dtype=config.encoders.sam.dtype,
     )
     settings = _absolute(config)
-    return Manifest(
+    made = Manifest(
         code_version=lens_cache.__version__,
         complete=False,
         config={key: settings[key] for key in ("data", "encoders", "store")},
@@ -191,6 +191,7 @@ def describe(
         fingerprints=encoders.fingerprints,
         arrays={"hidden_states": states, "image_embeddings": {"image_embeddings": embeddings}},
     )
+    return made.in_format(config.store.format)
 
 
 def require_same_store(
@@ -244,9 +245,13 @@ def _require_same_data(root: Path, config: ExtractConfig) -> bool:
     """Compare with the settings of manifest or plan; returns whether the data lies elsewhere."""
     wanted, advice = _absolute(config)["data"], "Use the settings the store was planned with"
     if (root / MANIFEST_FILE).exists():
-        settings = Manifest.load(root).config
-        stored = {**settings["data"], "shard_size": settings["store"]["shard_size"]}
-        wanted["shard_size"] = config.store.shard_size
+        manifest = Manifest.load(root)
+        stored = {
+            **manifest.config["data"],
+            "shard_size": manifest.config["store"]["shard_size"],
+            "format": manifest.format,
+        }
+        wanted |= {"shard_size": config.store.shard_size, "format": config.store.format}
     else:
         stored = read_json(root / PLAN_FOLDER / PLAN_SETTINGS, purpose="reading a plan's settings")
     moved = bool(stored.pop("root") != wanted.pop("root"))

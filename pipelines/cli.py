@@ -189,6 +189,27 @@ def verify(
 
 
 @app.command()
+def convert(
+    store: StorePath,
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="Folder for the new store.")],
+    to: Annotated[
+        Literal["zarr", "webdataset"], typer.Option("--format", help="Format of the new store.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Write a store anew in another format, without loss and without any model.
+
+    Run it again after any interruption: it goes on where it stopped.
+    """
+    from pipelines import report
+    from pipelines.convert import convert as go
+
+    with _bars() as bars:
+        done = go(store, dest, to, bars)
+    _show(report.conversion(store, dest, done), as_json)
+
+
+@app.command()
 def train(
     run: RunPath,
     store: StoreOption,

@@ -120,7 +120,7 @@ def require_space(root: Path, needed: int) -> None:
     free = _free_bytes(root)
     if needed + _MARGIN_BYTES > free:
         raise StoreError(
-            f"extracting to {root}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are "
+            f"writing to {root}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are "
             "free; make room, or choose another disk"
         )
 

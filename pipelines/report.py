@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lens_cache.config import ExtractConfig
+    from pipelines.convert import Conversion
     from pipelines.cost import DryRun
     from pipelines.evaluation_report import Evaluation
     from pipelines.extract import Summary
@@ -109,6 +110,7 @@ def inspection(root: Path) -> Report:
     from lens_cache.store.layout import GROUPS
     from lens_cache.store.manifest import Manifest
     from lens_cache.store.reader import PLAN_FOLDER, shard_images
+    from lens_cache.store.samples import SAMPLES_FOLDER
 
     manifest = Manifest.load(root)
     plan = Plan.load(root / PLAN_FOLDER)
@@ -126,8 +128,10 @@ def inspection(root: Path) -> Report:
                 for name, spec in manifest.arrays[group].items()
             },
         }
+    tars = [path.stat().st_size for path in (root / SAMPLES_FOLDER).glob("*.tar")]
     document: dict[str, Any] = {
         "store": str(root),
+        "format": manifest.format,
         "complete": manifest.complete,
         "code_version": manifest.code_version,
         "images": plan.num_images,
@@ -136,13 +140,16 @@ def inspection(root: Path) -> Report:
         "set_aside_by_plan": plan.quarantine.to_pylist(),
         "side": manifest.side,
         "groups": groups,
+        "samples": {"tars": len(tars), "bytes": sum(tars)},
         "config": manifest.config,
     }
     state = "complete" if manifest.complete else "NOT complete; run `lens-cache extract` again"
     lines = [
-        f"{root}: {state}",
+        f"{root}: {manifest.format}, {state}",
         f"{plan.num_images} images, {plan.num_queries} queries: {_counts(plan.splits())}",
     ]
+    if tars:
+        lines.append(f"samples of both groups: {len(tars)} tars, {_bytes(sum(tars))}")
     for name, entry in groups.items():
         lines.append(
             f"{name}: {entry['shards_committed']} of {shards} shards, {_bytes(entry['bytes'])}, "
@@ -190,6 +197,21 @@ def verification(root: Path, found: Check) -> Report:
     if problems:
         verdict += "; `lens-cache verify STORE --repair` extracts anew what is broken"
     return Report(document, "\n".join([*lines, f"{root}: {verdict}"]))
+
+
+def conversion(source: Path, dest: Path, done: Conversion) -> Report:
+    """Report what a conversion did."""
+    document = {"store": str(dest), "source": str(source), **asdict(done)}
+    head = (
+        f"converted {done.converted} of {done.shards} shards ({_bytes(done.size)}) of {source} "
+        f"into {dest}"
+        if done.converted
+        else f"{dest} is complete: nothing to do"
+    )
+    return Report(
+        document,
+        f"{head}: {done.images} images, {done.queries} queries in the format {done.format}",
+    )
 
 
 def evaluation(found: Evaluation) -> Report:

@@ -26,7 +26,6 @@ from lens_cache.config_file import load_config
 from lens_cache.data import (
     Batch,
     Draw,
-    DrawSampler,
     FeatureDataset,
     evaluation_draws,
     training_loader,
@@ -34,6 +33,7 @@ from lens_cache.data import (
 from lens_cache.errors import CheckpointError, ConfigError, StoreMismatchError
 from lens_cache.run import CHECKPOINTS, CONFIG_FILE, Run, begin_run
 from lens_cache.store.reader import Store
+from lens_cache.streaming import require_stream, streaming_loader
 from lens_cache.training import LensModule
 from pipelines.provenance import record_run
 
@@ -50,7 +50,8 @@ class StoreDataModule(LightningDataModule):
         """Return the training stream of this rank."""
         assert self.trainer is not None
         batch = self._config.batch
-        loader = training_loader(
+        loader = streaming_loader if batch.order == "stream" else training_loader
+        return loader(
             self._store,
             layer=self._layer,
             loss=self._config.loss,
@@ -61,11 +62,8 @@ class StoreDataModule(LightningDataModule):
             seed=self._config.trainer.seed,
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
+            start=self._start,
         )
-        sampler = loader.batch_sampler
-        assert isinstance(sampler, DrawSampler)
-        sampler.start = self._start
-        return loader
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """Return the validation queries, each owned by exactly one rank."""
@@ -125,6 +123,8 @@ def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) 
     """
     store = Store(store_path)
     layer = _layer(config, store)
+    if config.batch.order == "stream":
+        require_stream(store)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, layer=layer))
     checkpoint = _last_checkpoint(folder, config) if resume else None
     if not resume and (folder / CHECKPOINTS).exists():

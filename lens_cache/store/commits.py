@@ -99,7 +99,7 @@ def shared_files(root: Path) -> list[Path]:
     """Return the files of a store that belong to no shard and never change once written."""
     metadata = [path for group in GROUPS for path in (root / group).rglob("zarr.json")]
     parts = [*(root / "plan").iterdir(), *(root / "frozen").iterdir()]
-    return sorted([*parts, *metadata, root / "zarr.json", root / QUESTIONS_FILE])
+    return sorted([*parts, *metadata, *root.glob("zarr.json"), root / QUESTIONS_FILE])
 
 
 def seal_shared_files(root: Path) -> None:

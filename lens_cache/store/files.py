@@ -15,9 +15,11 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
 
 from lens_cache.errors import CorruptShardError, StoreError
 
@@ -112,6 +114,30 @@ def _sealed(document: dict[str, Any]) -> bytes:
     """Return the one byte string that stands for a document, its checksum included."""
     body = json.dumps(document, sort_keys=True).encode()
     return (json.dumps({**document, _SEAL: crc32c(body)}, indent=1, sort_keys=True) + "\n").encode()
+
+
+def map_file(path: Path) -> NDArray[np.uint8]:
+    """Return the bytes of a file as a read-only memory map.
+
+    Raises:
+        CorruptShardError: If it is missing or empty.
+    """
+    try:
+        return np.memmap(path, dtype=np.uint8, mode="r")
+    except (OSError, ValueError) as error:
+        raise CorruptShardError(f"reading {path}: {error}") from None
+
+
+def open_stream(path: Path) -> BinaryIO:
+    """Open a file to be read from its beginning to its end.
+
+    Raises:
+        CorruptShardError: If it is missing.
+    """
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise CorruptShardError(f"reading {path}: {error.strerror}") from None
 
 
 def sweep_temporary(root: Path) -> None:

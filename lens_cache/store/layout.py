@@ -40,9 +40,24 @@ class ArraySpec:
     dimensions: tuple[str, ...]
 
     @property
+    def per_image(self) -> bool:
+        """Whether each image has a chunk of its own; otherwise the array is a list of rows."""
+        return self.dimensions[0] == "image"
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one value."""
+        return _BYTES[self.dtype]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one entry along the first axis."""
+        return self.chunk_bytes // self.chunk[0]
+
+    @property
     def chunk_bytes(self) -> int:
         """Bytes of one chunk."""
-        return int(np.prod(self.chunk)) * _BYTES[self.dtype]
+        return int(np.prod(self.chunk)) * self.item_bytes
 
     @property
     def chunks_per_shard(self) -> int:
@@ -52,11 +67,10 @@ class ArraySpec:
     def row_slices(self, start: int, length: int) -> Iterator[tuple[int, slice]]:
         """Yield where consecutive rows of a flat array lie: chunk numbers and bytes in them."""
         per_chunk = self.chunk[0]
-        row_bytes = self.chunk_bytes // per_chunk
         for number in range(start // per_chunk, -(-(start + length) // per_chunk)):
             first = max(start - number * per_chunk, 0)
             last = min(start + length - number * per_chunk, per_chunk)
-            yield number, slice(first * row_bytes, last * row_bytes)
+            yield number, slice(first * self.row_bytes, last * self.row_bytes)
 
     def object_path(self, shard: int) -> str:
         """Return the store path of a shard object."""

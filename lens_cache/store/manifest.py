@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lens_cache.config import StoreFormat
 from lens_cache.errors import StoreError, StoreMismatchError
 from lens_cache.store.files import read_json, require_local, write_json
 from lens_cache.store.layout import ArraySpec
@@ -40,6 +41,19 @@ class Manifest:
     side: int
     fingerprints: dict[str, dict[str, Any]]
     arrays: dict[str, dict[str, ArraySpec]]
+
+    @property
+    def format(self) -> StoreFormat:
+        """How the features are stored; a manifest that does not say it is Zarr's."""
+        chosen: StoreFormat = self.config["store"].get("format", "zarr")
+        return chosen
+
+    def in_format(self, wanted: StoreFormat) -> Manifest:
+        """Return the manifest of the same store in a format."""
+        store = {k: v for k, v in self.config["store"].items() if k != "format"}
+        if wanted != "zarr":
+            store["format"] = wanted
+        return dataclasses.replace(self, config={**self.config, "store": store})
 
     def save(self, root: Path) -> None:
         """Write ``manifest.json`` atomically."""

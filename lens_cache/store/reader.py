@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
-from lens_cache.errors import CorruptShardError, StoreError
+from lens_cache.errors import StoreError
 from lens_cache.frozen import FrozenParts
-from lens_cache.plan import Plan
+from lens_cache.store.catalogue import PLAN_FOLDER, Catalogue
 from lens_cache.store.commits import committed_shards, quarantined
-from lens_cache.store.layout import GROUPS, QUESTIONS_FILE, ArraySpec, Questions
+from lens_cache.store.formats import open_features
+from lens_cache.store.layout import GROUPS
 from lens_cache.store.manifest import Manifest
-from lens_cache.store.shard_file import ShardReader
 from lens_cache.types import ImageFeatures
 
-PLAN_FOLDER = "plan"
+__all__ = ["FROZEN_FOLDER", "PLAN_FOLDER", "Store", "missing_shards", "shard_images"]
+
 FROZEN_FOLDER = "frozen"
-_OPEN_SHARDS = 256
 
 
 class Store:
@@ -32,6 +26,9 @@ class Store:
         root: The store's folder.
         manifest: What the store is.
         plan: Its images and queries.
+        questions: The text tokens of its queries.
+        catalogue: These three together.
+        features: The bytes of its arrays.
     """
 
     def __init__(self, root: Path) -> None:
@@ -47,10 +44,10 @@ class Store:
                 f"opening the store {root}: its extraction has not finished; run the same "
                 "`lens-cache extract` again, it goes on where it stopped"
             )
-        self.plan = Plan.load(root / PLAN_FOLDER)
-        self.questions = Questions.load(root / QUESTIONS_FILE)
+        self.catalogue = Catalogue.load(root, self.manifest)
+        self.plan, self.questions = self.catalogue.plan, self.catalogue.questions
+        self.features = open_features(root, self.catalogue)
         self._missing = {image_id for group in GROUPS for image_id in quarantined(root, group)}
-        self._shard = lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
         """Let a process that does not fork, such as a spawned loader worker, open it again."""
@@ -101,50 +98,17 @@ class Store:
         Raises:
             CorruptShardError: If a shard is damaged or an object is missing.
         """
-        states = self.manifest.arrays["hidden_states"]
-        embeddings = self.manifest.arrays["image_embeddings"]["image_embeddings"]
-        prefix = states[f"layer_{layer}/prefix"]
-        text = states[f"layer_{layer}/text_tokens"]
+        rows = [self.catalogue.rows_of(query) for query in queries]
+        text, base, features = f"layer_{layer}/text_tokens", f"layer_{layer}", self.features
         return ImageFeatures(
-            prefix=self._rows(prefix, 0, prefix.shape[0]),
-            image_tokens=self._chunk(states[f"layer_{layer}/image_tokens"], image),
+            prefix=features.tensor(f"{base}/prefix", features.prefix(f"{base}/prefix")),
+            image_tokens=features.image_tensor(f"{base}/image_tokens", image),
             text_tokens=[
-                self._rows(text, int(self.questions.offsets[q]), len(self.questions.token_ids[q]))
-                for q in queries
+                features.tensor(text, features.rows(text, image, mine.start, len(mine)))
+                for mine in rows
             ],
-            image_embedding=self._chunk(embeddings, image),
+            image_embedding=features.image_tensor("image_embeddings", image),
         )
-
-    def _chunk(self, spec: ArraySpec, index: int) -> Tensor:
-        """Read one image's chunk, without the leading axis of length one."""
-        return _tensor([self._bytes(spec, index)], spec).reshape(spec.chunk[1:])
-
-    def _rows(self, spec: ArraySpec, start: int, length: int) -> Tensor:
-        """Read consecutive rows of a flat array, across chunks where need be; (length, d)."""
-        parts = [
-            self._bytes(spec, number)[where] for number, where in spec.row_slices(start, length)
-        ]
-        return _tensor(parts, spec).reshape(length, spec.shape[1])
-
-    def _bytes(self, spec: ArraySpec, index: int) -> NDArray[np.uint8]:
-        """Return a view of the bytes of a chunk, given by its number along the first axis."""
-        shard, within = divmod(index, spec.chunks_per_shard)
-        data = self._shard(spec, shard).chunk(within)
-        if data is None or len(data) != spec.chunk_bytes:
-            raise CorruptShardError(
-                f"reading chunk {index} of {spec.path} in {self.root}: expected "
-                f"{spec.chunk_bytes} bytes, found {0 if data is None else len(data)}; run "
-                "`lens-cache verify STORE --repair`"
-            )
-        return data
-
-    def _open_shard(self, spec: ArraySpec, shard: int) -> ShardReader:
-        return ShardReader(self.root / spec.object_path(shard), num_chunks=spec.chunks_per_shard)
-
-
-def _tensor(parts: Sequence[NDArray[np.uint8]], spec: ArraySpec) -> Tensor:
-    """Copy bytes out of the memory map into a flat tensor of the array's precision."""
-    return torch.from_numpy(np.concatenate(parts)).view(getattr(torch, spec.dtype))
 
 
 def missing_shards(root: Path, num_shards: int) -> dict[str, list[int]]:

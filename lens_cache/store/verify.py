@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from lens_cache.errors import LensCacheError, one_line
 from lens_cache.plan import Plan
+from lens_cache.store.catalogue import Catalogue
 from lens_cache.store.commits import (
     SHARED,
     Commit,
@@ -17,11 +20,12 @@ from lens_cache.store.commits import (
     commit_path,
     quarantine_paths,
 )
+from lens_cache.store.features import FeatureReader
 from lens_cache.store.files import crc32c, crc32c_of_file
-from lens_cache.store.layout import GROUPS, QUESTIONS_FILE, ArraySpec, Group, Questions
+from lens_cache.store.formats import arrays_of_objects, open_features
+from lens_cache.store.layout import GROUPS, Group
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.reader import PLAN_FOLDER, missing_shards, shard_images
-from lens_cache.store.shard_file import ShardReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +84,14 @@ def verify_store(
         found.problems += checker.read_quarantine(group)
     if not manifest.complete and not found.problems:
         found.problems.append(_problem("the manifest does not say complete; run extract again"))
-    work = checker.committed()
+    shards = range(checker.num_shards)
     with ThreadPoolExecutor(threads) as pool:
-        for done, (size, problems) in enumerate(pool.map(checker.check_shard, work), 1):
-            found.shards += 1
+        for done, (count, size, problems) in enumerate(pool.map(checker.check_shard, shards), 1):
+            found.shards += count
             found.size += size
             found.problems += problems
             if progress is not None:
-                progress(done, len(work))
+                progress(done, len(shards))
     return found
 
 
@@ -99,10 +103,15 @@ class _Checker:
         self._shard_size = manifest.config["store"]["shard_size"]
         self._shards = shard_images(plan.num_images, self._shard_size)
         self._quarantined: dict[str, set[str]] = {}
-        try:
-            self._questions: Questions | None = Questions.load(root / QUESTIONS_FILE)
-        except LensCacheError:
-            self._questions = None  # its checksum is wrong as well, and that is reported
+        self._features: FeatureReader | None = None
+        # Without questions nobody knows whose rows are whose; their damage is reported by itself.
+        with contextlib.suppress(LensCacheError):
+            self._features = open_features(root, Catalogue.load(root, manifest))
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of each group."""
+        return len(self._shards)
 
     def shared_problems(self) -> list[Problem]:
         """Check what no shard owns: plan, questions, frozen parts, metadata."""
@@ -138,75 +147,88 @@ class _Checker:
         self._quarantined[group] = known
         return problems
 
-    def committed(self) -> list[tuple[Group, int]]:
-        """Return what can be checked."""
-        return [
-            (group, number)
-            for group in GROUPS
-            for number in range(len(self._shards))
-            if commit_path(self._root, group, number).exists()
-        ]
+    def check_shard(self, shard: int) -> tuple[int, int, list[Problem]]:
+        """Check the commits of a shard and every byte they vouch for.
 
-    def check_shard(self, which: tuple[Group, int]) -> tuple[int, list[Problem]]:
-        """Check one commit and every byte it vouches for; returns bytes read and problems."""
-        group, shard = which
-        try:
-            commit = Commit.load(self._root, group, shard)
-        except (LensCacheError, KeyError, TypeError) as error:
-            return 0, [Problem(group=group, shard=shard, what=one_line(error))]
-        complaints: list[str] = []
-        expected = [self._plan.image(image).image_id for image in self._shards[shard]]
+        Returns:
+            Commits checked, bytes read, and what is wrong.
+        """
+        commits: dict[Group, Commit] = {}
+        problems: list[Problem] = []
+        for group in GROUPS:
+            if commit_path(self._root, group, shard).exists():
+                try:
+                    commits[group] = Commit.load(self._root, group, shard)
+                except (LensCacheError, KeyError, TypeError) as error:
+                    problems.append(Problem(group=group, shard=shard, what=one_line(error)))
+        for commit in commits.values():
+            problems += self._image_problems(commit)
+        # A file may hold a part of every group; it is read once.
+        records = {record for commit in commits.values() for record in commit.objects}
+        for record in sorted(records, key=lambda record: (record.path, record.crc32c)):
+            complaint = _object_complaint(self._root, record)
+            if complaint is not None:
+                problems += self._blame(commits, record, complaint)
+        size = sum({record.path: record.size for record in records}.values())
+        return len(commits), size, problems
+
+    def _image_problems(self, commit: Commit) -> list[Problem]:
+        """Compare the images of a commit with plan and quarantine."""
+        complaints = []
+        expected = [self._plan.image(image).image_id for image in self._shards[commit.shard]]
         if list(commit.images) != sorted(expected):
             complaints.append("its commit record names other images than the plan")
         complaints += [
             f"image {image_id} is neither stored nor quarantined"
             for image_id, checksums in commit.images.items()
-            if not checksums and image_id not in self._quarantined[group]
+            if not checksums and image_id not in self._quarantined[commit.group]
         ]
-        specs = self._manifest.arrays[group]
-        arrays = {spec.object_path(shard): (name, spec) for name, spec in specs.items()}
-        for record in commit.objects:
-            complaint = _object_complaint(self._root, record)
-            if complaint is not None:
-                blamed = self._blame(commit, *arrays[record.path])
-                complaints.append(f"{complaint}; {blamed}")
-        size = sum(record.size for record in commit.objects)
-        return size, [Problem(group=group, shard=shard, what=text) for text in complaints]
+        return [Problem(group=commit.group, shard=commit.shard, what=text) for text in complaints]
 
-    def _blame(self, commit: Commit, name: str, spec: ArraySpec) -> str:
-        """Return which images of a damaged file are damaged."""
-        path = self._root / spec.object_path(commit.shard)
-        try:
-            reader = ShardReader(path, num_chunks=spec.chunks_per_shard)
-        except LensCacheError:
-            return "no image of it can be read"
-        bad = []
-        for position, image in enumerate(self._shards[commit.shard]):
+    def _blame(
+        self, commits: Mapping[Group, Commit], record: ObjectRecord, complaint: str
+    ) -> list[Problem]:
+        """Say which images of which group a damaged file damages.
+
+        Where no image is touched, every group that the file belongs to must be written anew.
+        """
+        owners = {group: commit for group, commit in commits.items() if record in commit.objects}
+        if self._features is None:
+            blamed = dict.fromkeys(owners, "no image of it can be told from another")
+        else:
+            found = {group: self._damaged(commit, record) for group, commit in owners.items()}
+            blamed = {group: text for group, text in found.items() if text}
+            if not blamed:
+                blamed = dict.fromkeys(owners, "no image is touched, only what stands around them")
+        return [
+            Problem(group=group, shard=commits[group].shard, what=f"{complaint}; {text}")
+            for group, text in blamed.items()
+        ]
+
+    def _damaged(self, commit: Commit, record: ObjectRecord) -> str:
+        """Name the images of a group that a damaged file damages; nothing if there is none."""
+        assert self._features is not None
+        files = arrays_of_objects(self._features.catalogue, cast(Group, commit.group), commit.shard)
+        bad, readable = [], False
+        for image in self._shards[commit.shard]:
             planned = self._plan.image(image)
-            expected = commit.images.get(planned.image_id, {}).get(name)
-            if expected is None:
-                continue
-            parts = self._image_bytes(reader, spec, commit.shard, position, image)
-            if crc32c(b"".join(parts)) != expected:
+            checksums = commit.images.get(planned.image_id, {})
+            names = [name for name in files[record.path] if name in checksums]
+            found = {name: self._part_crc(name, image) for name in names}
+            readable |= any(crc is not None for crc in found.values())
+            if any(crc != checksums[name] for name, crc in found.items()):
                 bad.append(f"{planned.image_id} ({planned.path})")
-        return "damaged: " + ", ".join(bad) if bad else "no image is touched, only padding or index"
+        if bad and not readable:
+            return "no image of it can be read"
+        return "damaged: " + ", ".join(bad) if bad else ""
 
-    def _image_bytes(
-        self, reader: ShardReader, spec: ArraySpec, shard: int, position: int, image: int
-    ) -> Iterator[bytes]:
-        """Yield an image's bytes in one array, straight from the shard."""
-        if not spec.path.endswith("text_tokens"):
-            chunk = reader.chunk(position)
-            yield b"" if chunk is None else chunk.tobytes()
-            return
-        queries = self._plan.query_range(image)
-        if self._questions is None or not queries:
-            return
-        start = int(self._questions.offsets[queries.start]) - shard * spec.shard[0]
-        length = sum(len(self._questions.token_ids[query]) for query in queries)
-        for number, where in spec.row_slices(start, length):
-            chunk = reader.chunk(number)
-            yield b"" if chunk is None else chunk[where].tobytes()
+    def _part_crc(self, name: str, image: int) -> int | None:
+        """Return the checksum of what is stored of an image now; nothing if it cannot be read."""
+        assert self._features is not None
+        try:
+            return crc32c(self._features.part(name, image).tobytes())
+        except LensCacheError:
+            return None
 
 
 def _object_complaint(root: Path, record: ObjectRecord) -> str | None:

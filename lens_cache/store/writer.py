@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -89,6 +89,11 @@ class GroupShardWriter:
         """Bytes written so far, over all arrays."""
         return sum(writer.size for writer in self._shards.values())
 
+    @property
+    def checksums(self) -> Mapping[str, Mapping[str, int]]:
+        """Per image written so far the CRC-32C of its part of each array."""
+        return self._commit.images
+
     def add_prefix(self, name: str, data: bytes) -> None:
         """Write a whole one-chunk array, the states of the system prefix."""
         self._shards[name].write(0, data)
@@ -107,8 +112,7 @@ class GroupShardWriter:
     def skip(self, quarantine: Quarantine, text_rows: int) -> None:
         """Leave the next image out; its text rows become zeros, its chunks stay absent."""
         for name, rows in self._rows.items():
-            row_bytes = self._arrays[name].chunk_bytes // self._arrays[name].chunk[0]
-            rows.append(bytes(text_rows * row_bytes))
+            rows.append(bytes(text_rows * self._arrays[name].row_bytes))
         self._quarantine.append(quarantine)
         self._commit.images[quarantine.image_id] = {}
         self._position += 1
@@ -123,9 +127,14 @@ class GroupShardWriter:
             self._commit.objects.append(
                 ObjectRecord(path=path, size=writer.size, crc32c=writer.crc)
             )
-        for record in self._quarantine:
-            record.save(self._root)
-        for image_id, checksums in self._commit.images.items():
-            if checksums:  # it may have failed in an earlier run
-                quarantine_path(self._root, self._commit.group, image_id).unlink(missing_ok=True)
-        self._commit.save(self._root)
+        seal(self._root, self._commit, self._quarantine)
+
+
+def seal(root: Path, commit: Commit, quarantine: Iterable[Quarantine]) -> None:
+    """Write the quarantine records of a shard whose objects are in place, and last its commit."""
+    for record in quarantine:
+        record.save(root)
+    for image_id, checksums in commit.images.items():
+        if checksums:  # it may have failed in an earlier run
+            quarantine_path(root, commit.group, image_id).unlink(missing_ok=True)
+    commit.save(root)

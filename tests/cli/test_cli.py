@@ -19,6 +19,7 @@ COMMANDS = [
     ["extract"],
     ["inspect"],
     ["verify"],
+    ["convert"],
     ["train"],
     ["evaluate"],
     ["sweep"],
@@ -331,3 +332,31 @@ def test_extracting_from_the_command_line_to_json(
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["shards_extracted"] == 3
     assert contents(tmp_path / "s") == contents(tiny_store)
+
+
+def test_a_store_is_converted_and_every_command_reads_it(lens_cache, fails, tmp_path, tiny_store):
+    tars = tmp_path / "tars"
+    code, out, _ = lens_cache("convert", tiny_store, tars, "--format", "webdataset", "--json")
+    found = json.loads(out)
+    assert (code, found["format"], found["converted"], found["shards"]) == (0, "webdataset", 3, 3)
+    code, out, _ = lens_cache("inspect", tars, "--json")
+    tar = [path.stat().st_size for path in (tars / "samples").iterdir()]
+    found = json.loads(out)
+    assert (code, found["format"]) == (0, "webdataset")
+    assert found["samples"] == {"tars": 3, "bytes": sum(tar)}
+    code, out, _ = lens_cache("inspect", tars)
+    assert out.startswith(f"{tars}: webdataset, complete")
+    code, out, _ = lens_cache("verify", tars, "--recompute", 2, "--json")
+    assert (code, json.loads(out)["good"]) == (0, True)
+    code, out, _ = lens_cache("convert", tiny_store, tars, "--format", "webdataset")
+    assert (code, out.split(":")[0]) == (0, f"{tars} is complete")
+    assert "neither inside the other" in fails(
+        2, "convert", tiny_store, tiny_store, "--format", "webdataset"
+    )
+    assert "in the format webdataset already" in fails(
+        2, "convert", tars, tmp_path / "x", "--format", "webdataset"
+    )
+    assert "no such folder" in fails(
+        1, "convert", tmp_path / "none", tmp_path / "x", "--format", "zarr"
+    )
+    assert not (tmp_path / "x").exists()

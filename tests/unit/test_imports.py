@@ -14,6 +14,7 @@ OWNERS = {
     "transformers": ("lens_cache/encoders/", "lens_cache/models/head.py"),
     "segment_anything": ("lens_cache/encoders/", "lens_cache/models/decoder.py"),
     "zarr": ("lens_cache/store/zarr.py",),
+    "webdataset": ("lens_cache/store/tar_stream.py",),
     "typer": ("pipelines/cli.py",),
 }
 # What a folder may never import.

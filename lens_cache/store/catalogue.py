@@ -1,0 +1,76 @@
+"""What lies where in a store, whatever its format: manifest, plan and questions together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lens_cache.plan import Plan
+from lens_cache.store.layout import QUESTIONS_FILE, ArraySpec, Group, Questions
+from lens_cache.store.manifest import Manifest
+
+PLAN_FOLDER = "plan"
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """The tables of a store.
+
+    Attributes:
+        manifest: What the store is.
+        plan: Its images and queries.
+        questions: The text tokens of every query.
+    """
+
+    manifest: Manifest
+    plan: Plan
+    questions: Questions
+
+    @classmethod
+    def load(cls, root: Path, manifest: Manifest) -> Catalogue:
+        """Read the tables that go with a manifest, whether the store is finished or not.
+
+        Raises:
+            StoreError: If one is missing or damaged.
+        """
+        return cls(manifest, Plan.load(root / PLAN_FOLDER), Questions.load(root / QUESTIONS_FILE))
+
+    @property
+    def shard_size(self) -> int:
+        """Images of a shard; the last one may have fewer."""
+        return int(self.manifest.config["store"]["shard_size"])
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of each group."""
+        return -(-self.plan.num_images // self.shard_size)
+
+    def images(self, shard: int) -> range:
+        """Return the images of a shard, as indices in the plan."""
+        start = shard * self.shard_size
+        return range(start, min(start + self.shard_size, self.plan.num_images))
+
+    def image_arrays(self, group: Group) -> dict[str, ArraySpec]:
+        """Return the arrays of a group that hold a part of every image, by short name."""
+        specs = self.manifest.arrays[group]
+        return {name: spec for name, spec in specs.items() if not name.endswith("prefix")}
+
+    def prefixes(self, group: Group) -> dict[str, ArraySpec]:
+        """Return the arrays of a group that stand once in a store, by short name."""
+        specs = self.manifest.arrays[group]
+        return {name: spec for name, spec in specs.items() if name.endswith("prefix")}
+
+    def first_row(self, image: int) -> int:
+        """Return where the text rows of an image begin in the flat arrays."""
+        queries = self.plan.query_range(image)
+        return int(self.questions.offsets[queries.start]) if queries else 0
+
+    def text_rows(self, image: int) -> int:
+        """Return the number of text rows of all queries of an image; they lie side by side."""
+        return sum(len(self.questions.token_ids[query]) for query in self.plan.query_range(image))
+
+    def rows_of(self, query: int) -> range:
+        """Return the text rows of a query, counted from the first row of its image."""
+        image = self.plan.query_owner(query)
+        start = int(self.questions.offsets[query]) - self.first_row(image)
+        return range(start, start + len(self.questions.token_ids[query]))

@@ -1,0 +1,97 @@
+"""The two formats of a store, and the one place that chooses between them.
+
+``zarr``: arrays with random access, read by any Zarr client. ``webdataset``: a tar per shard with
+one sample per image, to be streamed. Plan, questions, frozen parts, commits and quarantine are the
+same in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from lens_cache.store.catalogue import Catalogue
+from lens_cache.store.commits import Quarantine
+from lens_cache.store.features import FeatureReader
+from lens_cache.store.layout import ArraySpec, Group
+from lens_cache.store.manifest import Manifest
+from lens_cache.store.sample_writer import SampleShardWriter
+from lens_cache.store.samples import prefix_path, tar_path
+from lens_cache.store.tar_reader import SampleReader
+from lens_cache.store.writer import GroupShardWriter
+from lens_cache.store.zarr import write_metadata
+from lens_cache.store.zarr_reader import ZarrReader
+
+
+class GroupWriter(Protocol):
+    """What takes one group's part of a shard; see ``GroupShardWriter``."""
+
+    @property
+    def size(self) -> int:
+        """Bytes given so far."""
+
+    @property
+    def checksums(self) -> Mapping[str, Mapping[str, int]]:
+        """Per image given so far the CRC-32C of its part of each array."""
+
+    def add_prefix(self, name: str, data: bytes) -> None:
+        """Give a whole array that stands once in a store."""
+
+    def add(self, image_id: str, values: Mapping[str, bytes]) -> None:
+        """Give the next image's part of every array."""
+
+    def skip(self, quarantine: Quarantine, text_rows: int) -> None:
+        """Leave the next image out."""
+
+    def commit(self) -> None:
+        """Say that every image was given."""
+
+
+def open_features(root: Path, catalogue: Catalogue) -> FeatureReader:
+    """Return what reads the features of a store."""
+    reader = SampleReader if catalogue.manifest.format == "webdataset" else ZarrReader
+    return reader(root, catalogue)
+
+
+@contextmanager
+def open_writers(
+    root: Path, catalogue: Catalogue, shard: int, groups: Sequence[Group]
+) -> Iterator[Mapping[Group, GroupWriter]]:
+    """Open a shard of some groups for writing.
+
+    Give every writer each image in order, image by image, then commit every writer. What is not
+    committed when the block ends leaves nothing behind. Prefixes belong to the first shard.
+    """
+    with ExitStack() as stack:
+        if catalogue.manifest.format == "webdataset":
+            yield stack.enter_context(SampleShardWriter(root, catalogue, shard, groups))
+            return
+        yield {
+            group: stack.enter_context(
+                GroupShardWriter(root, group, shard, _arrays(catalogue, group, shard))
+            )
+            for group in groups
+        }
+
+
+def arrays_of_objects(catalogue: Catalogue, group: Group, shard: int) -> dict[str, tuple[str, ...]]:
+    """Return the files of a group's shard, each with the arrays that it holds images of."""
+    images, prefixes = catalogue.image_arrays(group), catalogue.prefixes(group)
+    if catalogue.manifest.format == "webdataset":
+        files: dict[str, tuple[str, ...]] = {prefix_path(spec): () for spec in prefixes.values()}
+        return {**files, tar_path(shard): tuple(images)}
+    files = {spec.object_path(0): () for spec in prefixes.values()}
+    return {**files, **{spec.object_path(shard): (name,) for name, spec in images.items()}}
+
+
+def write_array_metadata(root: Path, manifest: Manifest) -> None:
+    """Write what makes the files of a store arrays, where the format needs it."""
+    if manifest.format == "zarr":
+        specs = [spec for group in manifest.arrays.values() for spec in group.values()]
+        write_metadata(root, specs)
+
+
+def _arrays(catalogue: Catalogue, group: Group, shard: int) -> Mapping[str, ArraySpec]:
+    return catalogue.manifest.arrays[group] if shard == 0 else catalogue.image_arrays(group)

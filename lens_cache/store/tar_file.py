@@ -1,0 +1,129 @@
+"""One tar of a store: written as a stream, read by memory map, never unpacked to a disk.
+
+Equal members make equal bytes: a header holds a name and a size and nothing of time, user or
+machine. Only what the writer makes is read: plain files in the ustar format under plain relative
+names. A link, a device, a name that leads out of the archive or anything after its end is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tarfile
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lens_cache.errors import CorruptShardError
+from lens_cache.store.files import crc32c, map_file, publish, temporary_path
+
+_BLOCK = tarfile.BLOCKSIZE
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+
+
+class TarWriter:
+    """Append members to a tar, then ``publish`` it.
+
+    Leaving the ``with`` block without ``publish`` removes the temporary file.
+    """
+
+    def __init__(self, root: Path, final: Path) -> None:
+        self.final = final
+        self.size = 0
+        self.crc = 0
+        self._temporary = temporary_path(root)
+        self._file = self._temporary.open("wb")
+
+    def __enter__(self) -> TarWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._file.close()  # on a full disk, flushing what is buffered fails once more
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def add(self, name: str, *parts: bytes) -> None:
+        """Append a member whose content is the parts, one after another."""
+        header = tarfile.TarInfo(name)
+        header.size = sum(len(part) for part in parts)
+        self._append(header.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict"))
+        for part in parts:
+            self._append(part)
+        self._append(bytes(-header.size % _BLOCK))
+
+    def publish(self) -> None:
+        """Write the end of the archive, flush to the disk and move the tar to its place."""
+        self._append(bytes(2 * _BLOCK))
+        self._append(bytes(-self.size % tarfile.RECORDSIZE))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        publish(self._temporary, self.final)
+
+    def _append(self, data: bytes) -> None:
+        self._file.write(data)
+        self.crc = crc32c(data, self.crc)
+        self.size += len(data)
+
+
+class TarReader:
+    """Random access to the members of a tar; its headers are read once, on opening."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a tar.
+
+        Raises:
+            CorruptShardError: If it is missing, ends too early, or holds anything but plain files.
+        """
+        self.path = path
+        self._bytes = map_file(path)
+        self._members: dict[str, tuple[int, int]] = {}
+        at = 0
+        while (header := self._header(at)) is not None:
+            begin, end = at + _BLOCK, at + _BLOCK + header.size
+            self._check(header, end)
+            self._members[header.name] = (begin, end)
+            at = end + -end % _BLOCK
+        if len(self._bytes) - at < 2 * _BLOCK or self._bytes[at:].any():
+            raise self._broken("expected the end of the archive after its last member")
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is such a member."""
+        return name in self._members
+
+    def names(self) -> list[str]:
+        """Return the members in order."""
+        return list(self._members)
+
+    def member(self, name: str) -> NDArray[np.uint8]:
+        """Return a read-only view of a member's bytes; raises KeyError if it is not there."""
+        begin, end = self._members[name]
+        return self._bytes[begin:end]
+
+    def _header(self, at: int) -> tarfile.TarInfo | None:
+        """Return the header that begins at an offset; nothing at the end of the archive."""
+        block = self._bytes[at : at + _BLOCK].tobytes()
+        if len(block) == _BLOCK and not any(block):
+            return None
+        try:
+            return tarfile.TarInfo.frombuf(block, "ascii", "strict")
+        except (tarfile.HeaderError, UnicodeDecodeError) as error:
+            raise self._broken(f"at byte {at} there is no header ({error})") from None
+
+    def _check(self, header: tarfile.TarInfo, end: int) -> None:
+        name = header.name
+        if header.type != tarfile.REGTYPE:
+            raise self._broken(f"expected plain files, found {name!r} of type {header.type!r}")
+        if not _PLAIN_NAME.fullmatch(name) or ".." in PurePosixPath(name).parts:
+            raise self._broken(f"expected plain relative names, found {name!r}")
+        if name in self._members:
+            raise self._broken(f"{name} is there twice")
+        if end > len(self._bytes):
+            raise self._broken(f"{name} ends at byte {end}, the file at {len(self._bytes)}")
+
+    def _broken(self, what: str) -> CorruptShardError:
+        return CorruptShardError(
+            f"reading the tar {self.path}: {what}; run `lens-cache verify STORE --repair`"
+        )

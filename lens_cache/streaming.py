@@ -1,0 +1,214 @@
+"""Training data from the tars of a WebDataset store, each read from its beginning to its end.
+
+Storage behind a network likes long reads and dislikes many short ones. Here every loader process of
+every rank reads whole tars and draws images from a buffer that it keeps full of them; an image
+still comes with a few of its queries, as in ``data``. Which tar is read when, what the buffer gives
+and which queries are drawn follow from the seed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import count, islice
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from lens_cache.config import BatchConfig, LossConfig
+from lens_cache.data import Batch, Draw, FeatureDataset, choose_queries, split_queries
+from lens_cache.errors import ConfigError
+from lens_cache.losses import Targets
+from lens_cache.store.reader import Store
+from lens_cache.store.tar_stream import SampleStream, Values
+from lens_cache.types import ImageFeatures
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """An image's turn: in which pass, and its features unless its tar was passed over."""
+
+    turn: int
+    image: int
+    values: Values | None
+
+
+class StreamedBatches(IterableDataset[Batch]):
+    """A seeded stream of batches, the same however often it is interrupted.
+
+    The tars of one pass after another, each pass in an order of its own, are dealt out in turn to
+    all loader processes of all ranks; so every rank has as many batches as it needs, whatever the
+    number of tars. With the same number of ranks and processes a stream that starts at batch i goes
+    on exactly as an uninterrupted one: it reckons what was drawn before without reading it, opens
+    the tar that comes next, and reads what lay in the buffer one by one.
+
+    Attributes:
+        start: Number of the first batch to yield, on each rank.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        layer: int,
+        loss: LossConfig,
+        batch: BatchConfig,
+        num_batches: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        """Describe the stream; the arguments are those of ``data.training_loader``."""
+        self.start = 0
+        self._store, self._layer, self._batch = store, layer, batch
+        self._num_batches, self._seed = num_batches, seed
+        self._rank, self._world = rank, world
+        self._dataset = FeatureDataset(store, layer, loss)
+        self._names = (
+            f"layer_{layer}/image_tokens",
+            f"layer_{layer}/text_tokens",
+            "image_embeddings",
+        )
+        self._stream = SampleStream(store.root, store.catalogue, self._names)
+        images = store.images(batch.split, batch.limit_images)
+        queries = split_queries(store, images, batch.split)
+        self._queries = dict(zip(images, queries, strict=True))
+        self._shards: dict[int, list[int]] = {}
+        for image in images:
+            self._shards.setdefault(image // store.catalogue.shard_size, []).append(image)
+
+    def __len__(self) -> int:
+        """Return the length of the whole stream, wherever it starts."""
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield this process's share of the batches from ``start`` on.
+
+        Raises:
+            CorruptShardError: If a tar is damaged or ends too early.
+        """
+        info = get_worker_info()
+        processes, process = (info.num_workers, info.id) if info else (1, 0)
+        # Batch i is the business of process i; the loader asks the first process for batch start.
+        role = (process + self.start) % processes
+        behind = len(range(role, self.start, processes))
+        wanted = len(range(role, self._num_batches, processes)) - behind
+        turns = self._shuffled(self._rank * processes + role, self._world * processes, behind)
+        for _ in range(wanted):
+            items = [self._item(turn) for turn in islice(turns, self._batch.images)]
+            yield FeatureDataset.collate(items)
+
+    def _shuffled(self, consumer: int, consumers: int, batches_behind: int) -> Iterator[_Turn]:
+        """Yield one process's images in random order, but for those of its first batches."""
+        behind, size = batches_behind * self._batch.images, self._batch.shuffle_buffer
+        generator = np.random.default_rng([self._seed, consumer, 2])
+        buffer: list[_Turn] = []
+        drawn = 0
+        for turn in self._turns(consumer, consumers, passed=behind + size - 1 if behind else 0):
+            buffer.append(turn)
+            if len(buffer) < size:
+                continue
+            place = int(generator.integers(size))
+            buffer[place], buffer[-1] = buffer[-1], buffer[place]
+            chosen = buffer.pop()
+            if drawn >= behind:
+                yield chosen
+            drawn += 1
+
+    def _turns(self, consumer: int, consumers: int, passed: int) -> Iterator[_Turn]:
+        """Yield one process's images as they lie in its tars, without end.
+
+        Tars that hold nothing but the first ``passed`` images are not opened.
+        """
+        number = 0
+        for position in count(consumer, consumers):
+            turn, place = divmod(position, len(self._shards))
+            order = np.random.default_rng([self._seed, turn]).permutation(sorted(self._shards))
+            shard = int(order[place])
+            images = self._shards[shard]
+            number += len(images)
+            if number <= passed:
+                yield from (_Turn(turn, image, None) for image in images)
+            else:
+                samples = self._stream.read(shard, images)
+                yield from (_Turn(turn, image, values) for image, values in samples)
+
+    def _item(self, turn: _Turn) -> tuple[Draw, ImageFeatures, Targets]:
+        """Return what one image adds to a batch."""
+        generator = np.random.default_rng([self._seed, turn.turn, turn.image, 3])
+        most = self._batch.queries_per_image
+        draw = Draw(turn.image, choose_queries(self._queries[turn.image], most, generator))
+        if turn.values is None:
+            return self._dataset[draw]
+        return self._dataset.item(draw, self._features(draw, turn.values))
+
+    def _features(self, draw: Draw, values: Values) -> ImageFeatures:
+        """Return the features of a draw out of its image's sample."""
+        reader, (image_tokens, text_tokens, embeddings) = self._store.features, self._names
+        text = reader.tensor(text_tokens, np.array(values[text_tokens]))
+        rows = [self._store.catalogue.rows_of(query) for query in draw.queries]
+        return ImageFeatures(
+            prefix=self._prefix,
+            image_tokens=reader.tensor(image_tokens, np.array(values[image_tokens])),
+            text_tokens=[text[mine.start : mine.stop] for mine in rows],
+            image_embedding=reader.tensor(embeddings, np.array(values[embeddings])),
+        )
+
+    @cached_property
+    def _prefix(self) -> Tensor:
+        name = f"layer_{self._layer}/prefix"
+        return self._store.features.tensor(name, self._store.features.prefix(name))
+
+
+def require_stream(store: Store) -> None:
+    """Refuse a store that cannot be streamed.
+
+    Raises:
+        ConfigError: If it holds no tars.
+    """
+    if store.manifest.format != "webdataset":
+        raise ConfigError(
+            f"streaming the store {store.root}: expected the format webdataset, found "
+            f"{store.manifest.format}; run `lens-cache convert STORE DEST --format webdataset`, or "
+            "set batch.order=random"
+        )
+
+
+def streaming_loader(
+    store: Store,
+    *,
+    layer: int,
+    loss: LossConfig,
+    batch: BatchConfig,
+    num_batches: int,
+    seed: int,
+    rank: int = 0,
+    world: int = 1,
+    start: int = 0,
+) -> DataLoader[Batch]:
+    """Return the endless training stream out of tars, as ``data.training_loader`` does.
+
+    Raises:
+        ConfigError: If the store holds no tars.
+        StoreError: If the split has no image.
+    """
+    require_stream(store)
+    batches = StreamedBatches(
+        store,
+        layer=layer,
+        loss=loss,
+        batch=batch,
+        num_batches=num_batches,
+        seed=seed,
+        rank=rank,
+        world=world,
+    )
+    batches.start = start
+    return DataLoader(
+        batches,
+        batch_size=None,
+        num_workers=batch.loader_workers,
+        persistent_workers=batch.loader_workers > 0,
+    )

@@ -1,0 +1,248 @@
+"""Bring a store from one format into the other, byte for byte, without any model."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lens_cache.config import StoreFormat
+from lens_cache.errors import ConfigError, CorruptShardError, StoreError
+from lens_cache.store.catalogue import PLAN_FOLDER, Catalogue
+from lens_cache.store.commits import (
+    SHARED,
+    Commit,
+    Quarantine,
+    commit_path,
+    quarantined,
+    seal_shared_files,
+)
+from lens_cache.store.features import FeatureReader
+from lens_cache.store.files import (
+    LOCK,
+    TEMPORARY,
+    publish_folder,
+    sweep_temporary,
+    temporary_path,
+    write_bytes,
+    writer_lock,
+)
+from lens_cache.store.formats import open_writers, write_array_metadata
+from lens_cache.store.layout import GROUPS, QUESTIONS_FILE, Group
+from lens_cache.store.manifest import MANIFEST_FILE, Manifest, require_same
+from lens_cache.store.reader import FROZEN_FOLDER, Store
+from pipelines.cost import require_space
+from pipelines.progress import Reporter
+
+_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion did.
+
+    Attributes:
+        format: The format of the new store.
+        images: Images of the plan.
+        queries: Queries of the plan.
+        shards: Shards of the store.
+        converted: Shards written in this run; the others were there.
+        size: Feature bytes written in this run.
+    """
+
+    format: StoreFormat
+    images: int
+    queries: int
+    shards: int
+    converted: int
+    size: int
+
+
+def convert(source: Path, dest: Path, wanted: StoreFormat, reporter: Reporter) -> Conversion:
+    """Write a store anew in another format; run it again after any interruption.
+
+    Every part of every image is compared with the checksum that its extraction recorded.
+
+    Args:
+        source: A complete store.
+        dest: A folder for the new one; it may hold what an interrupted conversion left.
+        wanted: Its format.
+        reporter: Where progress goes.
+
+    Raises:
+        ConfigError: If the folders or the format make no sense.
+        StoreError: If ``source`` is not complete, or ``dest`` holds something else.
+        CorruptShardError: If ``source`` is damaged.
+    """
+    store = Store(source)
+    _require_two_folders(source, dest)
+    if store.manifest.format == wanted:
+        raise ConfigError(f"converting {source}: it is in the format {wanted} already")
+    manifest = store.manifest.in_format(wanted)
+    _require_ours(dest, manifest)
+    with writer_lock(dest):
+        sweep_temporary(dest)
+        job = _Job(store, dest, replace(store.catalogue, manifest=manifest))
+        todo = job.shards_to_do()
+        if todo or not _complete(dest):
+            require_space(dest, sum(job.size(shard) for shard in todo))
+            replace(manifest, complete=False).save(dest)
+            job.copy_shared()
+        size = _convert_shards(job, todo, reporter)
+        if todo or not _complete(dest):
+            seal_shared_files(dest)
+            manifest.save(dest)
+        sweep_temporary(dest)
+    return Conversion(
+        format=wanted,
+        images=store.plan.num_images,
+        queries=store.plan.num_queries,
+        shards=store.catalogue.num_shards,
+        converted=len(todo),
+        size=size,
+    )
+
+
+def _convert_shards(job: _Job, todo: list[int], reporter: Reporter) -> int:
+    """Convert shards a few at a time; returns the bytes written."""
+    size = 0
+    reporter.progress("convert", 0, len(todo))
+    pool = ThreadPoolExecutor(_THREADS, "convert")
+    try:
+        for done, written in enumerate(pool.map(job.convert, todo), 1):
+            size += written
+            reporter.progress("convert", done, len(todo))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return size
+
+
+class _Job:
+    """One conversion: where from, where to, and what is the same in both."""
+
+    def __init__(self, store: Store, dest: Path, catalogue: Catalogue) -> None:
+        self._source, self._dest, self._catalogue = store.root, dest, catalogue
+        self._features: FeatureReader = store.features
+        self._quarantined: Mapping[Group, Mapping[str, Quarantine]] = {
+            group: quarantined(store.root, group) for group in GROUPS
+        }
+
+    def shards_to_do(self) -> list[int]:
+        """Return the shards of which some group is not there as it is in the source."""
+        return [
+            shard
+            for shard in range(self._catalogue.num_shards)
+            if not all(self._is_done(group, shard) for group in GROUPS)
+        ]
+
+    def size(self, shard: int) -> int:
+        """Return about how many bytes a shard takes."""
+        paths = {
+            record.path: record.size
+            for group in GROUPS
+            for record in Commit.load(self._source, group, shard).objects
+        }
+        return sum(paths.values())
+
+    def copy_shared(self) -> None:
+        """Copy what is the same in both formats and is not there yet."""
+        for name in (PLAN_FOLDER, FROZEN_FOLDER, "runs"):
+            if not (self._dest / name).exists() and (self._source / name).exists():
+                temporary = temporary_path(self._dest)
+                shutil.copytree(self._source / name, temporary)
+                publish_folder(temporary, self._dest / name)
+        write_bytes(
+            self._dest, self._dest / QUESTIONS_FILE, (self._source / QUESTIONS_FILE).read_bytes()
+        )
+        write_array_metadata(self._dest, self._catalogue.manifest)
+
+    def convert(self, shard: int) -> int:
+        """Write one shard of every group; returns its bytes.
+
+        Raises:
+            CorruptShardError: If a part of an image differs from its checksum.
+        """
+        with open_writers(self._dest, self._catalogue, shard, GROUPS) as writers:
+            if shard == 0:
+                for group, writer in writers.items():
+                    for name in self._catalogue.prefixes(group):
+                        writer.add_prefix(name, self._features.prefix(name).tobytes())
+            commits = {group: Commit.load(self._source, group, shard) for group in GROUPS}
+            for image in self._catalogue.images(shard):
+                image_id = self._catalogue.plan.image(image).image_id
+                for group, writer in writers.items():
+                    checksums = commits[group].images[image_id]
+                    if not checksums:
+                        record = self._quarantined[group][image_id]
+                        writer.skip(record, self._catalogue.text_rows(image))
+                        continue
+                    writer.add(
+                        image_id,
+                        {name: self._features.part(name, image).tobytes() for name in checksums},
+                    )
+                    if writer.checksums[image_id] != checksums:
+                        raise CorruptShardError(
+                            f"converting {self._source}: {group} of image {image_id} in shard "
+                            f"{shard} does not match its checksum; run `lens-cache verify STORE "
+                            "--repair`"
+                        )
+            for writer in writers.values():
+                writer.commit()
+            return sum(writer.size for writer in writers.values())
+
+    def _is_done(self, group: Group, shard: int) -> bool:
+        """Whether a shard was committed with the images that the source has now."""
+        if not commit_path(self._dest, group, shard).exists():
+            return False
+        here = Commit.load(self._dest, group, shard).images
+        return here == Commit.load(self._source, group, shard).images
+
+
+def _require_two_folders(source: Path, dest: Path) -> None:
+    one, other = source.resolve(), dest.resolve()
+    if one == other or one in other.parents or other in one.parents:
+        raise ConfigError(
+            f"converting {source} to {dest}: expected two folders, neither inside the other; "
+            "give another DEST"
+        )
+
+
+def _require_ours(dest: Path, manifest: Manifest) -> None:
+    """Refuse a folder that holds anything but what this conversion left there."""
+    if (dest / MANIFEST_FILE).exists():
+        found = Manifest.load(dest)
+        require_same(
+            dest,
+            "converting into the store: the content",
+            _identity(found),
+            _identity(manifest),
+            "Give a new DEST",
+        )
+    elif dest.is_dir() and {path.name for path in dest.iterdir()} - {LOCK, TEMPORARY}:
+        raise StoreError(
+            f"converting to {dest}: expected an empty folder or an unfinished conversion, found "
+            "other files; give a new DEST"
+        )
+
+
+def _identity(manifest: Manifest) -> dict[str, object]:
+    """Return what two manifests of one store in one format share, whatever its state."""
+    fingerprints = {
+        f"{group}.{field}": value
+        for group, fields in manifest.fingerprints.items()
+        for field, value in fields.items()
+    }
+    return {
+        "format": manifest.format,
+        "plan": manifest.plan["digest"],
+        "shard_size": manifest.config["store"]["shard_size"],
+        **fingerprints,
+    }
+
+
+def _complete(dest: Path) -> bool:
+    """Whether a conversion has nothing left to do but shards."""
+    complete = (dest / MANIFEST_FILE).exists() and Manifest.load(dest).complete
+    return complete and commit_path(dest, SHARED, 0).exists()
