@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from lens_cache.datasets.shapes.questions import Question, caption, sample_questions
 from lens_cache.datasets.shapes.scene import Scene
-from lens_cache.encoders.llava import additive_mask
 from lens_cache.encoders.packed_attention import PACKED_ATTENTION
 from lens_cache.encoders.prompt import LlavaPrompt
 from lens_cache.encoders.shapes_models import build_processor, save_llava, to_pixels
-from lens_cache.packing import PADDING, block_mask, position_ids
+from lens_cache.packing import PADDING, additive_mask, block_mask, position_ids
 from pipelines.pretraining.scenes import Scenes
 from pipelines.pretraining.tower import patches
 

@@ -524,7 +524,7 @@ def test_an_image_that_killed_a_worker_is_not_touched_again(
         assert content_id(data) != poison.image_id
         return read_image(data)
 
-    monkeypatch.setattr("lens_cache.extraction.read_image", deadly)
+    monkeypatch.setattr("lens_cache.reading.read_image", deadly)
     extracted(root, config)
     assert set(quarantined(root, "hidden_states")) == {poison.image_id}
     extractor = ShardExtractor(root, config, ("image_embeddings",), "cpu")

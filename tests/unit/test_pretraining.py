@@ -11,7 +11,7 @@ from lens_cache.datasets.shapes.instructions import sample_instructions
 from lens_cache.datasets.shapes.questions import Question, caption, sample_questions
 from lens_cache.datasets.shapes.scene import HARD, STANDARD, sample_scene
 from lens_cache.datasets.shapes.vocabulary import WORDS
-from lens_cache.encoders.llava import LlavaEncoder, additive_mask
+from lens_cache.encoders.llava import LlavaEncoder
 from lens_cache.encoders.packed_attention import PACKED_ATTENTION
 from lens_cache.encoders.prompt import LlavaPrompt
 from lens_cache.encoders.sam import architecture
@@ -24,7 +24,7 @@ from lens_cache.encoders.shapes_models import (
     to_pixels,
 )
 from lens_cache.errors import ConfigError
-from lens_cache.packing import block_mask, position_ids
+from lens_cache.packing import additive_mask, block_mask, position_ids
 from pipelines.pretraining.llava import Lesson, Speaker, answers_right, make_lesson, predict
 from pipelines.pretraining.pretrain import Pretraining, build_stage, pretrain
 from pipelines.pretraining.sam import ABSENT, POSITIVE, sample_prompts
