@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -121,7 +121,7 @@ class Engine:
 
     def run(
         self, images: Sequence[int], groups: Sequence[Group], crashed: Crashed
-    ) -> Iterator[Done]:
+    ) -> Generator[Done, None, None]:
         """Yield images in order as the models are done with them.
 
         Args:

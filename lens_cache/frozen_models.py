@@ -81,7 +81,7 @@ class HiddenStates:
         """See ``FrozenModel``; text tokens stand one after another."""
         rows = [sum(len(text) for text in asked) for asked in texts]
         parts = {
-            name: value.split(rows) if "text_tokens" in name else value.unbind()
+            name: torch.split(value, rows) if "text_tokens" in name else value.unbind()
             for name, value in values.items()
         }
         return [{name: part[i] for name, part in parts.items()} for i in range(len(texts))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ _WRITE_BEHIND = 4
 
 def read_ahead(
     function: Callable[[T], R], items: Iterable[T], *, threads: int, ahead: int = 4
-) -> Iterator[tuple[T, R]]:
+) -> Generator[tuple[T, R], None, None]:
     """Yield items with their results in order, while threads work on the next few.
 
     Args:

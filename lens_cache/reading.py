@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,7 @@ class PictureReader:
 
     def read(
         self, images: Sequence[int], untouchable: Collection[str], ahead: int
-    ) -> Iterator[ReadImage]:
+    ) -> Generator[ReadImage, None, None]:
         """Yield images in order, while threads work on the next ones.
 
         Args:

@@ -33,9 +33,7 @@ class Transfer:
 
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)
-        on_gpu = self.device.type == "cuda"
-        self._up = torch.cuda.Stream(self.device) if on_gpu else None
-        self._down = torch.cuda.Stream(self.device) if on_gpu else None
+        self._up, self._down = _stream(self.device), _stream(self.device)
 
     def upload(self, values: Tensor) -> Tensor:
         """Copy a tensor of the host to the device; work queued after this call sees it whole."""
@@ -73,11 +71,16 @@ class Mark:
         self._event: torch.cuda.Event | None = None
         self._moment = time.perf_counter()
         if device.type == "cuda":
-            self._event = torch.cuda.Event(enable_timing=True)
+            self._event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             self._event.record(torch.cuda.current_stream(device))
 
     def seconds_until(self, later: Mark) -> float:
         """Return the time between two points of one device, both of which have passed."""
         if self._event is None or later._event is None:
             return later._moment - self._moment
-        return self._event.elapsed_time(later._event) / 1000
+        return float(self._event.elapsed_time(later._event)) / 1000
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream | None:
+    """Return a stream of its own, on a GPU."""
+    return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]

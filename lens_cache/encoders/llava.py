@@ -212,7 +212,9 @@ class LlavaEncoder:
         return LlavaFeatures(
             prefix=batch.prefix,
             image_tokens={n: states[0] for n, states in batch.image_tokens.items()},
-            text_tokens={n: list(states.split(lengths)) for n, states in batch.text_tokens.items()},
+            text_tokens={
+                n: list(torch.split(states, lengths)) for n, states in batch.text_tokens.items()
+            },
         )
 
     @torch.inference_mode()

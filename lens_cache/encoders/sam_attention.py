@@ -60,9 +60,8 @@ class FusedAttention(nn.Module):
         query = torch.cat([query * self.scale, by_row.flatten(2, 3), by_column.flatten(2, 3)], -1)
         key = torch.cat([key, self.places.expand(batch, heads, -1, -1)], dim=-1)
         width = -(-query.shape[-1] // _STEP) * _STEP
-        output = F.scaled_dot_product_attention(
-            *(F.pad(part, (0, width - part.shape[-1])) for part in (query, key, value)), scale=1.0
-        )
+        wide = [F.pad(part, (0, width - part.shape[-1])) for part in (query, key, value)]
+        output = F.scaled_dot_product_attention(wide[0], wide[1], wide[2], scale=1.0)
         output = output[..., : value.shape[-1]].transpose(1, 2)
         projected: Tensor = self.proj(output.reshape(batch, rows, columns, -1))
         return projected
