@@ -131,6 +131,7 @@ class Pair:
         plain_sam: The image encoder as published.
         sam: The same as an extraction runs it.
         layer: The tapped layer.
+        configs: Configurations of the vision tower and of the text model.
     """
 
     whole: Any
@@ -146,9 +147,11 @@ def build_pair(sizes: PairSizes, dtype: torch.dtype, device: str, seed: int = 0)
     """Build a pair with random weights, on the device."""
     torch.manual_seed(seed)
     prompt = LlavaPrompt(_processor(sizes))
+    text = LlamaConfig(**sizes.text)
+    vision = CLIPVisionConfig(**sizes.vision)
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**sizes.vision),
-        text_config=LlamaConfig(**sizes.text),
+        vision_config=vision,
+        text_config=text,
         image_seq_length=prompt.num_image_tokens,
         image_token_index=prompt.image_token_id,
     )
@@ -159,12 +162,11 @@ def build_pair(sizes: PairSizes, dtype: torch.dtype, device: str, seed: int = 0)
         plain_sam = build_image_encoder(sizes.sam)
     whole = whole.to(device).eval().requires_grad_(False)
     plain_sam = plain_sam.to(device, dtype).eval().requires_grad_(False)
-    text = config.text_config
     llava = LlavaEncoder(
         _ended(whole.model, sizes.layer),
         prompt,
         layers=(sizes.layer,),
-        num_layers=int(text.num_hidden_layers),
+        num_layers=text.num_hidden_layers,
         device=device,
     )
     return Pair(
@@ -174,7 +176,7 @@ def build_pair(sizes: PairSizes, dtype: torch.dtype, device: str, seed: int = 0)
         plain_sam=plain_sam,
         sam=SamEncoder(_around_same_weights(plain_sam), sizes.sam, dtype=dtype, device=device),
         layer=sizes.layer,
-        configs=(config.vision_config.to_dict(), text.to_dict()),
+        configs=(vision.to_dict(), text.to_dict()),
     )
 
 

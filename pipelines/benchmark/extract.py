@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from lens_cache.encoders.benchmark_models import CPU_SIZE, FULL_SIZE, PairSizes,
 from lens_cache.errors import ConfigError, ExtractionError
 from lens_cache.estimate import measure_flops_per_second
 from pipelines.benchmark.memory import extra_memory
-from pipelines.benchmark.ways import Way, Work
+from pipelines.benchmark.ways import Features, Way, Work
 from pipelines.progress import Reporter
 from pipelines.report import Report
 
@@ -143,10 +144,9 @@ def measure(
     ways = Work(
         pair, sizes, images=images, instructions=instructions, batch=min(batch, images)
     ).ways()
-    found: list[dict[str, Tensor]] = []
-    extra = [
-        extra_memory(lambda way=way: found.append(way.run()), device) for way in ways
-    ]  # the warm-up, too
+    found: list[Features] = []
+    # The warm-up, too.
+    extra = [extra_memory(partial(_keep, way, found), device) for way in ways]
     errors = {name: _distance(found[-1][name], found[0][name]) for name in found[0]}
     if max(errors.values()) > _TOLERANCE[dtype]:
         raise ExtractionError(
@@ -221,6 +221,10 @@ def report(found: Benchmark) -> Report:
         f"features of lens-cache and of the first way differ by {error:.0e} (relative)",
     ]
     return Report(asdict(found), "\n".join(lines))
+
+
+def _keep(way: Way, found: list[Features]) -> None:
+    found.append(way.run())
 
 
 def _timed(way: Way) -> float:

@@ -28,10 +28,6 @@ def sam(tiny_checkpoints):
     return SamEncoder.from_checkpoint(tiny_checkpoints / "sam.pth")
 
 
-def rows(encoder, asked):
-    return [sum(map(len, text_ids(encoder.prompt, *questions))) for questions in asked]
-
-
 def encode_batch(encoder, asked=ASKED):
     pixels = [encoder.pixels(picture(seed)) for seed in range(len(asked))]
     return encoder.encode_batch(pixels, [text_ids(encoder.prompt, *q) for q in asked])
@@ -42,9 +38,8 @@ def test_a_batch_equals_plain_forwards(llava, tiny_checkpoints):
     batch = encode_batch(llava)
     for layer in (3, 14):
         assert batch.image_tokens[layer].shape == (3, 144, 64)
-        text = iter(
-            torch.split(batch.text_tokens[layer], rows(llava, [[q] for a in ASKED for q in a]))
-        )
+        lengths = [len(ids) for asked in ASKED for ids in text_ids(llava.prompt, *asked)]
+        text = iter(torch.split(batch.text_tokens[layer], lengths))
         for image, questions in enumerate(ASKED):
             for question in questions:
                 prefix, tokens, words = plain.states(picture(image), question, (layer,))[layer]
@@ -71,12 +66,13 @@ def test_attention_split_in_two_equals_attention_under_one_mask(llava, tiny_chec
     split = LlavaEncoder(
         fresh.model, fresh.prompt, layers=(3, 14), num_layers=16, device="cpu", split=True
     )
-    for asked in (ASKED, [[], []]):
-        expected, found = encode_batch(llava, asked), encode_batch(split, asked)
-        for layer in (3, 14):
-            close(found.image_tokens[layer], expected.image_tokens[layer])
-            close(found.text_tokens[layer], expected.text_tokens[layer])
-            assert not torch.equal(found.image_tokens[layer], torch.zeros(()))
+    expected, found = encode_batch(llava), encode_batch(split)
+    nothing = encode_batch(split, [[], []])
+    for layer in (3, 14):
+        close(found.image_tokens[layer], expected.image_tokens[layer])
+        close(found.text_tokens[layer], expected.text_tokens[layer])
+        close(nothing.image_tokens[layer], expected.image_tokens[layer][:2])
+        assert nothing.text_tokens[layer].shape == (0, 64)
 
 
 def test_sam_in_batches_equals_segment_anything(sam, tiny_checkpoints):
@@ -210,7 +206,11 @@ def states(llava, sam, numbers, size):
 
 
 def test_bits_depend_on_the_shape_of_a_batch_and_on_nothing_else_in_it(llava, sam):
-    """Why an image that fails leaves a blank: the others keep their bits (invariant I1)."""
+    """Why an image that fails leaves a blank: the others keep their bits (invariant I1).
+
+    That the shape does show was seen on x86 with AVX-512: alone and in a batch of three, states of
+    the same image differ in their last bits. Other kernels may be kinder, so it is not asserted.
+    """
     whole = states(llava, sam, [0, 1, 2], size=3)
     others = states(llava, sam, [7, 1, None], size=3)
     for name, value in whole[1].items():
@@ -218,5 +218,3 @@ def test_bits_depend_on_the_shape_of_a_batch_and_on_nothing_else_in_it(llava, sa
     alone = states(llava, sam, [1], size=1)[0]
     for name, value in whole[1].items():
         close(value, alone[name])
-    # On this kind of kernel the shape does show; if it never did, blanks would be for nothing.
-    assert any(not torch.equal(alone[name], value) for name, value in whole[1].items())
