@@ -79,7 +79,7 @@ def extraction(root: Path, summary: Summary) -> Report:
     shares = busy_shares(summary.seconds, wall, readers)
     smaller: dict[str, int] = {}
     for shard in summary.reports:
-        smaller |= shard.smaller_batches
+        smaller |= {str(group): size for group, size in shard.smaller_batches.items()}
     records = [asdict(record) for record in summary.quarantined]
     document = {
         "store": str(root),

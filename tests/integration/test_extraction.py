@@ -820,3 +820,12 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path, tiny_coco, tiny_checkpoin
     assert dry_run(tiny_store, settings(tiny_coco, tiny_checkpoints), Quiet()).missing_bytes == 0
     with pytest.raises(StoreMismatchError, match="layers is"):
         dry_run(tiny_store, settings(tiny_coco, tiny_checkpoints, layers=(3,)), Quiet())
+
+
+@pytest.mark.slow
+def test_compiled_models_say_the_same(tmp_path, tiny_coco, tiny_checkpoints):
+    config = settings(tiny_coco, tiny_checkpoints, compile=True, images_per_batch=2)
+    extracted(tmp_path / "s", config)
+    found = recompute(Store(tmp_path / "s"), config, 100)
+    assert found
+    assert [record for record in found if not record.good] == []
