@@ -107,13 +107,17 @@ class StoreConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_strict)
 class WorkersConfig:
-    """How an extraction runs; nothing here changes a stored byte.
+    """How an extraction runs; no feature depends on it but for rounding in its last bits.
 
     Attributes:
         count: Worker processes; empty means one per GPU, or as many as CPU cores and memory allow.
         gpus_per_worker: Share of a GPU that a worker takes, where there is a GPU.
         threads_per_worker: CPU threads of a worker's model.
         decode_threads: Threads that read and resize images ahead of the model.
+        images_per_batch: Images that a model runs at once; empty means 4 on a GPU and 1 on CPUs.
+            Rounding depends on it: give the same again to extract the same bytes.
+        compile: Let torch.compile make the models' kernels; pays on long runs only. Rounding
+            depends on it too.
         max_consecutive_failures: Stop after so many images failed one after another.
     """
 
@@ -121,6 +125,8 @@ class WorkersConfig:
     gpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     threads_per_worker: Positive = 1
     decode_threads: Positive = 2
+    images_per_batch: Positive | None = None
+    compile: bool = False
     max_consecutive_failures: Positive = 20
 
 

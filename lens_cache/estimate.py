@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,21 +69,48 @@ def estimate(
     first = manifest.arrays["hidden_states"][f"layer_{layers[0]}/image_tokens"].shape[1]
     shared = manifest.arrays["hidden_states"][f"layer_{layers[0]}/prefix"].shape[0] + first
     per_token = _decoder_flops_per_token(text_config)
-    vision = _vision_flops(vision_config)
+    vision = vision_flops(vision_config)
     return Estimate(
         feature_bytes=sizes,
         naive_bytes=naive + queries * embedding,
         llava_flops=images * vision + (images * shared + text_tokens) * per_token * max(layers),
         naive_llava_flops=queries * vision
         + (queries * shared + text_tokens) * per_token * int(text_config["num_hidden_layers"]),
-        sam_flops=images * _sam_flops(sam_architecture),
+        sam_flops=images * sam_flops(sam_architecture),
     )
 
 
-def measure_flops_per_second(dtype: str, seconds: float = 0.5) -> tuple[float, str]:
-    """Return the speed of a plain matrix product on this machine's GPU or CPU, and which it was."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    size = 4096 if device == "cuda" else 512
+def decoder_flops(
+    config: Mapping[str, Any], layers: int, shared: int, texts: Sequence[int]
+) -> float:
+    """Return the operations of Llama-like decoder layers on one packed sequence.
+
+    Attention is counted where it is allowed: every token sees its own past.
+
+    Args:
+        config: The text model's configuration.
+        layers: How many layers.
+        shared: Tokens before the questions.
+        texts: Tokens of each question; each sees the shared part and itself.
+    """
+    tokens = shared + sum(texts)
+    pairs = shared * (shared + 1) / 2 + sum(n * shared + n * (n + 1) / 2 for n in texts)
+    scores = 4 * int(config["hidden_size"]) * pairs
+    return layers * (tokens * _decoder_flops_per_token(config) + scores)
+
+
+def measure_flops_per_second(
+    dtype: str, seconds: float = 0.5, device: str | None = None
+) -> tuple[float, str]:
+    """Return the speed of a plain matrix product on a device, and which it was.
+
+    Args:
+        dtype: Its precision.
+        seconds: About how long to measure.
+        device: The device; the GPU if there is one, by default.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    size = 8192 if device.startswith("cuda") else 1024
     a = torch.randn(size, size, device=device).to(getattr(torch, dtype))
 
     def timed(repeats: int) -> float:
@@ -106,7 +133,7 @@ def _decoder_flops_per_token(config: Mapping[str, Any]) -> float:
     return 2 * (attention + 3 * d * int(config["intermediate_size"]))
 
 
-def _vision_flops(config: Mapping[str, Any]) -> float:
+def vision_flops(config: Mapping[str, Any]) -> float:
     """Operations of a CLIP tower on one image."""
     d, ff = int(config["hidden_size"]), int(config["intermediate_size"])
     tokens = (int(config["image_size"]) // int(config["patch_size"])) ** 2
@@ -114,7 +141,7 @@ def _vision_flops(config: Mapping[str, Any]) -> float:
     return int(config["num_hidden_layers"]) * per_layer
 
 
-def _sam_flops(architecture: SamArchitecture) -> float:
+def sam_flops(architecture: SamArchitecture) -> float:
     """Operations of SAM's image encoder on one image."""
     d, tokens = architecture.embed_dim, architecture.embedding_size**2
     dense = architecture.depth * 2 * tokens * 12 * d * d

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_READ_AHEAD = 4
 _WRITE_BEHIND = 4
 
 
 def read_ahead(
-    function: Callable[[T], R], items: Iterable[T], *, threads: int
-) -> Iterator[tuple[T, R]]:
+    function: Callable[[T], R], items: Iterable[T], *, threads: int, ahead: int = 4
+) -> Generator[tuple[T, R], None, None]:
     """Yield items with their results in order, while threads work on the next few.
 
     Args:
         function: Called in the threads.
         items: What it is called with; taken only as fast as the results are used.
         threads: How many work at the same time.
+        ahead: Results that may wait to be used, at least one per thread.
     """
     with ThreadPoolExecutor(threads, "read") as pool:
         waiting: deque[tuple[T, Future[R]]] = deque()
         try:
             for item in items:
                 waiting.append((item, pool.submit(function, item)))
-                if len(waiting) > max(_READ_AHEAD, threads):
+                if len(waiting) > max(ahead, threads):
                     done, future = waiting.popleft()
                     yield done, future.result()
             while waiting:
@@ -62,3 +63,10 @@ class WriteBehind:
         """Wait until every call has ended."""
         while self._pending:
             self._pending.popleft().result()
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield items in order in lists of ``size``; the last one may be shorter."""
+    stream = iter(items)
+    while batch := list(islice(stream, size)):
+        yield batch

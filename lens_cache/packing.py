@@ -8,7 +8,7 @@ result equals one sequence per question, while the shared part is computed once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +58,35 @@ def pack_texts(texts: Sequence[Sequence[Tensor]]) -> PackedTexts:
     )
 
 
+@dataclass(frozen=True)
+class PackedIds:
+    """Token ids of the questions of B images, packed per image and padded to the longest row.
+
+    Attributes:
+        ids: Token ids, int64, shape (B, T); any id where padded.
+        owner: As in ``PackedTexts``.
+        places: Where the tokens stand in ``ids.flatten()``, image by image, int64, shape (tokens,).
+    """
+
+    ids: Tensor
+    owner: Tensor
+    places: Tensor
+
+
+def pack_ids(texts: Sequence[Sequence[Sequence[int]]]) -> PackedIds:
+    """Pack questions, given per image as token ids; an image may have none."""
+    lengths = [[len(text) for text in row] for row in texts]
+    width = max(sum(row) for row in lengths)
+    ids = torch.zeros(len(texts), width, dtype=torch.int64)
+    owner = torch.full((len(texts), width), PADDING)
+    for image, row in enumerate(texts):
+        flat = [(token, number) for number, text in enumerate(row) for token in text]
+        if flat:
+            ids[image, : len(flat)], owner[image, : len(flat)] = torch.tensor(flat).unbind(1)
+    places = (owner != PADDING).flatten().nonzero().flatten()
+    return PackedIds(ids=ids, owner=owner, places=places)
+
+
 def block_mask(num_shared: int, owner: Tensor) -> Tensor:
     """Return which position may attend to which.
 
@@ -79,6 +108,16 @@ def block_mask(num_shared: int, owner: Tensor) -> Tensor:
     itself = position[None, :] == position[:, None]
     real = (group != PADDING)[:, :, None]
     return (((same & real) | to_shared) & causal | itself)[:, None]
+
+
+def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn a bool mask into what is added to attention scores.
+
+    transformers hands a 4-D mask to the kernel as it is; ``eager`` *adds* it, so that a bool mask
+    would silently mean nothing there. An additive mask is right for every kernel.
+    """
+    added = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return added.masked_fill_(~allowed, torch.finfo(dtype).min)
 
 
 def position_ids(num_shared: int, owner: Tensor) -> Tensor:
@@ -113,3 +152,32 @@ def last_positions(owner: Tensor, num_questions: Sequence[int]) -> tuple[Tensor,
     mine = owner[image] == question[:, None]
     index = torch.arange(owner.shape[1], device=owner.device)
     return image, torch.where(mine, index, -1).max(dim=1).values
+
+
+def chunks(texts: Sequence[Sequence[int]], limit: int) -> Iterator[list[Sequence[int]]]:
+    """Split texts, in order, into groups of at most ``limit`` tokens; at least one group."""
+    group: list[Sequence[int]] = []
+    total = 0
+    for text in texts:
+        if group and total + len(text) > limit:
+            yield group
+            group, total = [], 0
+        group.append(text)
+        total += len(text)
+    yield group
+
+
+def row_groups(lengths: Sequence[int], limit: int) -> Iterator[range]:
+    """Split rows, in order, into groups of at most ``limit`` tokens, padding included.
+
+    Args:
+        lengths: Tokens of each row.
+        limit: Rows of a group times the longest of them; a row that is longer stands alone.
+    """
+    start, longest = 0, 0
+    for row, length in enumerate(lengths):
+        longest = max(longest, length)
+        if row > start and (row - start + 1) * longest > limit:
+            yield range(start, row)
+            start, longest = row, length
+    yield range(start, len(lengths))

@@ -30,6 +30,8 @@ data_app = typer.Typer(help="Make or look at data.", no_args_is_help=True)
 config_app = typer.Typer(help="Look at settings.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
+benchmark_app = typer.Typer(help="Measure how fast the work is.", no_args_is_help=True)
+app.add_typer(benchmark_app, name="benchmark")
 
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the feature cache.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the training run.")]
@@ -440,6 +442,38 @@ def show_config(
     chosen: type[Any] = ExtractConfig if kind == "extract" else TrainConfig
     settings = load_config(chosen, config, overrides or ())
     print(json.dumps(to_tree(settings), indent=2) if as_json else to_yaml(settings), end="")
+
+
+@benchmark_app.command("extract")
+def benchmark_extract(
+    instructions: Annotated[int, typer.Option(min=1, help="Instructions per image.")] = 8,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Images per round; 2, or 16 on a GPU, if not given.")
+    ] = None,
+    images_per_batch: Annotated[
+        int | None, typer.Option(min=1, help="Run at once; 1, or 4 on a GPU, if not given.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are shown.")] = 3,
+    full_size: Annotated[
+        bool, typer.Option("--full-size", help="LLaVA-1.5-7B and SAM ViT-H, random, on a GPU.")
+    ] = False,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Compare an extraction with running everything for every instruction; random weights."""
+    from pipelines.benchmark import extract as measured
+
+    with _bars() as bars:
+        found = measured.benchmark_extract(
+            bars,
+            full_size=full_size,
+            device=device or _device(),
+            instructions=instructions,
+            images=images,
+            images_per_batch=images_per_batch,
+            rounds=rounds,
+        )
+    _show(measured.report(found), as_json)
 
 
 @app.command()

@@ -200,6 +200,8 @@ def _run(
             file.write(json.dumps(dataclasses.asdict(report)) + "\n")
         for record in report.quarantined:
             reporter.message(f"quarantined {record.path}: {record.group}: {record.reason}")
+        for group, size in report.smaller_batches.items():
+            reporter.message(f"memory ran out: {group} goes on with {size} images per batch")
         reporter.progress("extract", done, total)
 
     def on_poison(poison: Poison) -> None:

@@ -71,8 +71,16 @@ def dry_run(found: DryRun, config: ExtractConfig) -> Report:
 
 def extraction(root: Path, summary: Summary) -> Report:
     """Report what an extraction did."""
+    from lens_cache.stages import bottleneck, busy_shares
+
     size = sum(report.size for report in summary.reports)
     busy = {name: round(seconds, 3) for name, seconds in sorted(summary.seconds.items())}
+    wall = sum(report.wall for report in summary.reports)
+    readers = max((report.readers for report in summary.reports), default=1)
+    shares = busy_shares(summary.seconds, wall, readers)
+    smaller: dict[str, int] = {}
+    for shard in summary.reports:
+        smaller |= {str(group): size for group, size in shard.smaller_batches.items()}
     records = [asdict(record) for record in summary.quarantined]
     document = {
         "store": str(root),
@@ -82,6 +90,9 @@ def extraction(root: Path, summary: Summary) -> Report:
         "bytes_written": size,
         "seconds": busy,
         "wall_seconds": summary.wall,
+        "busy_shares": {lane: round(share, 3) for lane, share in shares.items()},
+        "bottleneck": bottleneck(shares),
+        "smaller_batches": smaller,
         "quarantined": records,
         "set_aside_by_plan": summary.unplanned,
     }
@@ -96,9 +107,13 @@ def extraction(root: Path, summary: Summary) -> Report:
         )
     lines = [head]
     if busy:
-        slowest = max(busy, key=lambda name: busy[name])
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in busy.items())
-        lines.append(f"time in workers: {times}; most of it in {slowest}")
+        lines += [f"time in workers: {times}", _pace(shares)]
+    for group, images in smaller.items():
+        lines.append(
+            f"memory ran out: a worker went on with {images} images per batch in {group}; lower "
+            "workers.images_per_batch"
+        )
     lines += _quarantine_lines(records, summary.unplanned)
     return Report(document, "\n".join(lines))
 
@@ -236,6 +251,22 @@ def _quarantine_lines(records: list[dict[str, Any]], unplanned: int) -> list[str
     if unplanned:
         lines.append(f"the plan set aside {unplanned} files or queries; see `lens-cache inspect`")
     return lines
+
+
+def _pace(shares: Mapping[str, float]) -> str:
+    """Return how busy each lane of the workers was, and which one sets the pace."""
+    from lens_cache.stages import bottleneck
+
+    busy = ", ".join(f"{lane} {share:.0%}" for lane, share in shares.items())
+    slowest = bottleneck(shares)
+    advice = {
+        "read": "reading sets the pace: raise workers.decode_threads",
+        "models": "the models set the pace",
+        "write": "writing sets the pace: look at the disk",
+        "commit": "committing sets the pace: look at the disk, or raise store.shard_size",
+        None: "nothing was busy most of the time: the stages wait for each other or for a core",
+    }
+    return f"busy of the workers' time: {busy}; {advice[slowest]}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

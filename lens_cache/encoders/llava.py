@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,25 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import LlavaModel
 
-from lens_cache.encoders.llava_weights import ATTENTION, load_config, load_model
+from lens_cache.encoders.llava_weights import load_config, load_model
+from lens_cache.encoders.packed_attention import SPLIT_ATTENTION
 from lens_cache.encoders.prompt import LlavaPrompt
 from lens_cache.errors import ConfigError
-from lens_cache.packing import block_mask, position_ids
+from lens_cache.packing import (
+    additive_mask,
+    block_mask,
+    chunks,
+    pack_ids,
+    position_ids,
+    row_groups,
+)
+from lens_cache.transfer import Transfer
 
-# Questions packed into one forward hold at most so many tokens (unless one alone is longer): the
-# attention mask grows with the square.
+# Questions packed into one forward hold at most so many tokens, padding included (unless one alone
+# is longer): the attention mask grows with the square.
 MAX_TEXT_TOKENS = 4096
+
+_Texts = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -39,11 +50,34 @@ class LlavaFeatures:
     text_tokens: dict[int, list[Tensor]]
 
 
+@dataclass(frozen=True)
+class LlavaBatch:
+    """States of B images and their questions, per tapped layer.
+
+    Attributes:
+        prefix: States of the system prefix, shape (P, d).
+        image_tokens: States of the images, shape (B, N, d).
+        text_tokens: States of all questions, one after another, image by image, shape (tokens, d).
+    """
+
+    prefix: dict[int, Tensor]
+    image_tokens: dict[int, Tensor]
+    text_tokens: dict[int, Tensor]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What one row of a forward holds: an image and as many of its questions as fit."""
+
+    image: int
+    begins: bool
+    texts: list[Sequence[int]]
+
+
 class LlavaEncoder:
     """The frozen LLaVA up to its last tapped layer; later layers and the LM head are not loaded.
 
     Attributes:
-        attention_implementation: The attention kernel, as transformers names it.
         prompt: The prompt; ``prompt.token_ids(question).text_ids`` is what ``encode`` takes.
         layers: Tapped layers in ascending order.
         num_layers: Decoder layers of the whole model (32), not only of the loaded part.
@@ -51,8 +85,6 @@ class LlavaEncoder:
         dtype: Precision of the weights, the forward pass and the states.
         device: Where the model runs.
     """
-
-    attention_implementation = ATTENTION
 
     def __init__(
         self,
@@ -62,7 +94,19 @@ class LlavaEncoder:
         layers: tuple[int, ...],
         num_layers: int,
         device: torch.device | str,
+        split: bool | None = None,
     ) -> None:
+        """Take a model.
+
+        Args:
+            model: A ``LlavaModel`` that ends at the last of the layers.
+            prompt: Its prompt.
+            layers: Tapped layers in ascending order.
+            num_layers: Decoder layers of the whole model.
+            device: Where it runs.
+            split: Attend apart in the shared part, without a mask, and in the questions; on GPUs
+                by default, whose fastest kernels take no mask.
+        """
         self.prompt = prompt
         self.layers = layers
         self.num_layers = num_layers
@@ -70,6 +114,11 @@ class LlavaEncoder:
         self.device = torch.device(device)
         self.dtype: torch.dtype = model.dtype
         self.model = model.to(self.device).eval().requires_grad_(False)
+        self._split = self.device.type == "cuda" if split is None else split
+        if self._split:
+            self.model.language_model.config._attn_implementation = SPLIT_ATTENTION
+        self._transfer = Transfer(self.device)
+        self._prefix_ids = torch.tensor(prompt.prefix_ids, device=self.device)
 
     @classmethod
     def from_checkpoint(
@@ -120,8 +169,29 @@ class LlavaEncoder:
         """(rows, columns) of the image tokens (24, 24)."""
         return self.prompt.grid
 
-    @torch.inference_mode()
-    def encode(self, square: NDArray[np.uint8], texts: Sequence[Sequence[int]]) -> LlavaFeatures:
+    def compile(self) -> None:
+        """Let torch.compile make kernels for the model; the first batches then take longer."""
+        for layer in self.model.language_model.layers:
+            layer.compile(dynamic=True)
+        self.model.vision_tower.compile()
+
+    def pixels(self, square: NDArray[np.uint8]) -> Tensor:
+        """Return what the model takes of an image, on the host; any thread may call this.
+
+        Args:
+            square: The image from ``geometry.image_to_square``, shape (side, side, 3), any side.
+
+        Raises:
+            ValueError: If ``square`` is not a square RGB image.
+        """
+        if square.ndim != 3 or square.shape[0] != square.shape[1] or square.shape[2] != 3:
+            raise ValueError(f"square must have shape (side, side, 3), got {square.shape}")
+        image = Image.fromarray(square)
+        processed = self.prompt.processor.image_processor(image, return_tensors="pt")
+        pixels: Tensor = processed["pixel_values"][0]
+        return pixels
+
+    def encode(self, square: NDArray[np.uint8], texts: _Texts) -> LlavaFeatures:
         """Run one image with all its questions, packed behind it.
 
         Prefix and image states depend on nothing behind them. Their bits may still depend on the
@@ -137,65 +207,82 @@ class LlavaEncoder:
         Raises:
             ValueError: If ``square`` is not a square RGB image.
         """
-        if square.ndim != 3 or square.shape[0] != square.shape[1] or square.shape[2] != 3:
-            raise ValueError(f"square must have shape (side, side, 3), got {square.shape}")
-        image = Image.fromarray(square)
-        pixels = self.prompt.processor.image_processor(image, return_tensors="pt")["pixel_values"]
-        pixels = pixels.to(self.device, self.dtype)
-        forwards = [self._forward(pixels, chunk) for chunk in chunks(texts, MAX_TEXT_TOKENS)]
-        start = len(self.prompt.prefix_ids)
-        end = start + self.num_image_tokens
+        batch = self.encode_batch([self.pixels(square)], [texts])
+        lengths = [len(text) for text in texts]
         return LlavaFeatures(
-            prefix={n: forwards[0][n][0][:start] for n in self.layers},
-            image_tokens={n: forwards[0][n][0][start:end] for n in self.layers},
-            text_tokens={n: [text for one in forwards for text in one[n][1]] for n in self.layers},
+            prefix=batch.prefix,
+            image_tokens={n: states[0] for n, states in batch.image_tokens.items()},
+            text_tokens={
+                n: list(torch.split(states, lengths)) for n, states in batch.text_tokens.items()
+            },
         )
+
+    @torch.inference_mode()
+    def encode_batch(self, pixels: Sequence[Tensor], texts: Sequence[_Texts]) -> LlavaBatch:
+        """Run B images, each with all its questions packed behind it.
+
+        Args:
+            pixels: Each image as ``pixels`` returns it.
+            texts: Per image the token ids of each question; may be empty.
+
+        Returns:
+            States in the encoder's dtype and on its device.
+        """
+        features = self._image_features(self._transfer.upload(torch.stack(list(pixels))))
+        rows = [
+            _Row(image, number == 0, group)
+            for image, asked in enumerate(texts)
+            for number, group in enumerate(chunks(asked, MAX_TEXT_TOKENS))
+        ]
+        lengths = [sum(map(len, row.texts)) for row in rows]
+        parts = [
+            self._forward(features, rows[group.start : group.stop])
+            for group in row_groups(lengths, MAX_TEXT_TOKENS)
+        ]
+        return LlavaBatch(
+            prefix={n: parts[0][n][0] for n in self.layers},
+            image_tokens={
+                n: torch.stack([states for part in parts for states in part[n][1]])
+                for n in self.layers
+            },
+            text_tokens={n: torch.cat([part[n][2] for part in parts]) for n in self.layers},
+        )
+
+    def _image_features(self, pixels: Tensor) -> Tensor:
+        """Return what stands for B images in the language model's input, shape (B, N, d)."""
+        output = self.model.get_image_features(pixel_values=pixels.to(self.dtype))
+        return torch.stack(list(output.pooler_output))
 
     def _forward(
-        self, pixels: Tensor, texts: Sequence[Sequence[int]]
-    ) -> dict[int, tuple[Tensor, list[Tensor]]]:
-        """Return per layer the shared states (P + N, d) and the states of each text (T_q, d)."""
-        prompt = self.prompt
-        shared = [*prompt.prefix_ids, *[prompt.image_token_id] * prompt.num_image_tokens]
-        lengths = [len(text) for text in texts]
-        ids = torch.tensor([shared + [token for text in texts for token in text]])
-        owner = torch.repeat_interleave(torch.arange(len(texts)), torch.tensor(lengths).long())
-        output = self.model(
-            input_ids=ids.to(self.device),
-            pixel_values=pixels,
-            attention_mask=additive_mask(block_mask(len(shared), owner[None]), self.dtype).to(
-                self.device
-            ),
-            position_ids=position_ids(len(shared), owner[None]).to(self.device),
+        self, features: Tensor, rows: Sequence[_Row]
+    ) -> dict[int, tuple[Tensor, list[Tensor], Tensor]]:
+        """Return per layer the states of prefix, of images that begin here, and of all texts.
+
+        Nothing here waits for the device: the host alone decides what goes where.
+        """
+        packed, language = pack_ids([row.texts for row in rows]), self.model.language_model
+        ids, owner, places = map(self._transfer.upload, (packed.ids, packed.owner, packed.places))
+        images = torch.stack([features[row.image] for row in rows])
+        prefix = language.embed_tokens(self._prefix_ids).expand(len(rows), -1, -1)
+        shared = torch.cat([prefix, images.to(prefix.dtype)], dim=1)
+        end = shared.shape[1]
+        mask = additive_mask(block_mask(end, owner), self.dtype)
+        split = {"attention_mask": mask[:, :, end:], "num_shared": end}
+        output = language(
+            inputs_embeds=torch.cat([shared, language.embed_tokens(ids)], dim=1),
+            position_ids=position_ids(end, owner),
             use_cache=False,
             output_hidden_states=len(self.layers) > 1,
+            **(split if self._split else {"attention_mask": mask}),
         )
-        last = self.layers[-1]
-        states = {n: output.hidden_states[n][0] for n in self.layers[:-1]}
-        states[last] = output.last_hidden_state[0]
+        states = {n: output.hidden_states[n] for n in self.layers[:-1]}
+        states[self.layers[-1]] = output.last_hidden_state
+        start = prefix.shape[1]
         return {
-            n: (state[: len(shared)], list(state[len(shared) :].split(lengths)))
+            n: (
+                state[0, :start],
+                [state[i, start:end] for i, row in enumerate(rows) if row.begins],
+                state[:, end:].flatten(0, 1).index_select(0, places),
+            )
             for n, state in states.items()
         }
-
-
-def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn a bool mask into what is added to attention scores.
-
-    transformers hands a 4-D mask to the kernel as it is; ``eager`` *adds* it, so that a bool mask
-    would silently mean nothing there. An additive mask is right for every kernel.
-    """
-    return torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
-
-
-def chunks(texts: Sequence[Sequence[int]], limit: int) -> Iterator[list[Sequence[int]]]:
-    """Split texts, in order, into groups of at most ``limit`` tokens; at least one group."""
-    group: list[Sequence[int]] = []
-    total = 0
-    for text in texts:
-        if group and total + len(text) > limit:
-            yield group
-            group, total = [], 0
-        group.append(text)
-        total += len(text)
-    yield group

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from segment_anything.modeling import (
     ImageEncoderViT,
@@ -21,9 +20,11 @@ from segment_anything.modeling import (
 )
 from torch import Tensor, nn
 
+from lens_cache.encoders.sam_attention import fuse_attention
 from lens_cache.errors import CheckpointError, one_line
 from lens_cache.geometry import resized_size
 from lens_cache.sam_architecture import MASK_DECODER_HEADS, SamArchitecture
+from lens_cache.transfer import Transfer
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -102,13 +103,10 @@ class SamEncoder:
     """SAM's frozen image encoder; prompt encoder and mask decoder are never loaded.
 
     Attributes:
-        attention_implementation: The attention kernel; segment-anything has one.
         sizes: Sizes of the SAM.
         dtype: Precision of the weights, the forward pass and the result.
         device: Where the model runs.
     """
-
-    attention_implementation = "eager"
 
     def __init__(
         self,
@@ -117,11 +115,29 @@ class SamEncoder:
         *,
         dtype: torch.dtype,
         device: torch.device | str,
+        fused: bool | None = None,
     ) -> None:
+        """Take a model.
+
+        Args:
+            model: With its weights; it is changed.
+            sizes: Its sizes.
+            dtype: Precision of the forward pass.
+            device: Where it runs.
+            fused: Attend without writing the attention matrix; on GPUs by default, where memory is
+                what attention waits for. Without it the bits are segment-anything's.
+        """
         self.sizes = sizes
         self.dtype = dtype
         self.device = torch.device(device)
         self.model = model.to(self.device, dtype).eval().requires_grad_(False)
+        if self.device.type == "cuda" if fused is None else fused:
+            fuse_attention(self.model)
+        self._transfer = Transfer(self.device)
+        self._mean, self._std = (
+            torch.tensor(values, device=self.device)[:, None, None]
+            for values in (PIXEL_MEAN, PIXEL_STD)
+        )
 
     @classmethod
     def from_checkpoint(
@@ -130,6 +146,7 @@ class SamEncoder:
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        fused: bool | None = None,
     ) -> SamEncoder:
         """Load the image encoder from a SAM checkpoint.
 
@@ -146,19 +163,20 @@ class SamEncoder:
             if name.startswith(_ENCODER)
         }
         load_strictly(model.to(dtype).to_empty(device="cpu"), weights, path, _ENCODER)
-        return cls(model, sizes, dtype=dtype, device=device)
+        return cls(model, sizes, dtype=dtype, device=device, fused=fused)
 
     @property
     def image_size(self) -> int:
         """Side of the square that ``encode`` takes, in pixels (1024)."""
         return self.sizes.image_size
 
-    @torch.inference_mode()
+    def compile(self) -> None:
+        """Let torch.compile make kernels for the model; the first batches then take longer."""
+        for block in self.model.blocks:
+            block.compile()
+
     def encode(self, square: NDArray[np.uint8], *, width: int, height: int) -> Tensor:
         """Embed one image.
-
-        SAM pads after it normalises: padding is zero in the normalised square, not black. So the
-        size of the image is needed, to know where the padding of ``square`` begins.
 
         Args:
             square: From ``geometry.image_to_square``, shape (image_size, image_size, 3).
@@ -171,18 +189,40 @@ class SamEncoder:
         Raises:
             ValueError: If ``square`` has another shape.
         """
+        return self.encode_batch([square], [(width, height)])[0]
+
+    @torch.inference_mode()
+    def encode_batch(
+        self, squares: Sequence[NDArray[np.uint8]], sizes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """Embed B images.
+
+        SAM pads after it normalises: padding is zero in the normalised square, not black. So the
+        sizes of the images are needed, to know where the padding of a square begins.
+
+        Args:
+            squares: From ``geometry.image_to_square``, shapes (image_size, image_size, 3).
+            sizes: (width, height) of each image in pixels, before it was resized.
+
+        Returns:
+            Image embeddings of shape (B, C, h, w), in the encoder's dtype and on its device.
+
+        Raises:
+            ValueError: If a square has another shape.
+        """
         side = self.image_size
-        if square.shape != (side, side, 3):
-            raise ValueError(f"square must have shape {(side, side, 3)}, got {square.shape}")
-        columns, rows = resized_size(width, height, side)
-        content = torch.tensor(square[:rows, :columns], device=self.device).permute(2, 0, 1)
-        mean, std = (
-            torch.tensor(values, device=self.device)[:, None, None]
-            for values in (PIXEL_MEAN, PIXEL_STD)
-        )
-        normalised = F.pad((content - mean) / std, (0, side - columns, 0, side - rows))
-        embedding: Tensor = self.model(normalised[None].to(self.dtype))
-        return embedding[0]
+        for square in squares:
+            if square.shape != (side, side, 3):
+                raise ValueError(f"square must have shape {(side, side, 3)}, got {square.shape}")
+        content = torch.tensor([resized_size(width, height, side) for width, height in sizes])
+        pixels = self._transfer.upload(torch.from_numpy(np.stack(squares)))
+        columns, rows = self._transfer.upload(content)[:, :, None, None].unbind(1)
+        place = torch.arange(side, device=self.device)
+        inside = (place[:, None] < rows) & (place < columns)
+        normalised = (pixels.permute(0, 3, 1, 2) - self._mean) / self._std
+        normalised = torch.where(inside[:, None], normalised, 0).contiguous()
+        embeddings: Tensor = self.model(normalised.to(self.dtype))
+        return embeddings
 
 
 def load_state(path: Path) -> dict[str, Tensor]:

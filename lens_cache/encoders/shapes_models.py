@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import LlamaTokenizer
+from transformers import LlamaTokenizer, LlavaProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from lens_cache.encoders.prompt import SYSTEM, VICUNA_V1
-from lens_cache.encoders.small_llava import LlavaSize, build_tokenizer
+from lens_cache.encoders.small_llava import LlavaSize, build_processor, build_tokenizer
 from lens_cache.sam_architecture import SamArchitecture
 
 SHAPES_LLAVA = LlavaSize(
@@ -51,6 +51,13 @@ SHAPES_SAM = SamArchitecture(
 def shapes_tokenizer(words: Iterable[str]) -> LlamaTokenizer:
     """Build a tokenizer that has a token for each of some words, and for LLaVA's template."""
     return build_tokenizer([*VICUNA_V1.format(system=SYSTEM, question="").split(), *words])
+
+
+def shapes_processor(tokenizer: LlamaTokenizer) -> LlavaProcessor:
+    """Build the tiny LLaVA's processor."""
+    return build_processor(
+        tokenizer, image_side=SHAPES_LLAVA.image_side, patch_size=SHAPES_LLAVA.patch_size
+    )
 
 
 def to_pixels(squares: NDArray[np.uint8]) -> Tensor:

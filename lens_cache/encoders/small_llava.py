@@ -75,15 +75,17 @@ def build_tokenizer(words: Iterable[str]) -> LlamaTokenizer:
     )
 
 
-def build_processor(size: LlavaSize, tokenizer: LlamaTokenizer) -> LlavaProcessor:
-    """Build LLaVA's processor."""
+def build_processor(
+    tokenizer: LlamaTokenizer, *, image_side: int, patch_size: int
+) -> LlavaProcessor:
+    """Build LLaVA's processor for a tower's image side and patch side, in pixels."""
     return LlavaProcessor(
         image_processor=CLIPImageProcessorPil(
-            size={"shortest_edge": size.image_side},
-            crop_size={"height": size.image_side, "width": size.image_side},
+            size={"shortest_edge": image_side},
+            crop_size={"height": image_side, "width": image_side},
         ),
         tokenizer=tokenizer,
-        patch_size=size.patch_size,
+        patch_size=patch_size,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
     )
@@ -142,4 +144,5 @@ def save_llava(
     """Write a Hugging Face LLaVA folder, weights in float16."""
     with quiet():
         copy.deepcopy(model).half().save_pretrained(folder)
-    build_processor(size, tokenizer).save_pretrained(folder)
+    processor = build_processor(tokenizer, image_side=size.image_side, patch_size=size.patch_size)
+    processor.save_pretrained(folder)

@@ -19,12 +19,11 @@ from torch import Tensor, nn
 
 from lens_cache.datasets.shapes.questions import Question, caption, sample_questions
 from lens_cache.datasets.shapes.scene import Scene
-from lens_cache.encoders.llava import additive_mask
 from lens_cache.encoders.packed_attention import PACKED_ATTENTION
 from lens_cache.encoders.prompt import LlavaPrompt
-from lens_cache.encoders.shapes_models import SHAPES_LLAVA, to_pixels
-from lens_cache.encoders.small_llava import build_processor, save_llava
-from lens_cache.packing import PADDING, block_mask, position_ids
+from lens_cache.encoders.shapes_models import SHAPES_LLAVA, shapes_processor, to_pixels
+from lens_cache.encoders.small_llava import save_llava
+from lens_cache.packing import PADDING, additive_mask, block_mask, position_ids
 from pipelines.pretraining.scenes import Scenes
 from pipelines.pretraining.tower import patches
 
@@ -89,7 +88,7 @@ class LlavaStage:
         self.model: Any = model.to(device)
         self._device = device
         self._tokenizer = tokenizer
-        self._speaker = Speaker(LlavaPrompt(build_processor(SHAPES_LLAVA, tokenizer)))
+        self._speaker = Speaker(LlavaPrompt(shapes_processor(tokenizer)))
         self._easy, self._train, self._val = (
             Scenes(scenes / split) for split in ("easy", "train", "val")
         )

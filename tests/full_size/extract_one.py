@@ -42,10 +42,12 @@ def main(store: Path, data: Path, checkpoints: Path) -> None:
         began = time.perf_counter()
         extractor = ShardExtractor(run.root, run.config, run.groups, "cpu")
         found["load_seconds"] = time.perf_counter() - began
-        language = extractor._llava.model
+        runners = extractor._engine._runners
+        language = runners["hidden_states"].model._encoder.model
+        sam = runners["image_embeddings"].model._encoder.model
         found["decoder_layers"] = len(language.language_model.layers)
         found["parameters"] = sum(p.numel() for p in language.parameters())
-        found["sam_parameters"] = sum(p.numel() for p in extractor._sam.model.parameters())
+        found["sam_parameters"] = sum(p.numel() for p in sam.parameters())
         while (task := ledger.next()) is not None:
             report = extractor.extract(task.shard, task.groups)
             found["seconds"] = report.seconds

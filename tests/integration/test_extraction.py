@@ -284,6 +284,102 @@ def test_one_group_is_replaced_and_the_other_kept(
     assert verify_store(root).problems == []
 
 
+# Batches
+
+
+@pytest.fixture(scope="module")
+def batched_store(tmp_path_factory, tiny_checkpoints):
+    """Seven images, the third broken, in shards of four and batches of three; its settings."""
+    folder = tmp_path_factory.mktemp("batched")
+    data = own_data(folder / "data", photos(2) | {"2.png": truncated()} | photos_from(3, 7))
+    config = settings(data, tiny_checkpoints, shard_size=4, images_per_batch=3)
+    extracted(folder / "s", config)
+    return folder / "s", config
+
+
+def photos_from(start, stop):
+    return {name: data for name, data in photos(stop).items() if int(name[:-4]) >= start}
+
+
+def test_batches_store_what_single_images_do(tmp_path, batched_store):
+    root, config = batched_store
+    found = recompute(Store(root), config, 100)
+    assert len(found) == 6 * 4
+    assert [record for record in found if not record.good] == []
+    assert verify_store(root).problems == []
+
+
+@pytest.mark.parametrize("lost", ["commits/hidden_states/000000.json", "commits"])
+def test_a_batched_extraction_resumes_to_the_same_bytes(tmp_path, batched_store, lost):
+    good, config = batched_store
+    root = copied(good, tmp_path / "s")
+    shutil.rmtree(root / lost) if (root / lost).is_dir() else (root / lost).unlink()
+    workers = dataclasses.replace(config.workers, decode_threads=3)
+    extracted(root, dataclasses.replace(config, workers=workers))
+    assert_same(root, good)
+
+
+def failing(monkeypatch, model, fails):
+    """Let a model's batches fail where ``fails`` (of the batch's size and content) says so."""
+    real = model.encode_batch
+
+    def encode_batch(self, pictures, *rest):
+        error = fails(len(pictures), [np.asarray(picture) for picture in pictures])
+        if error is not None:
+            raise error
+        return real(self, pictures, *rest)
+
+    monkeypatch.setattr(model, "encode_batch", encode_batch)
+
+
+def test_a_failing_image_costs_its_batch_nothing(tmp_path, batched_store, monkeypatch):
+    """The others of its batch are the same bytes as if it had not failed."""
+    good, config = batched_store
+    square = image_to_square(read_image((config.data.root / "1.png").read_bytes()), 256)
+
+    def fails(size, squares):
+        culprit = any(np.array_equal(one, square) for one in squares)
+        return RuntimeError("no such kernel") if culprit else None
+
+    failing(monkeypatch, SamEncoder, fails)
+    summary = extracted(tmp_path / "s", config)
+    model = [record for record in summary.quarantined if record.stage == "model"]
+    assert [(r.group, r.path, r.reason) for r in model] == [
+        ("image_embeddings", "1.png", "RuntimeError: no such kernel")
+    ]
+    ours, theirs = Store(tmp_path / "s"), Store(good)
+    for image in (0, 3, 4, 5, 6):
+        a, b = (store.read(image, [], 4) for store in (ours, theirs))
+        assert torch.equal(a.image_embedding, b.image_embedding)
+        assert torch.equal(a.image_tokens, b.image_tokens)
+    monkeypatch.undo()
+    extracted(tmp_path / "s", config, retry_quarantined=True)
+    assert_same(tmp_path / "s", good)
+
+
+def test_memory_that_runs_out_makes_batches_smaller_and_is_told(
+    tmp_path, batched_store, monkeypatch
+):
+    _, config = batched_store
+
+    def fails(size, pictures):
+        return torch.OutOfMemoryError("CUDA out of memory") if size > 1 else None
+
+    failing(monkeypatch, LlavaEncoder, fails)
+    reporter = Quiet()
+    summary = extracted(tmp_path / "s", config, reporter=reporter)
+    assert {record.path for record in summary.quarantined} == {"2.png"}
+    assert [report.smaller_batches for report in summary.reports] == [{"hidden_states": 1}, {}]
+    assert "memory ran out: hidden_states goes on with 1 images per batch" in reporter.messages
+    found = recompute(Store(tmp_path / "s"), config, 100)
+    assert [record for record in found if not record.good] == []
+    monkeypatch.undo()
+    single = dataclasses.replace(config.workers, images_per_batch=1)
+    extracted(tmp_path / "one", dataclasses.replace(config, workers=single))
+    name = "hidden_states/layer_4/image_tokens/c/0/0/0"
+    assert contents(tmp_path / "s")[name] == contents(tmp_path / "one")[name]
+
+
 # Refusals (I5)
 
 
@@ -524,7 +620,7 @@ def test_an_image_that_killed_a_worker_is_not_touched_again(
         assert content_id(data) != poison.image_id
         return read_image(data)
 
-    monkeypatch.setattr("lens_cache.extraction.read_image", deadly)
+    monkeypatch.setattr("lens_cache.reading.read_image", deadly)
     extracted(root, config)
     assert set(quarantined(root, "hidden_states")) == {poison.image_id}
     extractor = ShardExtractor(root, config, ("image_embeddings",), "cpu")
@@ -724,3 +820,12 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path, tiny_coco, tiny_checkpoin
     assert dry_run(tiny_store, settings(tiny_coco, tiny_checkpoints), Quiet()).missing_bytes == 0
     with pytest.raises(StoreMismatchError, match="layers is"):
         dry_run(tiny_store, settings(tiny_coco, tiny_checkpoints, layers=(3,)), Quiet())
+
+
+@pytest.mark.slow
+def test_compiled_models_say_the_same(tmp_path, tiny_coco, tiny_checkpoints):
+    config = settings(tiny_coco, tiny_checkpoints, compile=True, images_per_batch=2)
+    extracted(tmp_path / "s", config)
+    found = recompute(Store(tmp_path / "s"), config, 100)
+    assert found
+    assert [record for record in found if not record.good] == []

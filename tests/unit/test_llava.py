@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from transformers import LlavaModel
 
 import lens_cache.encoders.llava as llava_module
-from lens_cache.encoders.llava import LlavaEncoder, additive_mask, chunks
+from lens_cache.encoders.llava import LlavaEncoder
 from lens_cache.encoders.plain import PlainLlava
 from lens_cache.errors import ConfigError
-from lens_cache.packing import block_mask, position_ids
+from lens_cache.packing import additive_mask, block_mask, chunks, position_ids
 from tests.unit.llava_helpers import (
     LAYERS,
     ODD,
@@ -147,10 +147,9 @@ def test_repeating_a_forward_gives_the_same_bits(encoder, prompt):
 def test_many_questions_take_several_forwards(encoder, plain, prompt, monkeypatch):
     monkeypatch.setattr(llava_module, "MAX_TEXT_TOKENS", 30)
     calls = []
-    forward = encoder.model.forward
-    monkeypatch.setattr(
-        encoder.model, "forward", lambda **kwargs: calls.append(1) or forward(**kwargs)
-    )
+    language = encoder.model.language_model
+    forward = language.forward
+    monkeypatch.setattr(language, "forward", lambda **kwargs: calls.append(1) or forward(**kwargs))
     questions = [*QUESTIONS, "a very long question " * 5, "the cat"]
     features = encoder.encode(picture(), text_ids(prompt, *questions))
     assert len(calls) > 2

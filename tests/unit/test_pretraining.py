@@ -11,19 +11,20 @@ from lens_cache.datasets.shapes.instructions import sample_instructions
 from lens_cache.datasets.shapes.questions import Question, caption, sample_questions
 from lens_cache.datasets.shapes.scene import HARD, STANDARD, sample_scene
 from lens_cache.datasets.shapes.vocabulary import WORDS
-from lens_cache.encoders.llava import LlavaEncoder, additive_mask
+from lens_cache.encoders.llava import LlavaEncoder
 from lens_cache.encoders.packed_attention import PACKED_ATTENTION
 from lens_cache.encoders.prompt import LlavaPrompt
 from lens_cache.encoders.sam import architecture
 from lens_cache.encoders.shapes_models import (
     SHAPES_LLAVA,
     SHAPES_SAM,
+    shapes_processor,
     shapes_tokenizer,
     to_pixels,
 )
-from lens_cache.encoders.small_llava import build_llava, build_processor
+from lens_cache.encoders.small_llava import build_llava
 from lens_cache.errors import ConfigError
-from lens_cache.packing import block_mask, position_ids
+from lens_cache.packing import additive_mask, block_mask, position_ids
 from pipelines.pretraining.llava import Lesson, Speaker, answers_right, make_lesson, predict
 from pipelines.pretraining.pretrain import Pretraining, build_stage, pretrain
 from pipelines.pretraining.sam import ABSENT, POSITIVE, sample_prompts
@@ -40,7 +41,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def speaker(tokenizer):
-    return Speaker(LlavaPrompt(build_processor(SHAPES_LLAVA, tokenizer)))
+    return Speaker(LlavaPrompt(shapes_processor(tokenizer)))
 
 
 def few_steps(steps, batch, lr):
@@ -138,7 +139,7 @@ def test_scenes_are_the_same_each_time_and_differ_by_split(tmp_path):
 def test_squares_are_what_the_processor_makes_of_the_pictures(tmp_path, tokenizer):
     write_scenes(tmp_path / "x", "val", 2, SHAPES_LLAVA.image_side, lambda *_: None)
     scenes = Scenes(tmp_path / "x")
-    processor = build_processor(SHAPES_LLAVA, tokenizer).image_processor
+    processor = shapes_processor(tokenizer).image_processor
     expected = processor(list(np.array(scenes.images)), return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(to_pixels(scenes.squares), expected, atol=1e-6, rtol=0)
 
