@@ -103,15 +103,23 @@ class WorkersConfig:
     """How an extraction runs; nothing here changes a stored byte.
 
     Attributes:
-        count: Worker processes; empty means one per GPU, or as many as CPU cores and memory allow.
+        count: Worker processes; empty means one per GPU, or as many as CPU cores and memory allow,
+            and more as the cluster grows. A number is what an autoscaling cluster grows towards.
+        device: ``cuda`` or ``cpu``; ``auto`` takes GPUs if the cluster has one at the start.
         gpus_per_worker: Share of a GPU that a worker takes, where there is a GPU.
+        cpus_per_worker: CPU cores that a worker takes; empty means ``threads_per_worker``, or one
+            beside a GPU.
+        memory_gb_per_worker: Memory in GB (1e9 bytes) that a worker takes; empty reserves none.
         threads_per_worker: CPU threads of a worker's model.
         decode_threads: Threads that read and resize images ahead of the model.
         max_consecutive_failures: Stop after so many images failed one after another.
     """
 
     count: Positive | None = None
+    device: Literal["auto", "cuda", "cpu"] = "auto"
     gpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    cpus_per_worker: Annotated[float, Field(gt=0)] | None = None
+    memory_gb_per_worker: Annotated[float, Field(gt=0)] | None = None
     threads_per_worker: Positive = 1
     decode_threads: Positive = 2
     max_consecutive_failures: Positive = 20
