@@ -127,10 +127,11 @@ class _Pool:
         if self._running or self._idle:
             self._last_worker = now
         elif now - self._last_worker > _PATIENCE_SECONDS:
-            self._last_worker = now
+            self._last_worker = float("inf")  # once is enough
             self._run.message(
-                f"waiting for room: {ray_cluster.describe(self._options)}; lower workers.* or add "
-                "nodes"
+                f"no worker has started for {_PATIENCE_SECONDS:g} s: "
+                f"{ray_cluster.describe(self._options)}; if that is not enough, lower workers.* or "
+                "add nodes"
             )
 
     def _welcome(self, reference: Any) -> None:

@@ -148,7 +148,7 @@ def disk_full(world, root, chance):
 def out_of_memory(world, root, chance):
     """The model runs out of memory for a while; what was set aside for that is tried again."""
     times = chance.randint(1, 20)
-    finished(Extraction(world, root, oom=times))
+    finished(Extraction(world, root, slow=0.01, oom=times))
     finished(Extraction(world, root, "--retry-quarantined"))
     return f"{times} attentions out of memory"
 
@@ -157,19 +157,24 @@ def two_extractions(world, root, chance):
     """A second extraction of the same store, which is refused and harms nothing."""
     first = Extraction(world, root)
     moment = disturbed(first, chance)
-    second = Extraction(world, root)
-    code = second.wait()
-    refused = code == 1 and "another extraction holds it" in second.last_line()
+    second = Extraction(world, root, log="second")
+    said = "refused" if refused(second) else "found it complete"
     # The first may have ended before the second got so far.
-    assert refused or (code == 0 and first.process.poll() == 0), second.last_line()
+    ended = second.wait() == 0 and first.process.poll() == 0
+    assert said == "refused" or ended, second.last_line()
     finished(first)
-    return f"second at {moment}, {'refused' if refused else 'found it complete'}"
+    return f"second at {moment}, {said}"
+
+
+def refused(extraction):
+    """Return whether an extraction ended because another one holds the store."""
+    return extraction.wait() == 1 and "another extraction holds it" in extraction.last_line()
 
 
 def clock_skew(world, root, chance):
     """Every process has another wrong clock, and so has the disk; the driver is killed midway."""
     month = 30 * 24 * 3600
-    first = Extraction(world, root, skew=month)
+    first = Extraction(world, root, slow=0.05, skew=month)
     with no_orphans(first) as note:
         moment = disturbed(first, chance)
         note()
@@ -178,7 +183,7 @@ def clock_skew(world, root, chance):
             wrong = time.time() + chance.uniform(-month, month)
             with contextlib.suppress(FileNotFoundError):
                 os.utime(path, (wrong, wrong))
-        finished(Extraction(world, root, skew=month))
+        finished(Extraction(world, root, slow=0.05, skew=month))
     return f"clocks wrong by up to a month, killed at {moment}"
 
 

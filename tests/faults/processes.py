@@ -26,20 +26,23 @@ class Extraction:
     Args:
         world: What it extracts.
         root: The store.
-        words: More of the command line.
-        faults: How its processes are spoilt.
+        more: More of the command line.
+        words: The whole of it after the store, instead.
+        log: Name of the file for what it says.
+        workers: How many; as many as there is room for, if None.
+        faults: How its processes are spoilt; slowed down a little by default.
     """
 
-    def __init__(self, world, root, *words, workers=1, **faults):
-        self.root, self.log = root, root.with_name(f"{root.name}.log")
-        command = "from pipelines.cli import main; main()"
-        words = [*world.overrides(), "--set", f"workers.count={workers}", *words]
+    def __init__(self, world, root, *more, workers=1, words=None, log="log", **faults):
+        self.root, self.log = root, root.with_name(f"{root.name}.{log}")
+        count = [] if workers is None else ["--set", f"workers.count={workers}"]
+        words = words or [*world.overrides(), *count, *more]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", command, "extract", str(root), *words],
+                [sys.executable, "-m", "pipelines", "extract", str(root), *words],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **environment(**{"slow": 0.05, **faults})},
+                env={**os.environ, **environment(**(faults or {"slow": 0.05}))},
                 cwd=HERE,
                 start_new_session=True,
             )
@@ -48,9 +51,13 @@ class Extraction:
         """Return the exit code."""
         return self.process.wait(timeout=PATIENCE)
 
+    def said(self):
+        """Return everything it said."""
+        return self.log.read_text(errors="replace")
+
     def last_line(self):
         """Return the last thing it said."""
-        lines = self.log.read_text(errors="replace").replace("\r", "\n").split("\n")
+        lines = self.said().replace("\r", "\n").split("\n")
         return next((line for line in reversed(lines) if line.strip()), "")
 
     def until(self, condition):

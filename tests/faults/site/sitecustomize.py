@@ -1,14 +1,16 @@
 """Spoils a process from inside; Python imports this by itself at its start.
 
-``LENS_FAULTS`` is a JSON object: ``slow`` (seconds that decoding an image takes longer), ``skew``
-(the clock is wrong by up to so many seconds, otherwise in every process), ``oom`` (the first so
-many attentions of a process run out of memory).
+``LENS_FAULTS`` is a JSON object: ``slow`` (seconds that decoding an image takes longer), ``gate``
+(a file: until it is there, a process decodes only nine images), ``skew`` (the clock is wrong by up
+to so many seconds, otherwise in every process), ``oom`` (the first so many attentions of a process
+run out of memory).
 """
 
 import importlib.abc
 import importlib.machinery
 import json
 import os
+import pathlib
 import random
 import sys
 import time
@@ -37,10 +39,13 @@ class Spoiler(importlib.abc.MetaPathFinder):
 
 
 def slow_images(extraction):
-    read = extraction.read_image
+    read, done = extraction.read_image, []
 
     def read_image(data):
-        time.sleep(faults["slow"])
+        time.sleep(faults.get("slow", 0))
+        while "gate" in faults and len(done) >= 9 and not pathlib.Path(faults["gate"]).exists():
+            time.sleep(0.05)
+        done.append(data)
         return read(data)
 
     extraction.read_image = read_image
@@ -74,7 +79,7 @@ def little_memory(functional):
 
 
 changes = {}
-if faults.get("slow"):
+if faults.get("slow") or faults.get("gate"):
     changes["lens_cache.extraction"] = slow_images
 if faults.get("skew"):
     by = random.uniform(-1, 1) * faults["skew"]
