@@ -149,7 +149,7 @@ def require_space(root: Path, needed: int) -> None:
     if needed + _MARGIN_BYTES > free:
         raise StoreError(
             f"extracting to {root}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are "
-            "free; make room, or choose another disk"
+            "free; make room, choose another disk, or begin all the same with --force"
         )
 
 

@@ -6,9 +6,6 @@ import logging
 import os
 from typing import Any
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
 import ray
 
 from lens_cache.config import WorkersConfig
@@ -26,6 +23,8 @@ def connect(address: str | None) -> bool:
     Raises:
         ExtractionError: If the cluster does not answer.
     """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     elsewhere = address or os.environ.get("RAY_ADDRESS")
     local: dict[str, Any] = {} if elsewhere else {"include_dashboard": False}
     try:
