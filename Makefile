@@ -9,6 +9,7 @@ STORE ?=
 SEEDS ?=
 STEPS ?=
 JOBS ?=
+SECONDS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +20,7 @@ PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablations evaluate test test-fast test-slow smoke-full-size check lint types format clean
+.PHONY: help setup demo ablations evaluate test test-fast test-slow soak smoke-full-size check lint types format clean
 
 help:  ## Say what there is.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -61,6 +62,10 @@ test-fast: $(STAMP)  ## The unit tests.
 
 test-slow: $(STAMP)  ## The slow tests.
 	@$(PYTEST) -m "slow and not full_size"
+
+soak: OUT = runs/soak
+soak: $(STAMP)  ## Disturb extractions at random for SECONDS= (600); their stores must not differ.
+	@$(BIN)/python -m tests.faults.soak --out '$(OUT)' $(if $(SECONDS),--seconds '$(SECONDS)')
 
 smoke-full-size: $(STAMP)  ## LLaVA-1.5-7B and SAM ViT-H with random weights; wants a large machine.
 	@$(PYTEST) -m full_size

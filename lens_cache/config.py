@@ -110,8 +110,13 @@ class WorkersConfig:
     """How an extraction runs; no feature depends on it but for rounding in its last bits.
 
     Attributes:
-        count: Worker processes; empty means one per GPU, or as many as CPU cores and memory allow.
+        count: Worker processes; empty means one per GPU, or as many as CPU cores and memory allow,
+            and more as the cluster grows. A number is what an autoscaling cluster grows towards.
+        device: ``cuda`` or ``cpu``; ``auto`` takes GPUs if the cluster has one at the start.
         gpus_per_worker: Share of a GPU that a worker takes, where there is a GPU.
+        cpus_per_worker: CPU cores that a worker takes; empty means ``threads_per_worker``, or one
+            beside a GPU.
+        memory_gb_per_worker: Memory in GB (1e9 bytes) that a worker takes; empty reserves none.
         threads_per_worker: CPU threads of a worker's model.
         decode_threads: Threads that read and resize images ahead of the model.
         images_per_batch: Images that a model runs at once; empty means 4 on a GPU and 1 on CPUs.
@@ -122,7 +127,10 @@ class WorkersConfig:
     """
 
     count: Positive | None = None
+    device: Literal["auto", "cuda", "cpu"] = "auto"
     gpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    cpus_per_worker: Annotated[float, Field(gt=0)] | None = None
+    memory_gb_per_worker: Annotated[float, Field(gt=0)] | None = None
     threads_per_worker: Positive = 1
     decode_threads: Positive = 2
     images_per_batch: Positive | None = None

@@ -12,6 +12,7 @@ import typer
 
 import lens_cache
 from lens_cache.errors import ConfigError, LensCacheError, one_line
+from pipelines.interrupt import Interrupted, resume_command
 
 if TYPE_CHECKING:
     from lens_cache.run import Run
@@ -58,6 +59,9 @@ def main() -> None:
     """Run the command line; a user's mistake becomes one line and an exit code."""
     try:
         app(standalone_mode=True)
+    except Interrupted as stopped:
+        print(f"lens-cache: {stopped}; go on with: {resume_command(sys.argv[1:])}", file=sys.stderr)
+        raise SystemExit(128 + stopped.signum) from None
     except ConfigError as error:
         _fail(error, 2)
     except LensCacheError as error:
@@ -113,11 +117,25 @@ def extract(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would cost and write nothing.")
     ] = False,
+    gpus: Annotated[
+        int, typer.Option(metavar="N", min=1, help="For --dry-run: GPUs that will work.")
+    ] = 1,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="IMAGES_PER_S",
+            min=1e-9,
+            help="For --dry-run: what one GPU does; measured or estimated if not given.",
+        ),
+    ] = None,
     replace: Annotated[
         Group | None, typer.Option(help="Throw a feature group away and extract it anew.")
     ] = None,
     retry_quarantined: Annotated[
         bool, typer.Option("--retry-quarantined", help="Try again what failed in an earlier run.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Begin even if the disk seems too small.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -129,11 +147,14 @@ def extract(
     from lens_cache.config_file import load_config
     from pipelines import cost, report
     from pipelines import extract as phase
+    from pipelines.rate import duration
 
     settings = load_config(ExtractConfig, config, overrides or ())
     with _bars() as bars:
         if dry_run:
-            _show(report.dry_run(cost.dry_run(store, settings, bars), settings), as_json)
+            found = cost.dry_run(store, settings, bars)
+            time = duration(store, found, settings, gpus=gpus, told=rate)
+            _show(report.dry_run(found, time), as_json)
             return
         runner = phase.on_ray(address)
         summary = phase.extract(
@@ -143,6 +164,7 @@ def extract(
             runner,
             replace=(replace,) if replace else (),
             retry_quarantined=retry_quarantined,
+            force=force,
         )
     _show(report.extraction(store, summary), as_json)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from lens_cache.config import ExtractConfig
 from lens_cache.encoders.llava_weights import vision_config
 from lens_cache.encoders.resolve import Encoders
-from lens_cache.errors import StoreError
+from lens_cache.errors import LensCacheError, StoreError
 from lens_cache.estimate import Estimate, estimate
 from lens_cache.plan import Plan, build_plan
 from lens_cache.preparation import describe, require_same_store, tokenise
@@ -32,6 +32,10 @@ class DryRun:
         plan: The plan, as it is stored or would be.
         files: Image files that the plan's images stand for.
         estimate: Its cost.
+        num_shards: Shards in all.
+        missing_images: Images of shards that lack a group.
+        missing_flops: Operations not yet done.
+        worker_bytes: Memory that the models of one worker may take.
         missing_bytes: Feature bytes not yet written.
         free_bytes: Free bytes where the store lies.
         fits: Whether there is room for what is missing.
@@ -41,6 +45,10 @@ class DryRun:
     plan: Plan
     files: int
     estimate: Estimate
+    num_shards: int
+    missing_images: int
+    missing_flops: float
+    worker_bytes: int
     missing_bytes: int
     free_bytes: int
     fits: bool
@@ -68,10 +76,20 @@ def dry_run(root: Path, config: ExtractConfig, reporter: Reporter) -> DryRun:
     cost = estimate_cost(encoders, manifest, questions)
     todo = shards_to_do(root, plan, config)
     missing, free = missing_bytes(cost, todo, plan, config), _free_bytes(root)
+    shards = shard_images(plan.num_images, config.store.shard_size)
+    flops = {"hidden_states": cost.llava_flops, "image_embeddings": cost.sam_flops}
     return DryRun(
         plan=plan,
         files=sum(len(plan.image(image).paths) for image in range(plan.num_images)),
         estimate=cost,
+        num_shards=len(shards),
+        missing_images=sum(len(shards[shard]) for shard in todo),
+        missing_flops=sum(
+            flops[group] * len(shards[shard]) / plan.num_images
+            for shard, groups in todo.items()
+            for group in groups
+        ),
+        worker_bytes=model_bytes(encoders, GROUPS),
         missing_bytes=missing,
         free_bytes=free,
         fits=missing + _MARGIN_BYTES <= free,
@@ -88,6 +106,16 @@ def shards_to_do(root: Path, plan: Plan, config: ExtractConfig) -> Todo:
         for shard in range(num_shards)
     }
     return {shard: groups for shard, groups in lacks.items() if groups}
+
+
+def committed(root: Path, config: ExtractConfig) -> str:
+    """Return in words how many shards of a store are done."""
+    try:
+        plan = Plan.load(root / PLAN_FOLDER)
+    except LensCacheError:
+        return f"{root} is not planned yet"
+    total = len(shard_images(plan.num_images, config.store.shard_size))
+    return f"{total - len(shards_to_do(root, plan, config))} of {total} shards of {root} are done"
 
 
 def estimate_cost(encoders: Encoders, manifest: Manifest, questions: Questions) -> Estimate:
@@ -121,7 +149,7 @@ def require_space(root: Path, needed: int) -> None:
     if needed + _MARGIN_BYTES > free:
         raise StoreError(
             f"writing to {root}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are "
-            "free; make room, or choose another disk"
+            "free; make room or choose another disk (`extract --force` begins all the same)"
         )
 
 

@@ -29,21 +29,26 @@ from lens_cache.store.commits import (
     quarantined,
     seal_shared_files,
 )
-from lens_cache.store.files import sweep_temporary, writer_lock
+from lens_cache.store.files import sweep_temporary, write_bytes, writer_lock
 from lens_cache.store.layout import GROUPS, Group
-from lens_cache.store.manifest import Manifest
+from lens_cache.store.manifest import MANIFEST_FILE, Manifest
 from lens_cache.store.reader import shard_images
 from pipelines.cost import (
     Todo,
+    committed,
     estimate_cost,
     missing_bytes,
     model_bytes,
     require_space,
     shards_to_do,
 )
+from pipelines.interrupt import Stop, stop_on_signals
 from pipelines.ledger import Ledger, Poison
 from pipelines.progress import Reporter
 from pipelines.provenance import record_run
+
+# Says what the store is when its manifest is damaged; nothing else in the store could.
+SPARE_MANIFEST = "runs/manifest.json"
 
 
 @dataclass
@@ -84,6 +89,8 @@ class Run:
         on_report: Called with each committed shard.
         on_poison: Called with each image that killed its worker.
         on_progress: Called with the number of images done in shards still under way.
+        message: Shows a line to the user.
+        stop: Whether a signal asks to begin no further shard.
     """
 
     root: Path
@@ -93,6 +100,8 @@ class Run:
     on_report: Callable[[ShardReport], None]
     on_poison: Callable[[Poison], None]
     on_progress: Callable[[int], None]
+    message: Callable[[str], None]
+    stop: Stop
 
 
 def plan_store(root: Path, config: ExtractConfig, reporter: Reporter) -> Plan:
@@ -112,6 +121,7 @@ def extract(
     *,
     replace: tuple[Group, ...] = (),
     retry_quarantined: bool = False,
+    force: bool = False,
 ) -> Summary:
     """Bring a store to completion: do whatever of the extraction is not done yet.
 
@@ -122,11 +132,16 @@ def extract(
         runner: Works off the missing shards, on Ray or in this process.
         replace: Groups to throw away and extract anew with these settings.
         retry_quarantined: Extract shards with quarantined images anew.
+        force: Begin even if the disk seems too small.
 
     Raises:
+        Interrupted: If SIGINT or SIGTERM stopped it; everything committed stays.
         LensCacheError: If the extraction cannot begin or cannot end; everything committed stays.
     """
-    with writer_lock(root):
+    with (
+        stop_on_signals(reporter.message, lambda: committed(root, config)) as stop,
+        writer_lock(root),
+    ):
         sweep_temporary(root)
         encoders = Encoders.resolve(config)
         plan = prepare_plan(root, config, reporter.progress)
@@ -144,10 +159,12 @@ def extract(
             manifest = dataclasses.replace(manifest, complete=False)
             manifest.save(root)
         if todo:
+            write_bytes(root, root / SPARE_MANIFEST, (root / MANIFEST_FILE).read_bytes())
             cost = estimate_cost(encoders, manifest, questions)
-            require_space(root, missing_bytes(cost, todo, plan, config))
+            if not force:
+                require_space(root, missing_bytes(cost, todo, plan, config))
             settings = dataclasses.replace(with_overrides(manifest), workers=config.workers)
-            _run(root, settings, encoders, plan, todo, summary, reporter, runner)
+            _run(root, settings, encoders, plan, todo, summary, reporter, runner, stop)
         _finish(root, manifest, plan, config)
     for group in GROUPS:
         summary.quarantined += quarantined(root, group).values()
@@ -157,9 +174,10 @@ def extract(
 def run_in_process(run: Run, ledger: Ledger) -> None:
     """Work off the ledger in this process, without Ray."""
     extractor = ShardExtractor(run.root, run.config, run.groups, "cpu")
-    while (task := ledger.next()) is not None:
-        run.on_report(extractor.extract(task.shard, task.groups))
-        ledger.done(task)
+    with run.stop.draining():
+        while not run.stop.requested and (task := ledger.next()) is not None:
+            run.on_report(extractor.extract(task.shard, task.groups))
+            ledger.done(task)
 
 
 def on_ray(address: str | None) -> Runner:
@@ -182,6 +200,7 @@ def _run(
     summary: Summary,
     reporter: Reporter,
     runner: Runner,
+    stop: Stop,
 ) -> None:
     """Work off the missing shards and keep a log of them."""
     shards = shard_images(plan.num_images, config.store.shard_size)
@@ -224,6 +243,8 @@ def _run(
         on_report=on_report,
         on_poison=on_poison,
         on_progress=lambda under_way: reporter.progress("extract", done + under_way, total),
+        message=reporter.message,
+        stop=stop,
     )
     reporter.progress("extract", 0, total)
     began = time.perf_counter()

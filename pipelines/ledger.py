@@ -2,7 +2,8 @@
 
 A shard whose worker died is tried again; when it dies twice, its images are probed in halves until
 the one that kills is alone. If it kills again, it is quarantined and the shard goes on without it:
-a process that died by itself, or was killed, must not cost a sound image.
+a process that died by itself, or was killed, must not cost a sound image. A node that is lost takes
+the blame itself, and so does a disk that failed once.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from lens_cache.store.layout import Group
 
 _DEATHS_BEFORE_PROBE = 2
 _ROUNDS = 3
+# A shard may lose its node so often before the shard itself is suspected of bringing nodes down.
+_LOSSES_FORGIVEN = 3
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Ledger:
         self._rounds: dict[int, int] = {}
         self._probes: dict[int, int] = {}
         self._suspects: set[int] = set()
+        self._losses: dict[int, int] = {}
+        self._failed: set[Task] = set()
 
     @property
     def finished(self) -> bool:
@@ -83,12 +88,28 @@ class Ledger:
         else:
             self._open -= 1
 
-    def died(self, task: Task) -> Poison | None:
+    def failed(self, task: Task) -> bool:
+        """Note an error that may be one machine's; returns whether the task is tried once more."""
+        if task in self._failed:
+            return False
+        self._failed.add(task)
+        self._queue.append(task)
+        return True
+
+    def died(self, task: Task, *, node_lost: bool = False) -> Poison | None:
         """Note that a worker died over a task; returns the image if it is now known.
+
+        Args:
+            task: The task.
+            node_lost: Whether its whole node is gone: then the task is simply dealt again.
 
         Raises:
             ExtractionError: If workers keep dying and no image is to blame.
         """
+        if node_lost and self._losses.get(task.shard, 0) < _LOSSES_FORGIVEN:
+            self._losses[task.shard] = self._losses.get(task.shard, 0) + 1
+            self._queue.appendleft(task)
+            return None
         self._deaths_in_a_row += 1
         if self._deaths_in_a_row >= self._max_deaths:
             raise ExtractionError(

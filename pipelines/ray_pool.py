@@ -1,17 +1,15 @@
 """Ray: a pool of actors that each hold the frozen models and take one shard at a time.
 
-Only shard numbers and reports travel through Ray; features go from the model to the store.
+Only shard numbers and reports travel through Ray; features go from the model to the store. The pool
+grows while the cluster does, and does not replace what was lost with a node until there is room.
 """
 
 from __future__ import annotations
 
-import logging
-import os
+import errno
+import time
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -21,28 +19,37 @@ from lens_cache.config_file import parse_config, to_tree
 from lens_cache.errors import ExtractionError, LensCacheError, one_line
 from lens_cache.extraction import ShardExtractor, ShardReport
 from lens_cache.store.layout import Group
+from pipelines import ray_cluster
 from pipelines.extract import Run
 from pipelines.ledger import Ledger, Task
 
 _POLL_SECONDS = 0.5
+_LOOK_SECONDS = 2.0
+# A worker needs some seconds to start; after so many without any, tell why nothing happens.
+_PATIENCE_SECONDS = 60.0
+# Errors of a disk that no second try on another machine mends.
+_FINAL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 class Worker:
     """The actor: a ``ShardExtractor`` that is built on first use, so that its errors come back."""
 
-    def __init__(self, root: Path, config: dict[str, Any], groups: tuple[Group, ...]) -> None:
-        self._root, self._groups = root, groups
+    def __init__(
+        self, root: Path, config: dict[str, Any], groups: tuple[Group, ...], device: str
+    ) -> None:
+        self._root, self._groups, self._device = root, groups, device
         self._config = parse_config(ExtractConfig, config, source="the store's settings")
         self._extractor: ShardExtractor | None = None
 
-    def ready(self) -> None:
-        """Return once the process is there."""
+    def ready(self) -> str:
+        """Return the node's id once the process is there."""
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
 
     def run(self, task: Task) -> ShardReport | None:
         """Extract a shard, or probe some of its images."""
         if self._extractor is None:
-            device = "cuda" if ray.get_gpu_ids() else "cpu"
-            self._extractor = ShardExtractor(self._root, self._config, self._groups, device)
+            self._extractor = ShardExtractor(self._root, self._config, self._groups, self._device)
         if task.probe:
             self._extractor.probe(task.probe, task.groups)
             return None
@@ -64,48 +71,37 @@ def run_on_ray(run: Run, ledger: Ledger, address: str | None) -> None:
     Raises:
         LensCacheError: If a worker met an error that is not one image's, or workers keep dying.
     """
-    _connect(address)
     try:
-        if not address and "RAY_ADDRESS" not in os.environ:
-            _require_room(run.config)
-        _Pool(run, ledger).run()
+        alone = ray_cluster.connect(address)
+        run.stop.listen()  # Ray takes SIGTERM for itself.
+        options = ray_cluster.placement(run.config.workers)
+        if alone:
+            ray_cluster.require_room(options)
+        with run.stop.draining():
+            _Pool(run, ledger, options).run()
     finally:
         ray.shutdown()
 
 
-def _connect(address: str | None) -> None:
-    """Join the cluster, or start one here without a dashboard.
-
-    Left to itself, Ray would join whatever another program started on this machine, and lose its
-    workers when that ends.
-    """
-    elsewhere = address or os.environ.get("RAY_ADDRESS")
-    local: dict[str, Any] = {} if elsewhere else {"include_dashboard": False}
-    try:
-        ray.init(
-            address=elsewhere or "local", log_to_driver=False, logging_level=logging.ERROR, **local
-        )
-    except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:
-        # Ray leaves the process when a named cluster does not answer.
-        raise ExtractionError(
-            f"connecting to Ray at {elsewhere or 'this machine'}: {one_line(error)}"
-        ) from None
-
-
 class _Pool:
-    def __init__(self, run: Run, ledger: Ledger) -> None:
-        self._run, self._ledger = run, ledger
-        self._options = self._placement()
+    def __init__(self, run: Run, ledger: Ledger, options: dict[str, Any]) -> None:
+        self._run, self._ledger, self._options = run, ledger, options
         self._running: dict[Any, tuple[Any, Task]] = {}
         self._starting: dict[Any, Any] = {}
         self._idle: list[Any] = []
+        self._nodes: dict[Any, str] = {}
         self._failed_starts = 0
+        self._size, self._looked = 0, float("-inf")
+        self._last_worker = time.monotonic()
 
     def run(self) -> None:
-        for _ in range(min(self._size(), self._ledger.waiting)):
-            self._start_worker()
+        """Work until every shard is done, or a signal asked to stop and those under way are."""
         while not self._ledger.finished:
-            self._deal()
+            if not self._run.stop.requested:
+                self._fill()
+                self._deal()
+            elif not self._running:
+                return
             done, _ = ray.wait([*self._running, *self._starting], timeout=_POLL_SECONDS)
             for reference in done:
                 if reference in self._starting:
@@ -113,6 +109,30 @@ class _Pool:
                 else:
                     self._collect(reference)
             self._poll_progress()
+
+    def _fill(self) -> None:
+        """Start workers while the cluster has room and tasks wait for one.
+
+        Looking again and again is what takes in new nodes, and replaces the dead.
+        """
+        now = time.monotonic()
+        if now - self._looked > _LOOK_SECONDS:
+            self._looked = now
+            workers = self._run.config.workers
+            self._size = ray_cluster.room(workers, self._options, self._run.memory)
+        there = len(self._running) + len(self._idle) + len(self._starting)
+        wanted = min(self._size, len(self._running) + self._ledger.waiting)
+        for _ in range(wanted - there):
+            self._start_worker()
+        if self._running or self._idle:
+            self._last_worker = now
+        elif now - self._last_worker > _PATIENCE_SECONDS:
+            self._last_worker = float("inf")  # once is enough
+            self._run.message(
+                f"no worker has started for {_PATIENCE_SECONDS:g} s: "
+                f"{ray_cluster.describe(self._options)}; if that is not enough, lower workers.* or "
+                "add nodes"
+            )
 
     def _welcome(self, reference: Any) -> None:
         """Take a worker in when its process is there; one that the cluster has no room for waits.
@@ -122,7 +142,7 @@ class _Pool:
         """
         worker = self._starting.pop(reference)
         try:
-            ray.get(reference)
+            self._nodes[worker] = ray.get(reference)
         except RayError as error:
             self._failed_starts += 1
             if self._failed_starts >= self._run.config.workers.max_consecutive_failures:
@@ -130,7 +150,6 @@ class _Pool:
                     f"stopped after {self._failed_starts} worker processes died as they started: "
                     f"{one_line(error)}"
                 ) from None
-            self._start_worker()
         else:
             self._failed_starts = 0
             self._idle.append(worker)
@@ -145,17 +164,22 @@ class _Pool:
         try:
             report = ray.get(reference)
         except RayTaskError as error:
-            raise _plain(error.cause, task) from None
+            cause = error.cause
+            transient = isinstance(cause, OSError) and cause.errno not in _FINAL
+            if not (transient and self._ledger.failed(task)):
+                raise _plain(cause, task) from None
+            self._idle.append(worker)
         except RayError:  # the process or its node is gone
-            poison = self._ledger.died(task)
+            node = self._nodes.pop(worker)
+            lost = node not in ray_cluster.living_nodes()
+            poison = self._ledger.died(task, node_lost=lost)
             if poison is not None:
                 self._run.on_poison(poison)
-            self._start_worker()
-            return
-        self._ledger.done(task)
-        self._idle.append(worker)
-        if report is not None:
-            self._run.on_report(report)
+        else:
+            self._ledger.done(task)
+            self._idle.append(worker)
+            if report is not None:
+                self._run.on_report(report)
 
     def _poll_progress(self) -> None:
         busy = [
@@ -170,51 +194,16 @@ class _Pool:
             return  # A death shows in the task itself.
 
     def _start_worker(self) -> None:
-        remote = ray.remote(**self._options)(Worker)
-        worker: Any = remote.remote(self._run.root, to_tree(self._run.config), self._run.groups)
-        self._starting[worker.ready.remote()] = worker
+        """Ask for one more worker. Nothing is retried by Ray: the ledger decides.
 
-    def _placement(self) -> dict[str, Any]:
-        """Return the resources of a worker.
-
-        Nothing is retried by Ray: the ledger decides. A second thread answers for progress.
+        A second thread answers for progress.
         """
-        workers = self._run.config.workers
+        device = "cuda" if "num_gpus" in self._options else "cpu"
         options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 2}
-        if _resources().get("GPU", 0) > 0:
-            return {**options, "num_gpus": workers.gpus_per_worker, "num_cpus": 1}
-        return {**options, "num_cpus": workers.threads_per_worker}
-
-    def _size(self) -> int:
-        """Return how many workers the cluster holds, by GPUs or else by cores and memory."""
-        workers, resources = self._run.config.workers, _resources()
-        if workers.count is not None:
-            return workers.count
-        if "num_gpus" in self._options:
-            return max(1, int(resources["GPU"] / workers.gpus_per_worker))
-        by_cores = int(resources.get("CPU", 0)) // workers.threads_per_worker
-        by_memory = int(resources.get("memory", 0) / max(1, self._run.memory))
-        return max(1, min(by_cores, by_memory))
-
-
-def _require_room(config: ExtractConfig) -> None:
-    """Refuse a worker that this machine can never hold; a cluster may grow."""
-    workers, resources = config.workers, _resources()
-    for name, wanted, found, setting in (
-        ("CPU cores", workers.threads_per_worker, resources.get("CPU", 0), "threads_per_worker"),
-        ("GPUs", workers.gpus_per_worker, resources.get("GPU", 0), "gpus_per_worker"),
-    ):
-        if wanted > found and not (name == "GPUs" and found == 0):
-            raise ExtractionError(
-                f"starting workers: one takes {wanted:g} {name}, this machine has {found:g}; "
-                f"lower workers.{setting}"
-            )
-
-
-def _resources() -> dict[str, float]:
-    """Return what the cluster has in all."""
-    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return found
+        remote = ray.remote(**options, **self._options)(Worker)
+        run = self._run
+        worker: Any = remote.remote(run.root, to_tree(run.config), run.groups, device)
+        self._starting[worker.ready.remote()] = worker
 
 
 def _plain(cause: BaseException | None, task: Task) -> LensCacheError:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lens_cache.config import ExtractConfig
     from pipelines.convert import Conversion
     from pipelines.cost import DryRun
     from pipelines.evaluation_report import Evaluation
     from pipelines.extract import Summary
+    from pipelines.rate import Duration
     from pipelines.verify import Check
 
 
@@ -24,21 +24,20 @@ class Report:
     text: str
 
 
-def dry_run(found: DryRun, config: ExtractConfig) -> Report:
+def dry_run(found: DryRun, time: Duration) -> Report:
     """Report what an extraction would cost."""
-    from lens_cache.estimate import ASSUMED_UTILISATION, measure_flops_per_second
-
     cost, plan = found.estimate, found.plan
     size = sum(cost.feature_bytes.values())
-    speed, device = measure_flops_per_second(config.encoders.llava.dtype)
-    hours = cost.flops / (speed * ASSUMED_UTILISATION) / 3600
+    speed = found.missing_bytes / max(1.0, 3600 * time.hours)
     document = {
         "images": plan.num_images,
         "files": found.files,
         "queries": plan.num_queries,
         "quarantined": plan.quarantine.num_rows,
         "splits": plan.splits(),
+        "shards": found.num_shards,
         "shards_missing": found.shards,
+        "images_missing": found.missing_images,
         "feature_bytes": cost.feature_bytes,
         "naive_bytes": cost.naive_bytes,
         "missing_bytes": found.missing_bytes,
@@ -47,9 +46,13 @@ def dry_run(found: DryRun, config: ExtractConfig) -> Report:
         "llava_flops": cost.llava_flops,
         "naive_llava_flops": cost.naive_llava_flops,
         "sam_flops": cost.sam_flops,
-        "measured_flops_per_second": speed,
-        "assumed_utilisation": ASSUMED_UTILISATION,
-        "hours_per_worker": hours,
+        "missing_flops": found.missing_flops,
+        "worker_bytes": found.worker_bytes,
+        "gpus": time.gpus,
+        "images_per_second": time.images_per_second,
+        "rate_source": time.source,
+        "hours": time.hours,
+        "bytes_per_second": speed,
     }
     lines = [
         f"images      {plan.num_images} distinct in {found.files} files",
@@ -57,13 +60,14 @@ def dry_run(found: DryRun, config: ExtractConfig) -> Report:
         f"set aside   {plan.quarantine.num_rows} files or queries (see the plan's quarantine)",
         f"features    {_bytes(size)}; a cache per query would take {_bytes(cost.naive_bytes)}, "
         f"{cost.naive_bytes / max(1, size):.1f} times as much",
-        f"to write    {_bytes(found.missing_bytes)} in {_counts(found.shards)} shards; "
-        f"{_bytes(found.free_bytes)} are free"
-        + ("" if document["fits"] else " - NOT ENOUGH, extract will refuse"),
+        f"to write    {_bytes(found.missing_bytes)} of {found.num_shards} shards "
+        f"(missing: {_counts(found.shards)}); {_bytes(found.free_bytes)} are free"
+        + ("" if found.fits else " - NOT ENOUGH, extract will refuse without --force"),
         f"compute     {_flops(cost.llava_flops)} LLaVA (a full forward per query would be "
-        f"{_flops(cost.naive_llava_flops)}), {_flops(cost.sam_flops)} SAM",
-        f"time        about {_hours(hours)} for one worker: a matrix product runs at "
-        f"{speed / 1e12:.2f} TFLOP/s on this {device}, {ASSUMED_UTILISATION:.0%} of it assumed",
+        f"{_flops(cost.naive_llava_flops)}), {_flops(cost.sam_flops)} SAM; the models of a worker "
+        f"take up to {_bytes(found.worker_bytes)} of memory",
+        f"time        about {_hours(time.hours)} for {found.missing_images} images on {time.gpus} "
+        f"GPU(s) or CPU worker(s), writing {_bytes(speed)}/s: {time.why}",
         "nothing was written",
     ]
     return Report(document, "\n".join(lines))

@@ -8,17 +8,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lens_cache.errors import LensCacheError
+from lens_cache.errors import CorruptShardError, LensCacheError
 from lens_cache.plan import Plan
 from lens_cache.preparation import with_overrides
 from lens_cache.recompute import Agreement, recompute
 from lens_cache.store.commits import SHARED, Quarantine, commit_path, quarantine_paths
-from lens_cache.store.files import writer_lock
+from lens_cache.store.files import read_json, write_bytes, writer_lock
 from lens_cache.store.layout import GROUPS
-from lens_cache.store.manifest import Manifest
+from lens_cache.store.manifest import MANIFEST_FILE, Manifest
 from lens_cache.store.reader import FROZEN_FOLDER, PLAN_FOLDER, Store
 from lens_cache.store.verify import Problem, Verification, verify_store
-from pipelines.extract import Runner, extract, on_ray
+from pipelines.extract import SPARE_MANIFEST, Runner, extract, on_ray
 from pipelines.progress import Reporter
 
 Progress = Callable[[str, int, int], None]
@@ -91,14 +91,31 @@ def repair_store(
         address: A Ray cluster; this machine by default.
         runner: Works off the shards; Ray by default.
     """
+    restored = _restore_manifest(root)
     manifest = Manifest.load(root)
     problems = verify_store(root).problems
     if problems:
         with writer_lock(root):
             # Incomplete first: no reader may open what is being mended.
             dataclasses.replace(manifest, complete=False).save(root)
-            _forget(root, problems, shared=manifest.complete)
+            _forget(root, problems, shared=manifest.complete or restored)
     extract(root, with_overrides(manifest, overrides), reporter, runner or on_ray(address))
+
+
+def _restore_manifest(root: Path) -> bool:
+    """Put the spare in the place of a damaged manifest; returns whether that was needed.
+
+    The spare does not say complete, so the store is sealed anew.
+    """
+    try:
+        Manifest.load(root)
+    except CorruptShardError:
+        spare = root / SPARE_MANIFEST
+        read_json(spare, purpose=f"mending {root / MANIFEST_FILE} from its spare")
+        with writer_lock(root):
+            write_bytes(root, root / MANIFEST_FILE, spare.read_bytes())
+        return True
+    return False
 
 
 def _forget(root: Path, problems: Sequence[Problem], *, shared: bool) -> None:

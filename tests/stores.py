@@ -81,8 +81,8 @@ def copied(store, to):
     return to
 
 
-def flip(path, at=None):
-    """Flip one bit of a file; in its middle, if not told where."""
+def flip(path, at=None, bits=1):
+    """Flip one bit of a file (or more); in its middle, if not told where."""
     data = bytearray(path.read_bytes())
-    data[len(data) // 2 if at is None else at] ^= 1
+    data[len(data) // 2 if at is None else at] ^= bits
     path.write_bytes(data)

@@ -149,7 +149,9 @@ def build_pair(sizes: PairSizes, dtype: torch.dtype, device: str, seed: int = 0)
     vision = CLIPVisionConfig(**sizes.vision)
     prompt = LlavaPrompt(
         build_processor(
-            shapes_tokenizer(()), image_side=vision.image_size, patch_size=vision.patch_size
+            shapes_tokenizer(()),
+            image_side=sizes.vision["image_size"],
+            patch_size=sizes.vision["patch_size"],
         )
     )
     config = LlavaConfig(

@@ -222,11 +222,14 @@ def test_a_dry_run_writes_nothing_and_its_json_is_one_document(
     lens_cache, tmp_path, tiny_coco, tiny_checkpoints
 ):
     words = sets(tiny_coco, tiny_checkpoints)
-    code, out, _ = lens_cache("extract", tmp_path / "s", *words, "--dry-run", "--json")
+    told = ["--gpus", 2, "--rate", 0.5]
+    code, out, _ = lens_cache("extract", tmp_path / "s", *words, "--dry-run", "--json", *told)
     assert code == 0
     document = json.loads(out)
-    assert (document["images"], document["fits"]) == (5, True)
+    assert (document["images"], document["shards"], document["fits"]) == (5, 3, True)
     assert document["shards_missing"] == {"hidden_states": 3, "image_embeddings": 3}
+    assert document["hours"] == 5 / 3600
+    assert document["bytes_per_second"] == document["missing_bytes"] / 5
     code, out, _ = lens_cache("extract", tmp_path / "s", *words, "--dry-run")
     assert (code, out.splitlines()[-1]) == (0, "nothing was written")
     assert list(tmp_path.iterdir()) == []

@@ -664,6 +664,19 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, tiny_coco, tiny_chec
             extracted(place, settings(tiny_coco, tiny_checkpoints))
 
 
+def test_what_does_not_fit_is_refused_unless_told(
+    tmp_path, tiny_store, tiny_coco, tiny_checkpoints, monkeypatch
+):
+    config = settings(tiny_coco, tiny_checkpoints)
+    monkeypatch.setattr("pipelines.cost._free_bytes", lambda root: 1_000_000)
+    assert not dry_run(tmp_path / "s", config, Quiet()).fits
+    with pytest.raises(StoreError, match=r"GB are needed and 0.00 GB are free.*--force"):
+        extracted(tmp_path / "s", config)
+    assert list((tmp_path / "s").glob("commits/*/*.json")) == []
+    extracted(tmp_path / "s", config, force=True)
+    assert_same(tmp_path / "s", tiny_store)
+
+
 # Verify and repair (I2)
 
 

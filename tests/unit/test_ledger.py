@@ -155,3 +155,35 @@ def test_a_shard_that_only_dies_whole_ends_the_run():
                 book.done(task)
             else:
                 book.died(task)
+
+
+def test_lost_nodes_blame_nothing_however_many_workers_they_held():
+    book, _ = ledger(100, 10, max_deaths=3)
+    held = [book.next() for _ in range(8)]
+    for task in held:
+        assert book.died(task, node_lost=True) is None
+    assert {book.next() for _ in range(8)} == set(held)
+
+
+def test_a_shard_that_brings_node_after_node_down_is_suspected():
+    """An image that makes the whole machine fall is found out like any other poison."""
+    book, shards = ledger(4, 4)
+    world, poison = World(shards, {2}), None
+    for _ in range(100):
+        task = book.next()
+        if world.survives(task):
+            book.done(task)
+        else:
+            poison = book.died(task, node_lost=True)
+        if poison is not None:
+            break
+    assert poison.image == 2
+
+
+def test_a_disk_that_failed_once_is_tried_once_more():
+    book, _ = ledger(2, 1)
+    first, second = book.next(), book.next()
+    assert book.failed(first)
+    book.done(second)
+    assert book.next() == first
+    assert not book.failed(first)

@@ -1,0 +1,18 @@
+#!/bin/bash
+# sbatch configs/cluster/slurm.sh STORE -c configs/extract/X.yaml --set data.root=DATA
+# One Ray node per machine; the arguments are those of `lens-cache extract`. A job that ran out of
+# time is submitted again as it is.
+#SBATCH --job-name=lens-cache
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=32
+#SBATCH --exclusive
+#SBATCH --time=12:00:00
+#SBATCH --requeue
+
+set -euo pipefail
+source "$SLURM_SUBMIT_DIR/.venv/bin/activate"
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+srun ray symmetric-run --address "$head:6379" --min-nodes "$SLURM_JOB_NUM_NODES" \
+  --num-gpus 8 --num-cpus "$SLURM_CPUS_PER_TASK" -- lens-cache extract "$@" --address auto

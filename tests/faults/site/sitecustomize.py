@@ -1,0 +1,92 @@
+"""Spoils a process from inside; Python imports this by itself at its start.
+
+``LENS_FAULTS`` is a JSON object: ``slow`` (seconds that decoding an image takes longer), ``gate``
+(a file: until it is there, a process decodes only nine images), ``skew`` (the clock is wrong by up
+to so many seconds, otherwise in every process), ``oom`` (the first so many attentions of a process
+run out of memory).
+"""
+
+import importlib.abc
+import importlib.machinery
+import json
+import os
+import pathlib
+import random
+import sys
+import time
+
+faults = json.loads(os.environ.get("LENS_FAULTS", "{}"))
+
+
+class Spoiler(importlib.abc.MetaPathFinder):
+    """Changes a module as soon as it is loaded."""
+
+    def __init__(self, changes):
+        self.changes = changes
+
+    def find_spec(self, name, path, target=None):
+        if name not in self.changes:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        load = spec.loader.exec_module
+
+        def exec_module(module):
+            load(module)
+            self.changes[name](module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def slow_images(extraction):
+    read, done = extraction.read_image, []
+
+    def read_image(data):
+        time.sleep(faults.get("slow", 0))
+        while "gate" in faults and len(done) >= 9 and not pathlib.Path(faults["gate"]).exists():
+            time.sleep(0.05)
+        done.append(data)
+        return read(data)
+
+    extraction.read_image = read_image
+
+
+def wrong_dates(module):
+    """The module's own name for ``datetime`` tells the wrong time; everybody else's is right."""
+    import datetime
+    import types
+
+    class Wrong(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.datetime.fromtimestamp(time.time(), tz)
+
+    module.datetime = types.SimpleNamespace(datetime=Wrong, UTC=datetime.UTC)
+
+
+def little_memory(functional):
+    import torch
+
+    attention, left = functional.scaled_dot_product_attention, [faults["oom"]]
+
+    def scaled_dot_product_attention(*arguments, **options):
+        if left[0] > 0:
+            left[0] -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return attention(*arguments, **options)
+
+    functional.scaled_dot_product_attention = scaled_dot_product_attention
+
+
+changes = {}
+if faults.get("slow") or faults.get("gate"):
+    changes["lens_cache.extraction"] = slow_images
+if faults.get("skew"):
+    by = random.uniform(-1, 1) * faults["skew"]
+    right, right_ns = time.time, time.time_ns
+    time.time = lambda: right() + by
+    time.time_ns = lambda: right_ns() + int(by * 1e9)
+    changes["pipelines.extract"] = changes["pipelines.provenance"] = wrong_dates
+if faults.get("oom"):
+    changes["torch.nn.functional"] = little_memory
+sys.meta_path.insert(0, Spoiler(changes))
