@@ -171,7 +171,7 @@ class _Job:
                         writer.add_prefix(name, self._features.prefix(name).tobytes())
             commits = {group: Commit.load(self._source, group, shard) for group in GROUPS}
             for image in self._catalogue.images(shard):
-                image_id = self._catalogue.plan.image(image).image_id
+                image_id = self._catalogue.image_id(image)
                 for group, writer in writers.items():
                     checksums = commits[group].images[image_id]
                     if not checksums:

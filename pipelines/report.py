@@ -162,7 +162,11 @@ def inspection(root: Path) -> Report:
         "samples": {"tars": len(tars), "bytes": sum(tars)},
         "config": manifest.config,
     }
-    state = "complete" if manifest.complete else "NOT complete; run `lens-cache extract` again"
+    state = (
+        "complete"
+        if manifest.complete
+        else "NOT complete; run `lens-cache extract` (or `convert`) again"
+    )
     lines = [
         f"{root}: {manifest.format}, {state}",
         f"{plan.num_images} images, {plan.num_queries} queries: {_counts(plan.splits())}",

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lens_cache.plan import Plan
 from lens_cache.store.layout import QUESTIONS_FILE, ArraySpec, Group, Questions
@@ -50,6 +54,10 @@ class Catalogue:
         start = shard * self.shard_size
         return range(start, min(start + self.shard_size, self.plan.num_images))
 
+    def image_id(self, image: int) -> str:
+        """Return the id of an image."""
+        return self._image_ids[image]
+
     def image_arrays(self, group: Group) -> dict[str, ArraySpec]:
         """Return the arrays of a group that hold a part of every image, by short name."""
         specs = self.manifest.arrays[group]
@@ -67,10 +75,21 @@ class Catalogue:
 
     def text_rows(self, image: int) -> int:
         """Return the number of text rows of all queries of an image; they lie side by side."""
-        return sum(len(self.questions.token_ids[query]) for query in self.plan.query_range(image))
+        queries = self.plan.query_range(image)
+        return int(self._rows_before[queries.stop] - self._rows_before[queries.start])
 
     def rows_of(self, query: int) -> range:
         """Return the text rows of a query, counted from the first row of its image."""
         image = self.plan.query_owner(query)
         start = int(self.questions.offsets[query]) - self.first_row(image)
         return range(start, start + len(self.questions.token_ids[query]))
+
+    @cached_property
+    def _image_ids(self) -> list[str]:
+        ids: list[str] = self.plan.images["image_id"].to_pylist()
+        return ids
+
+    @cached_property
+    def _rows_before(self) -> NDArray[np.int64]:
+        """Text rows of all queries before each, shape (num_queries + 1,)."""
+        return np.cumsum([0, *map(len, self.questions.token_ids)], dtype=np.int64)

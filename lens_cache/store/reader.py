@@ -42,7 +42,7 @@ class Store:
         if not self.manifest.complete:
             raise StoreError(
                 f"opening the store {root}: its extraction has not finished; run the same "
-                "`lens-cache extract` again, it goes on where it stopped"
+                "`lens-cache extract` (or `convert`) again, it goes on where it stopped"
             )
         self.catalogue = Catalogue.load(root, self.manifest)
         self.plan, self.questions = self.catalogue.plan, self.catalogue.questions

@@ -67,11 +67,10 @@ class SampleShardWriter:
         self._waiting.setdefault(image_id, {})[group] = parts
         while self._next < len(self._images):
             image = self._images[self._next]
-            found = self._waiting.get(self._catalogue.plan.image(image).image_id, {})
-            if len(found) < len(self.ports):
+            expected = self._catalogue.image_id(image)
+            if len(self._waiting.get(expected, ())) < len(self.ports):
                 return
-            self._write(image, found)
-            del self._waiting[self._catalogue.plan.image(image).image_id]
+            self._write(image, self._waiting.pop(expected))
             self._next += 1
 
     def publish_if_last(self) -> None:
@@ -93,7 +92,7 @@ class SampleShardWriter:
         if not parts:
             return
         whole = len(every) == len(GROUPS) and all(every)
-        image_id = self._catalogue.plan.image(image).image_id
+        image_id = self._catalogue.image_id(image)
         key = image_id if whole else INCOMPLETE + image_id
         self._tar.add(f"{key}.json", describe_sample(self._catalogue, image, parts))
         rows = self._catalogue.text_rows(image)
@@ -163,7 +162,7 @@ class _KeptGroup:
     """A group of the shard that stays as it is while the tar around it is written anew."""
 
     def __init__(self, root: Path, catalogue: Catalogue, group: Group, shard: int) -> None:
-        self._root, self._plan = root, catalogue.plan
+        self._root, self._catalogue = root, catalogue
         self._commit = Commit.load(root, group, shard)
         self._reader = SampleReader(root, catalogue)
 
@@ -173,7 +172,7 @@ class _KeptGroup:
         Raises:
             CorruptShardError: If it is damaged.
         """
-        image_id, parts = self._plan.image(image).image_id, {}
+        image_id, parts = self._catalogue.image_id(image), {}
         for name, crc in self._commit.images[image_id].items():
             data = self._reader.part(name, image).tobytes()
             if crc32c(data) != crc:

@@ -54,7 +54,7 @@ class SampleReader(FeatureReader):
         """Return a view of an image's part of an array."""
         shard = image // self.catalogue.shard_size
         tar, spec = self._tar(shard), self.spec(name)
-        image_id = self.catalogue.plan.image(image).image_id
+        image_id = self.catalogue.image_id(image)
         member = f"{image_id}.{suffix(name)}"
         place = next((name for name in (member, INCOMPLETE + member) if name in tar), None)
         if place is None:

@@ -46,7 +46,7 @@ class SampleStream:
             CorruptShardError: If the tar is damaged, ends too early or lacks an image.
         """
         path = self._root / tar_path(shard)
-        ids = {self._catalogue.plan.image(image).image_id: image for image in images}
+        ids = {self._catalogue.image_id(image): image for image in images}
         checksums: dict[str, dict[str, int]] = {image_id: {} for image_id in ids}
         for group in GROUPS:
             commit = Commit.load(self._root, group, shard)
