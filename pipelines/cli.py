@@ -31,9 +31,20 @@ config_app = typer.Typer(help="Look at settings.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the feature cache.")]
+
+def _store(text: str) -> Path:
+    from lens_cache.store.remote import store_path
+
+    return store_path(text)
+
+
+StorePath = Annotated[
+    Path, typer.Argument(metavar="STORE", parser=_store, help="Folder or URL of the feature cache.")
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the training run.")]
-StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the feature cache.")]
+StoreOption = Annotated[
+    Path, typer.Option("--store", parser=_store, help="Folder or URL of the feature cache.")
+]
 ConfigFile = Annotated[Path | None, typer.Option("-c", "--config", help="YAML settings.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override one setting.")

@@ -29,7 +29,7 @@ from lens_cache.store.commits import (
     quarantined,
     seal_shared_files,
 )
-from lens_cache.store.files import sweep_temporary, writer_lock
+from lens_cache.store.files import append_line, new_folder, sweep_temporary, writer_lock
 from lens_cache.store.layout import GROUPS, Group
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.reader import shard_images
@@ -126,7 +126,7 @@ def extract(
     Raises:
         LensCacheError: If the extraction cannot begin or cannot end; everything committed stays.
     """
-    with writer_lock(root):
+    with writer_lock(root) as require_lock:
         sweep_temporary(root)
         encoders = Encoders.resolve(config)
         plan = prepare_plan(root, config, reporter.progress)
@@ -147,7 +147,8 @@ def extract(
             cost = estimate_cost(encoders, manifest, questions)
             require_space(root, missing_bytes(cost, todo, plan, config))
             settings = dataclasses.replace(with_overrides(manifest), workers=config.workers)
-            _run(root, settings, encoders, plan, todo, summary, reporter, runner)
+            _run(root, settings, encoders, plan, todo, summary, reporter, runner, require_lock)
+        require_lock()
         _finish(root, manifest, plan, config)
     for group in GROUPS:
         summary.quarantined += quarantined(root, group).values()
@@ -182,22 +183,24 @@ def _run(
     summary: Summary,
     reporter: Reporter,
     runner: Runner,
+    require_lock: Callable[[], None],
 ) -> None:
     """Work off the missing shards and keep a log of them."""
     shards = shard_images(plan.num_images, config.store.shard_size)
     total = sum(len(shards[shard]) for shard in todo)
     log = _run_folder(root)
-    record_run(log, config)
+    with new_folder(root, log, last="run.json") as scratch:
+        record_run(scratch, config)
     done = 0
 
     def on_report(report: ShardReport) -> None:
         nonlocal done
+        require_lock()
         done += report.images
         summary.reports.append(report)
         for stage, seconds in report.seconds.items():
             summary.seconds[stage] = summary.seconds.get(stage, 0.0) + seconds
-        with (log / "shards.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dataclasses.asdict(report)) + "\n")
+        append_line(log / "shards.jsonl", json.dumps(dataclasses.asdict(report)))
         for record in report.quarantined:
             reporter.message(f"quarantined {record.path}: {record.group}: {record.reason}")
         reporter.progress("extract", done, total)

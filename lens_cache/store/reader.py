@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +20,14 @@ from lens_cache.plan import Plan
 from lens_cache.store.commits import committed_shards, quarantined
 from lens_cache.store.layout import GROUPS, QUESTIONS_FILE, ArraySpec, Questions
 from lens_cache.store.manifest import Manifest
-from lens_cache.store.shard_file import ShardReader
+from lens_cache.store.remote import is_remote, plain_errors
+from lens_cache.store.shard_file import ShardReader, open_shard
 from lens_cache.types import ImageFeatures
 
 PLAN_FOLDER = "plan"
 FROZEN_FOLDER = "frozen"
-_OPEN_SHARDS = 256
+_OPEN_SHARDS = 4096  # what stays of each is a memory map, or an index of a few kilobytes
+_REQUESTS = 16  # that a process has under way at a time, behind a URL
 
 
 class Store:
@@ -41,6 +46,11 @@ class Store:
             StoreError: If it is missing or not complete.
         """
         self.root = root
+        with plain_errors(root, "opening the store"):
+            self._open()
+
+    def _open(self) -> None:
+        root = self.root
         self.manifest = Manifest.load(root)
         if not self.manifest.complete:
             raise StoreError(
@@ -51,10 +61,24 @@ class Store:
         self.questions = Questions.load(root / QUESTIONS_FILE)
         self._missing = {image_id for group in GROUPS for image_id in quarantined(root, group)}
         self._shard = lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)
+        self._prefix = lru_cache(maxsize=None)(self._read_prefix)
+        self._threads = ThreadPoolExecutor(_REQUESTS) if is_remote(root) else None
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
         """Let a process that does not fork, such as a spawned loader worker, open it again."""
         return Store, (self.root,)
+
+    @property
+    def worker_context(self) -> BaseContext | None:
+        """How processes that read this store are to be started; nothing if it does not matter.
+
+        Connections do not survive a fork: behind a URL each process opens the store anew.
+        """
+        if self._threads is None:
+            return None
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])  # imported once, not by every worker
+        return context
 
     @property
     def num_quarantined(self) -> int:
@@ -103,47 +127,62 @@ class Store:
         """
         states = self.manifest.arrays["hidden_states"]
         embeddings = self.manifest.arrays["image_embeddings"]["image_embeddings"]
-        prefix = states[f"layer_{layer}/prefix"]
         text = states[f"layer_{layer}/text_tokens"]
-        return ImageFeatures(
-            prefix=self._rows(prefix, 0, prefix.shape[0]),
-            image_tokens=self._chunk(states[f"layer_{layer}/image_tokens"], image),
-            text_tokens=[
-                self._rows(text, int(self.questions.offsets[q]), len(self.questions.token_ids[q]))
-                for q in queries
-            ],
-            image_embedding=self._chunk(embeddings, image),
+        offsets, token_ids = self.questions.offsets, self.questions.token_ids
+        prefix, image_tokens, image_embedding, *text_tokens = self._together(
+            partial(self._prefix, layer),
+            partial(self._chunk, states[f"layer_{layer}/image_tokens"], image),
+            partial(self._chunk, embeddings, image),
+            *(partial(self._rows, text, int(offsets[q]), len(token_ids[q])) for q in queries),
         )
+        return ImageFeatures(
+            prefix=prefix,
+            image_tokens=image_tokens,
+            text_tokens=text_tokens,
+            image_embedding=image_embedding,
+        )
+
+    def _together(self, *reads: Callable[[], Tensor]) -> list[Tensor]:
+        """Read several things: behind a URL at the same time, since each waits for an answer."""
+        if self._threads is None:
+            return [read() for read in reads]
+        return [future.result() for future in [self._threads.submit(read) for read in reads]]
+
+    def _read_prefix(self, layer: int) -> Tensor:
+        """Read the states of the system prefix, the same for every image; (P, d)."""
+        spec = self.manifest.arrays["hidden_states"][f"layer_{layer}/prefix"]
+        return self._rows(spec, 0, spec.shape[0])
 
     def _chunk(self, spec: ArraySpec, index: int) -> Tensor:
         """Read one image's chunk, without the leading axis of length one."""
-        return _tensor([self._bytes(spec, index)], spec).reshape(spec.chunk[1:])
+        everything = slice(0, spec.chunk_bytes)
+        return _tensor([self._bytes(spec, index, everything)], spec).reshape(spec.chunk[1:])
 
     def _rows(self, spec: ArraySpec, start: int, length: int) -> Tensor:
         """Read consecutive rows of a flat array, across chunks where need be; (length, d)."""
         parts = [
-            self._bytes(spec, number)[where] for number, where in spec.row_slices(start, length)
+            self._bytes(spec, number, where) for number, where in spec.row_slices(start, length)
         ]
         return _tensor(parts, spec).reshape(length, spec.shape[1])
 
-    def _bytes(self, spec: ArraySpec, index: int) -> NDArray[np.uint8]:
-        """Return a view of the bytes of a chunk, given by its number along the first axis."""
+    def _bytes(self, spec: ArraySpec, index: int, where: slice) -> NDArray[np.uint8]:
+        """Return bytes of a chunk, given by its number along the first axis."""
         shard, within = divmod(index, spec.chunks_per_shard)
-        data = self._shard(spec, shard).chunk(within)
-        if data is None or len(data) != spec.chunk_bytes:
+        data = self._shard(spec, shard).chunk(within, where)
+        expected = where.stop - where.start
+        if data is None or len(data) != expected:
             raise CorruptShardError(
-                f"reading chunk {index} of {spec.path} in {self.root}: expected "
-                f"{spec.chunk_bytes} bytes, found {0 if data is None else len(data)}; run "
-                "`lens-cache verify STORE --repair`"
+                f"reading chunk {index} of {spec.path} in {self.root}: expected {expected} bytes, "
+                f"found {0 if data is None else len(data)}; run `lens-cache verify STORE --repair`"
             )
         return data
 
     def _open_shard(self, spec: ArraySpec, shard: int) -> ShardReader:
-        return ShardReader(self.root / spec.object_path(shard), num_chunks=spec.chunks_per_shard)
+        return open_shard(self.root / spec.object_path(shard), num_chunks=spec.chunks_per_shard)
 
 
 def _tensor(parts: Sequence[NDArray[np.uint8]], spec: ArraySpec) -> Tensor:
-    """Copy bytes out of the memory map into a flat tensor of the array's precision."""
+    """Copy bytes into a flat tensor of the array's precision."""
     return torch.from_numpy(np.concatenate(parts)).view(getattr(torch, spec.dtype))
 
 

@@ -14,14 +14,15 @@ from lens_cache.store.commits import (
     Commit,
     ObjectRecord,
     Quarantine,
-    commit_path,
+    committed_shards,
     quarantine_paths,
 )
-from lens_cache.store.files import crc32c, crc32c_of_file
+from lens_cache.store.files import crc32c, crc32c_of_file, reason
 from lens_cache.store.layout import GROUPS, QUESTIONS_FILE, ArraySpec, Group, Questions
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.reader import PLAN_FOLDER, missing_shards, shard_images
-from lens_cache.store.shard_file import ShardReader
+from lens_cache.store.remote import plain_errors
+from lens_cache.store.shard_file import ShardReader, open_shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,11 @@ def verify_store(
     Raises:
         StoreError: If there is no readable manifest to check against.
     """
+    with plain_errors(root, "verifying the store"):
+        return _verify(root, threads, progress)
+
+
+def _verify(root: Path, threads: int, progress: Callable[[int, int], None] | None) -> Verification:
     manifest = Manifest.load(root)
     found = Verification()
     try:
@@ -143,8 +149,9 @@ class _Checker:
         return [
             (group, number)
             for group in GROUPS
-            for number in range(len(self._shards))
-            if commit_path(self._root, group, number).exists()
+            for number in sorted(
+                committed_shards(self._root, group) & set(range(len(self._shards)))
+            )
         ]
 
     def check_shard(self, which: tuple[Group, int]) -> tuple[int, list[Problem]]:
@@ -177,7 +184,7 @@ class _Checker:
         """Return which images of a damaged file are damaged."""
         path = self._root / spec.object_path(commit.shard)
         try:
-            reader = ShardReader(path, num_chunks=spec.chunks_per_shard)
+            reader = open_shard(path, num_chunks=spec.chunks_per_shard)
         except LensCacheError:
             return "no image of it can be read"
         bad = []
@@ -214,7 +221,7 @@ def _object_complaint(root: Path, record: ObjectRecord) -> str | None:
     try:
         crc, size = crc32c_of_file(root / record.path)
     except OSError as error:
-        return f"{record.path}: {error.strerror}"
+        return f"{record.path}: {reason(error)}"
     if size != record.size:
         return f"{record.path} has {size} bytes, {record.size} were committed"
     if crc != record.crc32c:

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lens_cache.store.commits import Commit, ObjectRecord, Quarantine, quarantine_path
-from lens_cache.store.files import crc32c
+from lens_cache.store.commits import Commit, ObjectRecord, Quarantine, quarantine_paths
+from lens_cache.store.files import crc32c, remove_file
 from lens_cache.store.layout import ArraySpec
 from lens_cache.store.shard_file import ShardWriter
 
@@ -119,13 +119,13 @@ class GroupShardWriter:
             if name in self._rows:
                 self._rows[name].end()
             writer.publish()
-            path = writer.final.relative_to(self._root).as_posix()
+            name_in_store = self._arrays[name].object_path(self._commit.shard)
             self._commit.objects.append(
-                ObjectRecord(path=path, size=writer.size, crc32c=writer.crc)
+                ObjectRecord(path=name_in_store, size=writer.size, crc32c=writer.crc)
             )
         for record in self._quarantine:
             record.save(self._root)
-        for image_id, checksums in self._commit.images.items():
-            if checksums:  # it may have failed in an earlier run
-                quarantine_path(self._root, self._commit.group, image_id).unlink(missing_ok=True)
+        for path in quarantine_paths(self._root, self._commit.group):
+            if self._commit.images.get(path.stem):  # it failed in an earlier run
+                remove_file(path)
         self._commit.save(self._root)

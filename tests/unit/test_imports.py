@@ -14,6 +14,8 @@ OWNERS = {
     "transformers": ("lens_cache/encoders/", "lens_cache/models/head.py"),
     "segment_anything": ("lens_cache/encoders/", "lens_cache/models/decoder.py"),
     "zarr": ("lens_cache/store/zarr.py",),
+    "fsspec": ("lens_cache/store/remote.py",),
+    "upath": ("lens_cache/store/remote.py",),
     "typer": ("pipelines/cli.py",),
 }
 # What a folder may never import.
