@@ -11,7 +11,8 @@ from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import fsspec
+import pytest
+from s3fs import S3FileSystem
 
 KEY, SECRET = "AKIATESTTESTTESTTEST", "this-secret-must-never-be-written-anywhere"
 BUCKET = "lens"
@@ -36,7 +37,8 @@ def s3_server():
                 socket.create_connection(("127.0.0.1", port), 1).close()
                 break
             except OSError:
-                assert server.poll() is None and time.monotonic() < until, "moto does not start"
+                assert server.poll() is None, "moto does not start"
+                assert time.monotonic() < until, "moto does not answer"
                 time.sleep(0.1)
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -54,9 +56,20 @@ def environment(endpoint):
     }
 
 
-def filesystem(endpoint=None):
-    """Return a filesystem that remembers nothing; by default where the environment leads."""
-    return fsspec.filesystem("s3", use_listings_cache=False, endpoint_url=endpoint)
+@contextmanager
+def led_to(endpoint, **variables):
+    """Let this process speak to another server for a while."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**environment(endpoint), **variables}.items():
+            patch.setenv(name, value)
+        S3FileSystem.clear_instance_cache()
+        yield
+    S3FileSystem.clear_instance_cache()
+
+
+def filesystem():
+    """Return a filesystem that remembers nothing."""
+    return S3FileSystem(use_listings_cache=False)
 
 
 def everything(url):

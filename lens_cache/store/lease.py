@@ -95,6 +95,8 @@ class _Lease:
         """Look whether this still is the lease, and remember who has it otherwise."""
         _, newest = self._newest()
         content = None if newest is None else _read(newest)
+        if newest is not None and content is None:
+            return self._is_mine()  # it ended in between: look again
         if content != self._content:
             self._taken_by = _holder(content)
         return content == self._content
