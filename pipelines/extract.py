@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import json
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -263,8 +264,4 @@ def _finish(root: Path, manifest: Manifest, plan: Plan, config: ExtractConfig) -
 def _run_folder(root: Path) -> Path:
     """Return a new folder for this run's records, the only part of a store that holds times."""
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-    name, count = stamp, 1
-    while (root / "runs" / name).exists():
-        count += 1
-        name = f"{stamp}-{count}"
-    return root / "runs" / name
+    return root / "runs" / f"{stamp}-{uuid.uuid4().hex[:8]}"

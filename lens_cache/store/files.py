@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import google_crc32c
 
@@ -28,51 +28,6 @@ from lens_cache.store.remote import is_remote, plain_errors
 TEMPORARY = "tmp"
 LOCK = ".lock"
 _SEAL = "crc32c"
-
-
-class PendingFile(Protocol):
-    """A file that is being written."""
-
-    def write(self, data: bytes) -> None:
-        """Append bytes."""
-
-    def publish(self) -> None:
-        """Let it appear, whole."""
-
-    def discard(self) -> None:
-        """Leave nothing behind; does nothing after ``publish``."""
-
-
-class LocalFile:
-    """A file that is being written below ``root/tmp``."""
-
-    def __init__(self, root: Path, final: Path) -> None:
-        self._final = final
-        self._temporary = temporary_path(root)
-        self._file = self._temporary.open("wb")
-
-    def write(self, data: bytes) -> None:
-        """Append bytes."""
-        self._file.write(data)
-
-    def publish(self) -> None:
-        """Flush it to the disk and move it to its place."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        publish(self._temporary, self._final)
-
-    def discard(self) -> None:
-        """Leave nothing behind; does nothing after ``publish``."""
-        try:
-            self._file.close()  # on a full disk, flushing what is buffered fails once more
-        finally:
-            self._temporary.unlink(missing_ok=True)
-
-
-def pending_file(root: Path, final: Path) -> PendingFile:
-    """Begin a large file, to be written piece by piece."""
-    return remote.Upload(final) if is_remote(final) else LocalFile(root, final)
 
 
 def temporary_path(root: Path) -> Path:
@@ -184,7 +139,7 @@ def sealed(document: dict[str, Any]) -> bytes:
 def append_line(path: Path, line: str) -> None:
     """Append a line to a small log; behind a URL it is written anew."""
     if is_remote(path):
-        before = path.read_bytes() if path.exists() else b""
+        before = remote.read(path) if path.exists() else b""
         remote.put(path, before + f"{line}\n".encode())
         return
     with path.open("a", encoding="utf-8") as file:

@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lens_cache.errors import StoreError
-from lens_cache.store.remote import modified, put, remove
+from lens_cache.store.remote import modified, put, read, remove
 
 FOLDER = ".lease"
 LEASE_SECONDS = 60.0
@@ -148,7 +148,7 @@ def _number(path: Path) -> int:
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read(path)
     except FileNotFoundError:
         return None
 

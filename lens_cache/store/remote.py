@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,8 +17,6 @@ from lens_cache.errors import LensCacheError, StoreError, one_line
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/+(.*)", re.DOTALL)
 _S3 = ("s3", "s3a")
-# An object is uploaded in parts of at least this size while it is written; S3 takes 10,000 parts.
-_PART_BYTES = 16 << 20
 # A request that fails with 5xx, a timeout or a lost connection is made this often, with waits that
 # double up to 20 s in between. AWS_MAX_ATTEMPTS and AWS_RETRY_MODE have the last word.
 _ATTEMPTS = 6
@@ -66,101 +63,73 @@ def is_remote(path: Path) -> bool:
     return not isinstance(path, Path)
 
 
+def is_s3(path: Path) -> bool:
+    """Tell whether a remote path lies on S3, or what speaks like it."""
+    return bool(cast(Any, path).protocol in _S3)
+
+
+def filesystem(path: Path) -> Any:
+    """Return the fsspec filesystem of a remote path."""
+    return cast(Any, path).fs
+
+
+def name_of(path: Path) -> str:
+    """Return what a remote path is called in its filesystem, e.g. ``bucket/store/plan``."""
+    return str(cast(Any, path).path)
+
+
 def put(final: Path, data: bytes, *, new: bool = False) -> None:
     """Write one object in one request; with ``new`` only if there is none of that name.
 
     Raises:
         FileExistsError: If there is one.
     """
-    _fs(final).pipe_file(_name(final), data, mode="create" if new else "overwrite")
+    filesystem(final).pipe_file(name_of(final), data, mode="create" if new else "overwrite")
+
+
+def read(path: Path) -> bytes:
+    """Read an object, whatever happens to it meanwhile."""
+    return bytes(filesystem(path).cat_file(name_of(path)))
 
 
 def read_range(path: Path, start: int, stop: int | None = None) -> bytes:
     """Read some bytes of an object in one request; a negative ``start`` counts from its end."""
-    return bytes(_fs(path).cat_file(_name(path), start=start, end=stop))
+    return bytes(filesystem(path).cat_file(name_of(path), start=start, end=stop))
 
 
 def modified(path: Path) -> float:
     """Return when an object was last written, in seconds by the clock of the server."""
-    return float(_fs(path).modified(_name(path)).timestamp())
+    return float(filesystem(path).modified(name_of(path)).timestamp())
 
 
 def remove(path: Path) -> None:
     """Remove an object, or all objects below a name; nothing happens if there is none."""
     try:
-        _fs(path).rm(_name(path), recursive=True)
+        filesystem(path).rm(name_of(path), recursive=True)
     except FileNotFoundError:
         return
 
 
 def total_size(path: Path) -> int:
     """Return the bytes of all objects below a name."""
-    return int(_fs(path).du(_name(path))) if path.exists() else 0
-
-
-class Upload:
-    """An object that is being written; it appears when it is published, or not at all.
-
-    S3 takes it in parts while it grows. Elsewhere it grows in a local file, to be sent at the end.
-    """
-
-    def __init__(self, final: Path) -> None:
-        self._final, self._size = final, 0
-        self._file: Any
-        if _fs(final).protocol == _S3:
-            self._file = _fs(final).open(
-                _name(final), "wb", autocommit=False, block_size=_PART_BYTES
-            )
-        else:
-            self._file = tempfile.NamedTemporaryFile()  # noqa: SIM115 - closed when it ends
-
-    def write(self, data: bytes) -> None:
-        """Append bytes."""
-        self._file.write(data)
-        self._size += len(data)
-
-    def publish(self) -> None:
-        """Send what is left and let the object appear.
-
-        Raises:
-            StoreError: If what appeared has another size.
-        """
-        if _fs(self._final).protocol == _S3:
-            self._file.close()
-            # If an answer is lost and S3 asked again, it no longer knows the finished upload.
-            with suppress(FileNotFoundError):
-                self._file.commit()
-        else:
-            self._file.flush()
-            _fs(self._final).put_file(self._file.name, _name(self._final))
-            self._file.close()
-        found = self._final.stat().st_size
-        if found != self._size:
-            raise StoreError(
-                f"writing {self._final}: sent {self._size} bytes, found {found}; run the same "
-                "command again"
-            )
-
-    def discard(self) -> None:
-        """Leave nothing behind; does nothing after ``publish``."""
-        if self._file.closed:
-            return
-        if _fs(self._final).protocol == _S3:
-            self._file.closed = True  # or the garbage collector would send the rest
-            self._file.discard()
-        else:
-            self._file.close()
+    return int(filesystem(path).du(name_of(path))) if path.exists() else 0
 
 
 def abort_uploads(root: Path) -> None:
     """Abort what killed writers were uploading below ``root``; S3 would keep, and charge, it."""
-    fs = _fs(root)
-    if fs.protocol != _S3:
+    if not is_s3(root):
         return
-    bucket, key, _ = fs.split_path(_name(root))
-    found = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{key}/")
+    fs = filesystem(root)
+    bucket, key, _ = fs.split_path(name_of(root))
+    found = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{key}/" if key else "")
     for upload in found.get("Uploads", []):
-        fs.abort_mpu(bucket, upload["Key"], upload["UploadId"])
+        abort(fs, Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+
+
+def abort(fs: Any, **upload: str) -> None:
+    """Abort an upload to S3; nothing happens if it is gone."""
+    with suppress(FileNotFoundError):
+        fs.call_s3("abort_multipart_upload", **upload)
 
 
 @contextmanager
@@ -176,7 +145,9 @@ def plain_errors(root: Path, doing: str) -> Iterator[None]:
         raise
     except Exception as error:
         package = type(error).__module__.split(".")[0]
-        if not is_remote(root) or not (isinstance(error, OSError) or package in _TRANSPORTS):
+        # An OSError that names a file speaks of this machine's disk.
+        far = package in _TRANSPORTS or (isinstance(error, OSError) and error.filename is None)
+        if not is_remote(root) or not far:
             raise
         raise StoreError(
             f"{doing} {root}: {type(error).__name__}: {one_line(error)}; run the same command "
@@ -201,11 +172,3 @@ def _options(protocol: str) -> dict[str, Any]:
         "use_listings_cache": False,
         "config_kwargs": {"retries": retries, **timeouts},
     }
-
-
-def _fs(path: Path) -> Any:
-    return cast(Any, path).fs
-
-
-def _name(path: Path) -> str:
-    return str(cast(Any, path).path)

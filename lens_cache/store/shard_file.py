@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lens_cache.errors import CorruptShardError
-from lens_cache.store.files import crc32c, pending_file
+from lens_cache.store.files import crc32c
+from lens_cache.store.pending import pending_file
 from lens_cache.store.remote import is_remote, plain_errors, read_range
 
 _ABSENT = 2**64 - 1
