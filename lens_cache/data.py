@@ -212,6 +212,7 @@ def training_loader(
         collate_fn=FeatureDataset.collate,
         num_workers=batch.loader_workers,
         persistent_workers=batch.loader_workers > 0,
+        multiprocessing_context=store.worker_context if batch.loader_workers else None,
     )
 
 

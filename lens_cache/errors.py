@@ -48,6 +48,12 @@ class TrainingError(LensCacheError, RuntimeError):
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """Return an exception's message on one line, without the class name, cut at ``limit``."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """Return an exception's message on one line, without the class name, cut at ``limit``.
+
+    PyTorch hands an error of a loader worker on with its whole stack trace; its last line counts.
+    """
+    message = str(error)
+    if "\nOriginal Traceback " in message:
+        message = message.rstrip().rsplit("\n", 1)[-1].split(": ", 1)[-1]
+    text = " ".join(message.split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from lens_cache.errors import StoreError
@@ -43,8 +43,8 @@ class FrozenParts:
     sam: Mapping[str, Tensor]
 
     def save(self, folder: Path) -> None:
-        """Write the folder, which must not exist; the configuration last."""
-        folder.mkdir(parents=True)
+        """Write into a folder, creating it if need be; the configuration last."""
+        folder.mkdir(parents=True, exist_ok=True)
         for layer, weights in self.decoder_layers.items():
             (folder / _layer_file(layer)).write_bytes(save(_contiguous(weights)))
         (folder / SAM_FILE).write_bytes(save(_contiguous(self.sam)))
@@ -71,8 +71,10 @@ class FrozenParts:
                 text_config=config["text_config"],
                 grid=(config["grid"][0], config["grid"][1]),
                 sam_architecture=SamArchitecture(**architecture),
-                decoder_layers={n: load_file(folder / _layer_file(n)) for n in config["layers"]},
-                sam=load_file(folder / SAM_FILE),
+                decoder_layers={
+                    n: load((folder / _layer_file(n)).read_bytes()) for n in config["layers"]
+                },
+                sam=load((folder / SAM_FILE).read_bytes()),
             )
         except FileNotFoundError as error:
             raise StoreError(

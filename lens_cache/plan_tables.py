@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from lens_cache.errors import StoreError
+from lens_cache.errors import StoreError, one_line
 from lens_cache.masks import Rle
 from lens_cache.plan_files import FILES, SCHEMAS, from_parquet, to_parquet
 
@@ -230,7 +230,7 @@ class Plan:
                 f"reading the plan {folder}: it is not there; make it with `lens-cache plan`"
             ) from None
         except OSError as error:
-            raise StoreError(f"reading the plan {folder}: {error.strerror}") from None
+            raise StoreError(f"reading the plan {folder}: {one_line(error)}") from None
         return cls.from_files(files, where=str(folder))
 
     def _row(self, index: int) -> dict[str, Any]:

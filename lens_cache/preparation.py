@@ -6,7 +6,6 @@ the store, so that a run killed at any moment is continued by running it again.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -21,15 +20,16 @@ from lens_cache.encoders import llava_weights, sam
 from lens_cache.encoders.prompt import LlavaPrompt
 from lens_cache.encoders.resolve import Encoders
 from lens_cache.errors import StoreError, StoreMismatchError
-from lens_cache.frozen import FrozenParts
+from lens_cache.frozen import CONFIG_FILE, FrozenParts
 from lens_cache.plan import Plan, build_plan
 from lens_cache.store.commits import committed_shards
 from lens_cache.store.files import (
-    publish_folder,
+    has_folder,
+    new_folder,
     read_json,
-    temporary_path,
+    remove_folder,
+    sealed,
     write_bytes,
-    write_json,
 )
 from lens_cache.store.formats import write_array_metadata
 from lens_cache.store.layout import (
@@ -62,14 +62,14 @@ def prepare_plan(root: Path, config: ExtractConfig, progress: Progress) -> Plan:
         StoreMismatchError: If the store was planned from other data settings.
     """
     folder, moved = root / PLAN_FOLDER, False
-    if (root / MANIFEST_FILE).exists() or folder.exists():
+    planned = has_folder(folder, last=PLAN_SETTINGS)
+    if (root / MANIFEST_FILE).exists() or planned:
         moved = _require_same_data(root, config)
-    if not folder.exists():
+    if not planned:
         plan = _build_plan(config, progress)
-        temporary = temporary_path(root)
-        plan.save(temporary)
-        write_json(root, temporary / PLAN_SETTINGS, _absolute(config)["data"])
-        publish_folder(temporary, folder)
+        with new_folder(root, folder, last=PLAN_SETTINGS) as scratch:
+            plan.save(scratch)
+            (scratch / PLAN_SETTINGS).write_bytes(sealed(_absolute(config)["data"]))
         return plan
     plan = Plan.load(folder)
     if moved:
@@ -118,7 +118,7 @@ def prepare_manifest(
 
 def prepare_frozen(root: Path, config: ExtractConfig, encoders: Encoders) -> None:
     """Export what phase 2 needs of the frozen models, unless it is there."""
-    if (root / FROZEN_FOLDER).exists():
+    if has_folder(root / FROZEN_FOLDER, last=CONFIG_FILE):
         return
     grid = encoders.prompt.grid
     parts = FrozenParts(
@@ -130,9 +130,8 @@ def prepare_frozen(root: Path, config: ExtractConfig, encoders: Encoders) -> Non
         ),
         sam=sam.prompt_and_decoder_weights(encoders.sam),
     )
-    temporary = temporary_path(root)
-    parts.save(temporary)
-    publish_folder(temporary, root / FROZEN_FOLDER)
+    with new_folder(root, root / FROZEN_FOLDER, last=CONFIG_FILE) as scratch:
+        parts.save(scratch)
 
 
 def tokenise(plan: Plan, prompt: LlavaPrompt, shard_size: int) -> Questions:
@@ -282,5 +281,5 @@ def _absolute(config: ExtractConfig) -> dict[str, Any]:
 def _discard(root: Path, group: Group) -> None:
     """Forget a group: its commits first, so that no reader takes half of it for whole."""
     for folder in (root / "commits" / group, root / "quarantine" / group, root / group):
-        shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(root / FROZEN_FOLDER, ignore_errors=True)
+        remove_folder(folder)
+    remove_folder(root / FROZEN_FOLDER)

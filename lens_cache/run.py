@@ -135,4 +135,4 @@ def begin_run(folder: Path, store: Store, frozen: FrozenParts) -> None:
     # A run that was killed before its first checkpoint may have left those of another store.
     shutil.rmtree(folder / FROZEN_FOLDER, ignore_errors=True)
     dataclasses.replace(frozen, decoder_layers={}).save(folder / FROZEN_FOLDER)
-    shutil.copyfile(store.root / MANIFEST_FILE, folder / MANIFEST_FILE)
+    (folder / MANIFEST_FILE).write_bytes((store.root / MANIFEST_FILE).read_bytes())

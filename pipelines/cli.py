@@ -34,9 +34,20 @@ app.add_typer(config_app, name="config")
 benchmark_app = typer.Typer(help="Measure how fast the work is.", no_args_is_help=True)
 app.add_typer(benchmark_app, name="benchmark")
 
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the feature cache.")]
+
+def _store(text: str) -> Path:
+    from lens_cache.store.remote import store_path
+
+    return store_path(text)
+
+
+StorePath = Annotated[
+    Path, typer.Argument(metavar="STORE", parser=_store, help="Folder or URL of the feature cache.")
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the training run.")]
-StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the feature cache.")]
+StoreOption = Annotated[
+    Path, typer.Option("--store", parser=_store, help="Folder or URL of the feature cache.")
+]
 ConfigFile = Annotated[Path | None, typer.Option("-c", "--config", help="YAML settings.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override one setting.")
@@ -215,7 +226,9 @@ def verify(
 @app.command()
 def convert(
     store: StorePath,
-    dest: Annotated[Path, typer.Argument(metavar="DEST", help="Folder for the new store.")],
+    dest: Annotated[
+        Path, typer.Argument(metavar="DEST", parser=_store, help="Folder or URL of the new store.")
+    ],
     to: Annotated[
         Literal["zarr", "webdataset"], typer.Option("--format", help="Format of the new store.")
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -10,6 +9,8 @@ from pathlib import Path
 
 from lens_cache.config import StoreFormat
 from lens_cache.errors import ConfigError, CorruptShardError, StoreError
+from lens_cache.frozen import CONFIG_FILE
+from lens_cache.preparation import PLAN_SETTINGS
 from lens_cache.store.catalogue import PLAN_FOLDER, Catalogue
 from lens_cache.store.commits import (
     SHARED,
@@ -23,9 +24,9 @@ from lens_cache.store.features import FeatureReader
 from lens_cache.store.files import (
     LOCK,
     TEMPORARY,
-    publish_folder,
+    has_folder,
+    new_folder,
     sweep_temporary,
-    temporary_path,
     write_bytes,
     writer_lock,
 )
@@ -34,9 +35,16 @@ from lens_cache.store.layout import GROUPS, QUESTIONS_FILE, Group
 from lens_cache.store.manifest import MANIFEST_FILE, Manifest, require_same
 from lens_cache.store.reader import FROZEN_FOLDER, Store
 from pipelines.cost import require_space
+from pipelines.extract import RUNS_FOLDER, SPARE_MANIFEST
 from pipelines.progress import Reporter
 
 _THREADS = 4
+# What is copied as it is, with the file that is written last.
+_FOLDERS = {
+    PLAN_FOLDER: PLAN_SETTINGS,
+    FROZEN_FOLDER: CONFIG_FILE,
+    RUNS_FOLDER: MANIFEST_FILE,
+}
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,7 @@ def convert(source: Path, dest: Path, wanted: StoreFormat, reporter: Reporter) -
             require_space(dest, sum(job.size(shard) for shard in todo))
             replace(manifest, complete=False).save(dest)
             job.copy_shared()
+            write_bytes(dest, dest / SPARE_MANIFEST, (dest / MANIFEST_FILE).read_bytes())
         size = _convert_shards(job, todo, reporter)
         if todo or not _complete(dest):
             seal_shared_files(dest)
@@ -148,15 +157,22 @@ class _Job:
 
     def copy_shared(self) -> None:
         """Copy what is the same in both formats and is not there yet."""
-        for name in (PLAN_FOLDER, FROZEN_FOLDER, "runs"):
-            if not (self._dest / name).exists() and (self._source / name).exists():
-                temporary = temporary_path(self._dest)
-                shutil.copytree(self._source / name, temporary)
-                publish_folder(temporary, self._dest / name)
+        for name, last in _FOLDERS.items():
+            if not has_folder(self._dest / name, last=last):
+                self._copy_folder(name, last)
         write_bytes(
             self._dest, self._dest / QUESTIONS_FILE, (self._source / QUESTIONS_FILE).read_bytes()
         )
         write_array_metadata(self._dest, self._catalogue.manifest)
+
+    def _copy_folder(self, name: str, last: str) -> None:
+        here = self._source / name
+        with new_folder(self._dest, self._dest / name, last=last) as folder:
+            for path in here.rglob("*"):
+                if path.is_file():
+                    copy = folder / path.relative_to(here)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    copy.write_bytes(path.read_bytes())
 
     def convert(self, shard: int) -> int:
         """Write one shard of every group; returns its bytes.

@@ -12,10 +12,12 @@ from lens_cache.encoders.resolve import Encoders
 from lens_cache.errors import LensCacheError, StoreError
 from lens_cache.estimate import Estimate, estimate
 from lens_cache.plan import Plan, build_plan
-from lens_cache.preparation import describe, require_same_store, tokenise
+from lens_cache.preparation import PLAN_SETTINGS, describe, require_same_store, tokenise
+from lens_cache.store.files import has_folder
 from lens_cache.store.layout import GROUPS, Group, Questions
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.reader import PLAN_FOLDER, missing_shards, shard_images
+from lens_cache.store.remote import is_remote, plain_errors
 from pipelines.progress import Reporter
 
 # Room that must stay free on the disk beside the features.
@@ -37,8 +39,8 @@ class DryRun:
         missing_flops: Operations not yet done.
         worker_bytes: Memory that the models of one worker may take.
         missing_bytes: Feature bytes not yet written.
-        free_bytes: Free bytes where the store lies.
-        fits: Whether there is room for what is missing.
+        free_bytes: Free bytes where the store lies; nothing for a URL, which does not say.
+        fits: Whether there is room for what is missing; nothing for a URL.
         shards: Shards not yet committed, per group.
     """
 
@@ -50,8 +52,8 @@ class DryRun:
     missing_flops: float
     worker_bytes: int
     missing_bytes: int
-    free_bytes: int
-    fits: bool
+    free_bytes: int | None
+    fits: bool | None
     shards: dict[str, int]
 
 
@@ -62,10 +64,15 @@ def dry_run(root: Path, config: ExtractConfig, reporter: Reporter) -> DryRun:
         LensCacheError: If it would be refused: data or checkpoints not found, or other settings
             than the store's.
     """
+    with plain_errors(root, "reading the store"):
+        return _dry_run(root, config, reporter)
+
+
+def _dry_run(root: Path, config: ExtractConfig, reporter: Reporter) -> DryRun:
     encoders = Encoders.resolve(config)
     plan = (
         Plan.load(root / PLAN_FOLDER)
-        if (root / PLAN_FOLDER).exists()
+        if has_folder(root / PLAN_FOLDER, last=PLAN_SETTINGS)
         else build_plan(
             config.data, progress=lambda done, total: reporter.progress("plan", done, total)
         )
@@ -92,7 +99,7 @@ def dry_run(root: Path, config: ExtractConfig, reporter: Reporter) -> DryRun:
         worker_bytes=model_bytes(encoders, GROUPS),
         missing_bytes=missing,
         free_bytes=free,
-        fits=missing + _MARGIN_BYTES <= free,
+        fits=None if free is None else missing + _MARGIN_BYTES <= free,
         shards={group: sum(group in groups for groups in todo.values()) for group in GROUPS},
     )
 
@@ -140,13 +147,13 @@ def missing_bytes(cost: Estimate, todo: Todo, plan: Plan, config: ExtractConfig)
 
 
 def require_space(root: Path, needed: int) -> None:
-    """Refuse to begin what the disk cannot hold.
+    """Refuse to begin what the disk cannot hold; what is behind a URL does not say.
 
     Raises:
         StoreError: If fewer bytes are free than needed, with a margin.
     """
     free = _free_bytes(root)
-    if needed + _MARGIN_BYTES > free:
+    if free is not None and needed + _MARGIN_BYTES > free:
         raise StoreError(
             f"writing to {root}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are "
             "free; make room or choose another disk (`extract --force` begins all the same)"
@@ -163,6 +170,8 @@ def model_bytes(encoders: Encoders, groups: tuple[Group, ...]) -> int:
     return size * 3 // 2 + (512 << 20)
 
 
-def _free_bytes(root: Path) -> int:
+def _free_bytes(root: Path) -> int | None:
+    if is_remote(root):
+        return None
     existing = next(folder for folder in [root, *root.absolute().parents] if folder.exists())
     return shutil.disk_usage(existing).free

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import json
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,13 @@ from lens_cache.store.commits import (
     quarantined,
     seal_shared_files,
 )
-from lens_cache.store.files import sweep_temporary, write_bytes, writer_lock
+from lens_cache.store.files import (
+    append_line,
+    new_folder,
+    sweep_temporary,
+    write_bytes,
+    writer_lock,
+)
 from lens_cache.store.layout import GROUPS, Group
 from lens_cache.store.manifest import MANIFEST_FILE, Manifest
 from lens_cache.store.reader import shard_images
@@ -47,8 +54,9 @@ from pipelines.ledger import Ledger, Poison
 from pipelines.progress import Reporter
 from pipelines.provenance import record_run
 
+RUNS_FOLDER = "runs"
 # Says what the store is when its manifest is damaged; nothing else in the store could.
-SPARE_MANIFEST = "runs/manifest.json"
+SPARE_MANIFEST = f"{RUNS_FOLDER}/{MANIFEST_FILE}"
 
 
 @dataclass
@@ -140,7 +148,7 @@ def extract(
     """
     with (
         stop_on_signals(reporter.message, lambda: committed(root, config)) as stop,
-        writer_lock(root),
+        writer_lock(root) as require_lock,
     ):
         sweep_temporary(root)
         encoders = Encoders.resolve(config)
@@ -164,7 +172,19 @@ def extract(
             if not force:
                 require_space(root, missing_bytes(cost, todo, plan, config))
             settings = dataclasses.replace(with_overrides(manifest), workers=config.workers)
-            _run(root, settings, encoders, plan, todo, summary, reporter, runner, stop)
+            _run(
+                root,
+                settings,
+                encoders,
+                plan,
+                todo,
+                summary,
+                reporter,
+                runner,
+                stop,
+                require_lock,
+            )
+        require_lock()
         _finish(root, manifest, plan, config)
     for group in GROUPS:
         summary.quarantined += quarantined(root, group).values()
@@ -201,22 +221,24 @@ def _run(
     reporter: Reporter,
     runner: Runner,
     stop: Stop,
+    require_lock: Callable[[], None],
 ) -> None:
     """Work off the missing shards and keep a log of them."""
     shards = shard_images(plan.num_images, config.store.shard_size)
     total = sum(len(shards[shard]) for shard in todo)
     log = _run_folder(root)
-    record_run(log, config)
+    with new_folder(root, log, last="run.json") as scratch:
+        record_run(scratch, config)
     done = 0
 
     def on_report(report: ShardReport) -> None:
         nonlocal done
+        require_lock()
         done += report.images
         summary.reports.append(report)
         for stage, seconds in report.seconds.items():
             summary.seconds[stage] = summary.seconds.get(stage, 0.0) + seconds
-        with (log / "shards.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dataclasses.asdict(report)) + "\n")
+        append_line(log / "shards.jsonl", json.dumps(dataclasses.asdict(report)))
         for record in report.quarantined:
             reporter.message(f"quarantined {record.path}: {record.group}: {record.reason}")
         for group, size in report.smaller_batches.items():
@@ -283,8 +305,4 @@ def _finish(root: Path, manifest: Manifest, plan: Plan, config: ExtractConfig) -
 def _run_folder(root: Path) -> Path:
     """Return a new folder for this run's records, the only part of a store that holds times."""
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-    name, count = stamp, 1
-    while (root / "runs" / name).exists():
-        count += 1
-        name = f"{stamp}-{count}"
-    return root / "runs" / name
+    return root / RUNS_FOLDER / f"{stamp}-{uuid.uuid4().hex[:8]}"

@@ -61,8 +61,7 @@ def dry_run(found: DryRun, time: Duration) -> Report:
         f"features    {_bytes(size)}; a cache per query would take {_bytes(cost.naive_bytes)}, "
         f"{cost.naive_bytes / max(1, size):.1f} times as much",
         f"to write    {_bytes(found.missing_bytes)} of {found.num_shards} shards "
-        f"(missing: {_counts(found.shards)}); {_bytes(found.free_bytes)} are free"
-        + ("" if found.fits else " - NOT ENOUGH, extract will refuse without --force"),
+        f"(missing: {_counts(found.shards)}); {_room(found)}",
         f"compute     {_flops(cost.llava_flops)} LLaVA (a full forward per query would be "
         f"{_flops(cost.naive_llava_flops)}), {_flops(cost.sam_flops)} SAM; the models of a worker "
         f"take up to {_bytes(found.worker_bytes)} of memory",
@@ -71,6 +70,13 @@ def dry_run(found: DryRun, time: Duration) -> Report:
         "nothing was written",
     ]
     return Report(document, "\n".join(lines))
+
+
+def _room(found: DryRun) -> str:
+    if found.free_bytes is None:
+        return "how much room there is behind a URL cannot be told"
+    warning = "" if found.fits else " - NOT ENOUGH, extract will refuse without --force"
+    return f"{_bytes(found.free_bytes)} are free{warning}"
 
 
 def extraction(root: Path, summary: Summary) -> Report:
@@ -126,6 +132,7 @@ def inspection(root: Path) -> Report:
     """Report what is in a store, finished or not."""
     from lens_cache.plan import Plan
     from lens_cache.store.commits import committed_shards, quarantined
+    from lens_cache.store.files import folder_size
     from lens_cache.store.layout import GROUPS
     from lens_cache.store.manifest import Manifest
     from lens_cache.store.reader import PLAN_FOLDER, shard_images
@@ -140,7 +147,7 @@ def inspection(root: Path) -> Report:
             "shards_committed": len(committed_shards(root, group)),
             "shards": shards,
             "quarantined": len(quarantined(root, group)),
-            "bytes": sum(f.stat().st_size for f in (root / group).rglob("*") if f.is_file()),
+            "bytes": folder_size(root / group),
             "fingerprint": manifest.fingerprints[group],
             "arrays": {
                 name: {"shape": list(spec.shape), "dtype": spec.dtype}

@@ -19,6 +19,7 @@ from lens_cache.config_file import load_config, parse_config, to_tree
 from lens_cache.errors import LensCacheError, one_line
 from lens_cache.run import Run
 from lens_cache.store.reader import Store
+from lens_cache.store.remote import store_path
 from pipelines.evaluate import evaluate
 from pipelines.evaluation_report import Evaluation
 from pipelines.scores import Score
@@ -113,7 +114,7 @@ def main() -> None:
     """Do the run that the command line names; a failure is one line and exit code 1."""
     folder, store, *splits = sys.argv[1:]
     try:
-        train_and_measure(Path(folder), Path(store), splits)
+        train_and_measure(Path(folder), store_path(store), splits)
     except (LensCacheError, OSError) as error:
         print(f"lens-cache: {one_line(error, 1000)}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -81,6 +81,9 @@ class StoreDataModule(LightningDataModule):
                 batch_sampler=sampler,
                 collate_fn=FeatureDataset.collate,
                 num_workers=batch.loader_workers,
+                multiprocessing_context=self._store.worker_context
+                if batch.loader_workers
+                else None,
             )
         ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from lens_cache.plan import Plan
 from lens_cache.preparation import with_overrides
 from lens_cache.recompute import Agreement, recompute
 from lens_cache.store.commits import SHARED, Quarantine, commit_path, quarantine_paths
-from lens_cache.store.files import read_json, write_bytes, writer_lock
+from lens_cache.store.files import read_json, remove_folder, write_bytes, writer_lock
 from lens_cache.store.layout import GROUPS
 from lens_cache.store.manifest import MANIFEST_FILE, Manifest
 from lens_cache.store.reader import FROZEN_FOLDER, PLAN_FOLDER, Store
@@ -126,11 +125,11 @@ def _forget(root: Path, problems: Sequence[Problem], *, shared: bool) -> None:
         elif shared:
             commit_path(root, SHARED, 0).unlink(missing_ok=True)
             for name in (PLAN_FOLDER, FROZEN_FOLDER):
-                shutil.rmtree(root / name, ignore_errors=True)
+                remove_folder(root / name)
     try:
         Plan.load(root / PLAN_FOLDER)
     except LensCacheError:
-        shutil.rmtree(root / PLAN_FOLDER, ignore_errors=True)
+        remove_folder(root / PLAN_FOLDER)
     for path in (path for group in GROUPS for path in quarantine_paths(root, group)):
         try:
             Quarantine.load(path)

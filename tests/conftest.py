@@ -9,6 +9,7 @@ import torch
 
 from lens_cache.encoders.tiny import write_tiny_checkpoints
 from tests.pictures import write_coco
+from tests.s3 import BUCKET, environment, filesystem, s3_server
 from tests.stores import extracted, settings
 
 torch.set_num_threads(1)
@@ -45,3 +46,13 @@ def tiny_store(tmp_path_factory, tiny_coco, tiny_checkpoints) -> Path:
     root = tmp_path_factory.mktemp("stores") / "store"
     extracted(root, settings(tiny_coco, tiny_checkpoints))
     return root
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """The URL of an S3-speaking server, to which the environment leads; its bucket is ``lens``."""
+    with s3_server() as url, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(url).items():
+            patch.setenv(name, value)
+        filesystem().mkdir(BUCKET)
+        yield url

@@ -47,6 +47,10 @@ class FeatureReader(ABC):
         """Return an image's chunk of an array over images as values."""
         return self.tensor(name, self.chunk(name, image))
 
+    def row_tensor(self, name: str, image: int, rows: range) -> Tensor:
+        """Return text rows of an image, counted from the first of its rows, as values."""
+        return self.tensor(name, self.rows(name, image, rows.start, len(rows)))
+
     @abstractmethod
     def prefix(self, name: str) -> NDArray[np.uint8]:
         """Return the whole of an array that stands once in a store."""

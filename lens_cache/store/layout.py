@@ -8,6 +8,7 @@ a region of equal length, so that a shard of the plan is one object of every arr
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,7 @@ class Questions:
             StoreError: If the file is missing or damaged.
         """
         try:
-            table = pq.read_table(path)
+            table = pq.read_table(io.BytesIO(path.read_bytes()))
             return cls(
                 token_ids=[
                     np.asarray(ids, dtype=np.int32) for ids in table["token_ids"].to_pylist()

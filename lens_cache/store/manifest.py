@@ -10,8 +10,9 @@ from typing import Any
 
 from lens_cache.config import StoreFormat
 from lens_cache.errors import StoreError, StoreMismatchError
-from lens_cache.store.files import read_json, require_local, write_json
+from lens_cache.store.files import read_json, write_json
 from lens_cache.store.layout import ArraySpec
+from lens_cache.store.remote import is_remote, plain_errors
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = "lens-cache store"
@@ -67,14 +68,17 @@ class Manifest:
         Raises:
             StoreError: If ``root`` is no store, or one of a format that this version cannot read.
         """
-        require_local(root)
-        if not root.is_dir():
-            raise StoreError(f"opening the store {root}: no such folder; run `lens-cache extract`")
-        if not (root / MANIFEST_FILE).exists():
-            raise StoreError(
-                f"opening the store {root}: there is no {MANIFEST_FILE}; run `lens-cache extract`"
-            )
-        document = read_json(root / MANIFEST_FILE, purpose=f"opening the store {root}")
+        with plain_errors(root, "opening the store"):
+            if not is_remote(root) and not root.is_dir():
+                raise StoreError(
+                    f"opening the store {root}: no such folder; run `lens-cache extract`"
+                )
+            if not (root / MANIFEST_FILE).exists():
+                raise StoreError(
+                    f"opening the store {root}: there is no {MANIFEST_FILE}; run "
+                    "`lens-cache extract`"
+                )
+            document = read_json(root / MANIFEST_FILE, purpose=f"opening the store {root}")
         try:
             found = (document.pop("format"), document.pop("format_version"))
             if found != (FORMAT, FORMAT_VERSION):

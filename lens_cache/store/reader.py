@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from multiprocessing.context import BaseContext
 from pathlib import Path
+
+from torch import Tensor
 
 from lens_cache.errors import StoreError
 from lens_cache.frozen import FrozenParts
@@ -12,11 +18,13 @@ from lens_cache.store.commits import committed_shards, quarantined
 from lens_cache.store.formats import open_features
 from lens_cache.store.layout import GROUPS
 from lens_cache.store.manifest import Manifest
+from lens_cache.store.remote import is_remote, plain_errors
 from lens_cache.types import ImageFeatures
 
 __all__ = ["FROZEN_FOLDER", "PLAN_FOLDER", "Store", "missing_shards", "shard_images"]
 
 FROZEN_FOLDER = "frozen"
+_REQUESTS = 16  # that a process has under way at a time, behind a URL
 
 
 class Store:
@@ -38,6 +46,11 @@ class Store:
             StoreError: If it is missing or not complete.
         """
         self.root = root
+        with plain_errors(root, "opening the store"):
+            self._open()
+
+    def _open(self) -> None:
+        root = self.root
         self.manifest = Manifest.load(root)
         if not self.manifest.complete:
             raise StoreError(
@@ -48,10 +61,24 @@ class Store:
         self.plan, self.questions = self.catalogue.plan, self.catalogue.questions
         self.features = open_features(root, self.catalogue)
         self._missing = {image_id for group in GROUPS for image_id in quarantined(root, group)}
+        self._prefix = lru_cache(maxsize=None)(self._read_prefix)
+        self._threads = ThreadPoolExecutor(_REQUESTS) if is_remote(root) else None
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
         """Let a process that does not fork, such as a spawned loader worker, open it again."""
         return Store, (self.root,)
+
+    @property
+    def worker_context(self) -> BaseContext | None:
+        """How processes that read this store are to be started; nothing if it does not matter.
+
+        Connections do not survive a fork: behind a URL each process opens the store anew.
+        """
+        if self._threads is None:
+            return None
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])  # imported once, not by every worker
+        return context
 
     @property
     def num_quarantined(self) -> int:
@@ -98,17 +125,30 @@ class Store:
         Raises:
             CorruptShardError: If a shard is damaged or an object is missing.
         """
+        features, text = self.features, f"layer_{layer}/text_tokens"
         rows = [self.catalogue.rows_of(query) for query in queries]
-        text, base, features = f"layer_{layer}/text_tokens", f"layer_{layer}", self.features
-        return ImageFeatures(
-            prefix=features.tensor(f"{base}/prefix", features.prefix(f"{base}/prefix")),
-            image_tokens=features.image_tensor(f"{base}/image_tokens", image),
-            text_tokens=[
-                features.tensor(text, features.rows(text, image, mine.start, len(mine)))
-                for mine in rows
-            ],
-            image_embedding=features.image_tensor("image_embeddings", image),
+        prefix, image_tokens, image_embedding, *text_tokens = self._together(
+            partial(self._prefix, f"layer_{layer}/prefix"),
+            partial(features.image_tensor, f"layer_{layer}/image_tokens", image),
+            partial(features.image_tensor, "image_embeddings", image),
+            *(partial(features.row_tensor, text, image, mine) for mine in rows),
         )
+        return ImageFeatures(
+            prefix=prefix,
+            image_tokens=image_tokens,
+            text_tokens=text_tokens,
+            image_embedding=image_embedding,
+        )
+
+    def _together(self, *reads: Callable[[], Tensor]) -> list[Tensor]:
+        """Read several things: behind a URL at the same time, since each waits for an answer."""
+        if self._threads is None:
+            return [read() for read in reads]
+        return [future.result() for future in [self._threads.submit(read) for read in reads]]
+
+    def _read_prefix(self, name: str) -> Tensor:
+        """Read the states of the system prefix, the same for every image; (P, d)."""
+        return self.features.tensor(name, self.features.prefix(name))
 
 
 def missing_shards(root: Path, num_shards: int) -> dict[str, list[int]]:

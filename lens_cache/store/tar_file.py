@@ -7,7 +7,6 @@ names. A link, a device, a name that leads out of the archive or anything after 
 
 from __future__ import annotations
 
-import os
 import re
 import tarfile
 from pathlib import Path, PurePosixPath
@@ -15,8 +14,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from lens_cache.errors import CorruptShardError
-from lens_cache.store.files import crc32c, map_file, publish, temporary_path
+from lens_cache.errors import CorruptShardError, StoreError
+from lens_cache.store.files import crc32c, map_file
+from lens_cache.store.pending import pending_file
+from lens_cache.store.remote import is_remote
 
 _BLOCK = tarfile.BLOCKSIZE
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
@@ -25,24 +26,20 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.
 class TarWriter:
     """Append members to a tar, then ``publish`` it.
 
-    Leaving the ``with`` block without ``publish`` removes the temporary file.
+    Leaving the ``with`` block without ``publish`` leaves nothing behind.
     """
 
     def __init__(self, root: Path, final: Path) -> None:
         self.final = final
         self.size = 0
         self.crc = 0
-        self._temporary = temporary_path(root)
-        self._file = self._temporary.open("wb")
+        self._file = pending_file(root, final)
 
     def __enter__(self) -> TarWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
-            self._file.close()  # on a full disk, flushing what is buffered fails once more
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        self._file.discard()
 
     def add(self, name: str, *parts: bytes) -> None:
         """Append a member whose content is the parts, one after another."""
@@ -54,13 +51,10 @@ class TarWriter:
         self._append(bytes(-header.size % _BLOCK))
 
     def publish(self) -> None:
-        """Write the end of the archive, flush to the disk and move the tar to its place."""
+        """Write the end of the archive and let the tar appear at its place."""
         self._append(bytes(2 * _BLOCK))
         self._append(bytes(-self.size % tarfile.RECORDSIZE))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        publish(self._temporary, self.final)
+        self._file.publish()
 
     def _append(self, data: bytes) -> None:
         self._file.write(data)
@@ -76,7 +70,13 @@ class TarReader:
 
         Raises:
             CorruptShardError: If it is missing, ends too early, or holds anything but plain files.
+            StoreError: If it lies behind a URL, where only a request per member would find them.
         """
+        if is_remote(path):
+            raise StoreError(
+                f"reading {path} at random: tars behind a URL are read from end to end only; train "
+                "with --set batch.order=stream, or convert the store to zarr"
+            )
         self.path = path
         self._bytes = map_file(path)
         self._members: dict[str, tuple[int, int]] = {}

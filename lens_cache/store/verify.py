@@ -17,15 +17,16 @@ from lens_cache.store.commits import (
     Commit,
     ObjectRecord,
     Quarantine,
-    commit_path,
+    committed_shards,
     quarantine_paths,
 )
 from lens_cache.store.features import FeatureReader
-from lens_cache.store.files import crc32c, crc32c_of_file
+from lens_cache.store.files import crc32c, crc32c_of_file, reason
 from lens_cache.store.formats import arrays_of_objects, open_features
 from lens_cache.store.layout import GROUPS, Group
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.reader import PLAN_FOLDER, missing_shards, shard_images
+from lens_cache.store.remote import plain_errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,11 @@ def verify_store(
     Raises:
         StoreError: If there is no readable manifest to check against.
     """
+    with plain_errors(root, "verifying the store"):
+        return _verify(root, threads, progress)
+
+
+def _verify(root: Path, threads: int, progress: Callable[[int, int], None] | None) -> Verification:
     manifest = Manifest.load(root)
     found = Verification()
     try:
@@ -103,6 +109,7 @@ class _Checker:
         self._shard_size = manifest.config["store"]["shard_size"]
         self._shards = shard_images(plan.num_images, self._shard_size)
         self._quarantined: dict[str, set[str]] = {}
+        self._committed = {group: committed_shards(root, group) for group in GROUPS}
         self._features: FeatureReader | None = None
         # Without questions nobody knows whose rows are whose; their damage is reported by itself.
         with contextlib.suppress(LensCacheError):
@@ -156,7 +163,7 @@ class _Checker:
         commits: dict[Group, Commit] = {}
         problems: list[Problem] = []
         for group in GROUPS:
-            if commit_path(self._root, group, shard).exists():
+            if shard in self._committed[group]:
                 try:
                     commits[group] = Commit.load(self._root, group, shard)
                 except (LensCacheError, KeyError, TypeError) as error:
@@ -236,7 +243,7 @@ def _object_complaint(root: Path, record: ObjectRecord) -> str | None:
     try:
         crc, size = crc32c_of_file(root / record.path)
     except OSError as error:
-        return f"{record.path}: {error.strerror}"
+        return f"{record.path}: {reason(error)}"
     if size != record.size:
         return f"{record.path} has {size} bytes, {record.size} were committed"
     if crc != record.crc32c:

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lens_cache.store.commits import Commit, ObjectRecord, Quarantine, quarantine_path
-from lens_cache.store.files import crc32c
+from lens_cache.store.commits import Commit, ObjectRecord, Quarantine, quarantine_paths
+from lens_cache.store.files import crc32c, remove_file
 from lens_cache.store.layout import ArraySpec
 from lens_cache.store.shard_file import ShardWriter
 
@@ -123,9 +123,9 @@ class GroupShardWriter:
             if name in self._rows:
                 self._rows[name].end()
             writer.publish()
-            path = writer.final.relative_to(self._root).as_posix()
+            name_in_store = self._arrays[name].object_path(self._commit.shard)
             self._commit.objects.append(
-                ObjectRecord(path=path, size=writer.size, crc32c=writer.crc)
+                ObjectRecord(path=name_in_store, size=writer.size, crc32c=writer.crc)
             )
         seal(self._root, self._commit, self._quarantine)
 
@@ -134,7 +134,7 @@ def seal(root: Path, commit: Commit, quarantine: Iterable[Quarantine]) -> None:
     """Write the quarantine records of a shard whose objects are in place, and last its commit."""
     for record in quarantine:
         record.save(root)
-    for image_id, checksums in commit.images.items():
-        if checksums:  # it may have failed in an earlier run
-            quarantine_path(root, commit.group, image_id).unlink(missing_ok=True)
+    for path in quarantine_paths(root, commit.group):
+        if commit.images.get(path.stem):  # it failed in an earlier run
+            remove_file(path)
     commit.save(root)

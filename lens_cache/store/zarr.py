@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import zarr
 
-from lens_cache.store.files import temporary_path, write_bytes
+from lens_cache.store.files import write_bytes
 from lens_cache.store.layout import ArraySpec
 
 # Zarr has no bfloat16 on every Python this package runs on: its bits are stored as uint16.
@@ -21,24 +21,23 @@ def write_metadata(root: Path, arrays: Iterable[ArraySpec]) -> None:
     Zarr itself makes the documents, in a scratch folder; they are then moved into place one by one,
     so that a reader never meets half a document.
     """
-    scratch = temporary_path(root)
-    group = zarr.open_group(str(scratch), mode="w")
-    for spec in arrays:
-        group.create_array(
-            spec.path,
-            shape=spec.shape,
-            chunks=spec.chunk,
-            shards=spec.shard,
-            dtype=_ZARR_DTYPE[spec.dtype],
-            compressors=None,
-            filters=None,
-            fill_value=0,
-            dimension_names=spec.dimensions,
-            attributes={"dtype": spec.dtype},
-        )
-    for document in sorted(scratch.rglob("zarr.json")):
-        final = root / document.relative_to(scratch)
-        content = document.read_bytes()
-        if not final.exists() or final.read_bytes() != content:
-            write_bytes(root, final, content)
-    shutil.rmtree(scratch)
+    with tempfile.TemporaryDirectory() as scratch:
+        group = zarr.open_group(scratch, mode="w")
+        for spec in arrays:
+            group.create_array(
+                spec.path,
+                shape=spec.shape,
+                chunks=spec.chunk,
+                shards=spec.shard,
+                dtype=_ZARR_DTYPE[spec.dtype],
+                compressors=None,
+                filters=None,
+                fill_value=0,
+                dimension_names=spec.dimensions,
+                attributes={"dtype": spec.dtype},
+            )
+        for document in sorted(Path(scratch).rglob("zarr.json")):
+            final = root / document.relative_to(scratch).as_posix()
+            content = document.read_bytes()
+            if not final.exists() or final.read_bytes() != content:
+                write_bytes(root, final, content)

@@ -1,4 +1,4 @@
-"""Random access to the shards of a Zarr store, by memory map."""
+"""Random access to the shards of a Zarr store, by memory map or range requests."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lens_cache.errors import CorruptShardError
 from lens_cache.store.catalogue import Catalogue
 from lens_cache.store.features import FeatureReader
 from lens_cache.store.layout import ArraySpec
-from lens_cache.store.shard_file import ShardReader
+from lens_cache.store.shard_file import ShardReader, open_shard
 
-_OPEN_SHARDS = 256
+_OPEN_SHARDS = 4096  # what stays of each is a memory map, or an index of a few kilobytes
 
 
 class ZarrReader(FeatureReader):
@@ -26,31 +26,34 @@ class ZarrReader(FeatureReader):
 
     def prefix(self, name: str) -> NDArray[np.uint8]:
         """Return the one chunk of a prefix."""
-        return np.array(self._bytes(self.spec(name), 0))
+        return self._whole(self.spec(name), 0)
 
     def chunk(self, name: str, image: int) -> NDArray[np.uint8]:
         """Return an image's chunk."""
-        return np.array(self._bytes(self.spec(name), image))
+        return self._whole(self.spec(name), image)
 
     def rows(self, name: str, image: int, start: int, length: int) -> NDArray[np.uint8]:
         """Return text rows of an image, across chunks where need be."""
         spec, first = self.spec(name), self.catalogue.first_row(image) + start
         parts = [
-            self._bytes(spec, number)[where] for number, where in spec.row_slices(first, length)
+            self._bytes(spec, number, where) for number, where in spec.row_slices(first, length)
         ]
         return np.concatenate(parts) if parts else np.empty(0, np.uint8)
 
-    def _bytes(self, spec: ArraySpec, index: int) -> NDArray[np.uint8]:
-        """Return a view of the bytes of a chunk, given by its number along the first axis."""
+    def _whole(self, spec: ArraySpec, index: int) -> NDArray[np.uint8]:
+        return np.array(self._bytes(spec, index, slice(0, spec.chunk_bytes)))
+
+    def _bytes(self, spec: ArraySpec, index: int, where: slice) -> NDArray[np.uint8]:
+        """Return bytes of a chunk, given by its number along the first axis."""
         shard, within = divmod(index, spec.chunks_per_shard)
-        data = self._shard(spec, shard).chunk(within)
-        if data is None or len(data) != spec.chunk_bytes:
+        data = self._shard(spec, shard).chunk(within, where)
+        expected = where.stop - where.start
+        if data is None or len(data) != expected:
             raise CorruptShardError(
-                f"reading chunk {index} of {spec.path} in {self.root}: expected "
-                f"{spec.chunk_bytes} bytes, found {0 if data is None else len(data)}; run "
-                "`lens-cache verify STORE --repair`"
+                f"reading chunk {index} of {spec.path} in {self.root}: expected {expected} bytes, "
+                f"found {0 if data is None else len(data)}; run `lens-cache verify STORE --repair`"
             )
         return data
 
     def _open_shard(self, spec: ArraySpec, shard: int) -> ShardReader:
-        return ShardReader(self.root / spec.object_path(shard), num_chunks=spec.chunks_per_shard)
+        return open_shard(self.root / spec.object_path(shard), num_chunks=spec.chunks_per_shard)

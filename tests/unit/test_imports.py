@@ -15,6 +15,8 @@ OWNERS = {
     "segment_anything": ("lens_cache/encoders/", "lens_cache/models/decoder.py"),
     "zarr": ("lens_cache/store/zarr.py",),
     "webdataset": ("lens_cache/store/tar_stream.py",),
+    "fsspec": ("lens_cache/store/remote.py",),
+    "upath": ("lens_cache/store/remote.py",),
     "typer": ("pipelines/cli.py",),
 }
 # What a folder may never import.

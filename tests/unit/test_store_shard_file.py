@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lens_cache.errors import CorruptShardError
 from lens_cache.store.files import crc32c, crc32c_of_file
 from lens_cache.store.layout import ArraySpec
-from lens_cache.store.shard_file import ShardReader, ShardWriter
+from lens_cache.store.shard_file import ShardWriter, open_shard
 from lens_cache.store.zarr import write_metadata
 
 
@@ -58,7 +58,7 @@ def test_zarr_reads_what_was_written(tmp_path_factory, data, num_images, shard_s
     np.testing.assert_array_equal(read[:], values)
     for image in range(num_images):
         shard, chunk = divmod(image, shard_size)
-        ours = ShardReader(root / array.object_path(shard), num_chunks=shard_size).chunk(chunk)
+        ours = open_shard(root / array.object_path(shard), num_chunks=shard_size).chunk(chunk)
         if image in absent:
             assert ours is None
         else:
@@ -72,7 +72,7 @@ def test_our_reader_reads_what_zarr_wrote(tmp_path):
     zarr.open_array(tmp_path / array.path, mode="r+")[:] = values
     for image in range(3):
         shard, chunk = divmod(image, 2)
-        found = ShardReader(tmp_path / array.object_path(shard), num_chunks=2).chunk(chunk)
+        found = open_shard(tmp_path / array.object_path(shard), num_chunks=2).chunk(chunk)
         np.testing.assert_array_equal(found.view(np.float32).reshape(2, 3), values[image])
 
 
@@ -90,10 +90,10 @@ def test_nothing_stays_without_publish(tmp_path):
 def test_nothing_stays_when_the_disk_is_full(tmp_path):
     """Closing the file fails as writing did; the file goes all the same."""
     writer = ShardWriter(tmp_path, tmp_path / "c", num_chunks=1)
-    writer._file.close()
+    writer._file._file.close()
     (name,) = (tmp_path / "tmp").iterdir()
     with Path("/dev/full").open("wb") as full, pytest.raises(OSError, match="No space"), writer:  # noqa: PT012
-        writer._file = full
+        writer._file._file = full
         writer.write(0, b"1234")
     assert not name.exists()
 
@@ -104,7 +104,7 @@ def test_the_object_appears_whole(tmp_path):
         writer.write(1, b"1234")
         writer.publish()
     before = final.read_bytes()
-    reader = ShardReader(final, num_chunks=2)
+    reader = open_shard(final, num_chunks=2)
     with ShardWriter(tmp_path, final, num_chunks=2) as writer:
         writer.write(0, b"5678")
         assert final.read_bytes() == before
@@ -131,4 +131,4 @@ def test_a_damaged_index_is_refused(tmp_path, damage):
     elif damage == "missing":
         final.unlink()
     with pytest.raises(CorruptShardError, match="reading the shard"):
-        ShardReader(final, num_chunks=3 if damage == "other count" else 2)
+        open_shard(final, num_chunks=3 if damage == "other count" else 2)
