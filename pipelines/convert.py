@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lens_cache.config import StoreFormat
-from lens_cache.errors import ConfigError, CorruptShardError, StoreError
+from lens_cache.errors import ConfigError, CorruptShardError
 from lens_cache.store.catalogue import PLAN_FOLDER, Catalogue
 from lens_cache.store.commits import (
     SHARED,
@@ -21,8 +21,6 @@ from lens_cache.store.commits import (
 )
 from lens_cache.store.features import FeatureReader
 from lens_cache.store.files import (
-    LOCK,
-    TEMPORARY,
     publish_folder,
     sweep_temporary,
     temporary_path,
@@ -31,9 +29,10 @@ from lens_cache.store.files import (
 )
 from lens_cache.store.formats import open_writers, write_array_metadata
 from lens_cache.store.layout import GROUPS, QUESTIONS_FILE, Group
-from lens_cache.store.manifest import MANIFEST_FILE, Manifest, require_same
+from lens_cache.store.manifest import MANIFEST_FILE, Manifest
 from lens_cache.store.reader import FROZEN_FOLDER, Store
 from pipelines.cost import require_space
+from pipelines.destination import RUNS_FOLDER, require_ours, require_two_folders
 from pipelines.progress import Reporter
 
 _THREADS = 4
@@ -77,11 +76,11 @@ def convert(source: Path, dest: Path, wanted: StoreFormat, reporter: Reporter) -
         CorruptShardError: If ``source`` is damaged.
     """
     store = Store(source)
-    _require_two_folders(source, dest)
+    require_two_folders(source, dest)
     if store.manifest.format == wanted:
         raise ConfigError(f"converting {source}: it is in the format {wanted} already")
     manifest = store.manifest.in_format(wanted)
-    _require_ours(dest, manifest)
+    require_ours(dest, manifest)
     with writer_lock(dest):
         sweep_temporary(dest)
         job = _Job(store, dest, replace(store.catalogue, manifest=manifest))
@@ -148,7 +147,7 @@ class _Job:
 
     def copy_shared(self) -> None:
         """Copy what is the same in both formats and is not there yet."""
-        for name in (PLAN_FOLDER, FROZEN_FOLDER, "runs"):
+        for name in (PLAN_FOLDER, FROZEN_FOLDER, RUNS_FOLDER):
             if not (self._dest / name).exists() and (self._source / name).exists():
                 temporary = temporary_path(self._dest)
                 shutil.copytree(self._source / name, temporary)
@@ -198,48 +197,6 @@ class _Job:
             return False
         here = Commit.load(self._dest, group, shard).images
         return here == Commit.load(self._source, group, shard).images
-
-
-def _require_two_folders(source: Path, dest: Path) -> None:
-    one, other = source.resolve(), dest.resolve()
-    if one == other or one in other.parents or other in one.parents:
-        raise ConfigError(
-            f"converting {source} to {dest}: expected two folders, neither inside the other; "
-            "give another DEST"
-        )
-
-
-def _require_ours(dest: Path, manifest: Manifest) -> None:
-    """Refuse a folder that holds anything but what this conversion left there."""
-    if (dest / MANIFEST_FILE).exists():
-        found = Manifest.load(dest)
-        require_same(
-            dest,
-            "converting into the store: the content",
-            _identity(found),
-            _identity(manifest),
-            "Give a new DEST",
-        )
-    elif dest.is_dir() and {path.name for path in dest.iterdir()} - {LOCK, TEMPORARY}:
-        raise StoreError(
-            f"converting to {dest}: expected an empty folder or an unfinished conversion, found "
-            "other files; give a new DEST"
-        )
-
-
-def _identity(manifest: Manifest) -> dict[str, object]:
-    """Return what two manifests of one store in one format share, whatever its state."""
-    fingerprints = {
-        f"{group}.{field}": value
-        for group, fields in manifest.fingerprints.items()
-        for field, value in fields.items()
-    }
-    return {
-        "format": manifest.format,
-        "plan": manifest.plan["digest"],
-        "shard_size": manifest.config["store"]["shard_size"],
-        **fingerprints,
-    }
 
 
 def _complete(dest: Path) -> bool:
