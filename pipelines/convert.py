@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lens_cache.config import StoreFormat
-from lens_cache.errors import ConfigError, CorruptShardError, StoreError
+from lens_cache.errors import ConfigError, CorruptShardError
 from lens_cache.frozen import CONFIG_FILE
 from lens_cache.preparation import PLAN_SETTINGS
 from lens_cache.store.catalogue import PLAN_FOLDER, Catalogue
@@ -22,8 +22,6 @@ from lens_cache.store.commits import (
 )
 from lens_cache.store.features import FeatureReader
 from lens_cache.store.files import (
-    LOCK,
-    TEMPORARY,
     has_folder,
     new_folder,
     sweep_temporary,
@@ -32,9 +30,10 @@ from lens_cache.store.files import (
 )
 from lens_cache.store.formats import open_writers, write_array_metadata
 from lens_cache.store.layout import GROUPS, QUESTIONS_FILE, Group
-from lens_cache.store.manifest import MANIFEST_FILE, Manifest, require_same
+from lens_cache.store.manifest import MANIFEST_FILE, Manifest
 from lens_cache.store.reader import FROZEN_FOLDER, Store
 from pipelines.cost import require_space
+from pipelines.destination import require_ours, require_two_folders
 from pipelines.extract import RUNS_FOLDER, SPARE_MANIFEST
 from pipelines.progress import Reporter
 
@@ -85,11 +84,11 @@ def convert(source: Path, dest: Path, wanted: StoreFormat, reporter: Reporter) -
         CorruptShardError: If ``source`` is damaged.
     """
     store = Store(source)
-    _require_two_folders(source, dest)
+    require_two_folders(source, dest)
     if store.manifest.format == wanted:
         raise ConfigError(f"converting {source}: it is in the format {wanted} already")
     manifest = store.manifest.in_format(wanted)
-    _require_ours(dest, manifest)
+    require_ours(dest, manifest)
     with writer_lock(dest):
         sweep_temporary(dest)
         job = _Job(store, dest, replace(store.catalogue, manifest=manifest))
@@ -214,48 +213,6 @@ class _Job:
             return False
         here = Commit.load(self._dest, group, shard).images
         return here == Commit.load(self._source, group, shard).images
-
-
-def _require_two_folders(source: Path, dest: Path) -> None:
-    one, other = source.resolve(), dest.resolve()
-    if one == other or one in other.parents or other in one.parents:
-        raise ConfigError(
-            f"converting {source} to {dest}: expected two folders, neither inside the other; "
-            "give another DEST"
-        )
-
-
-def _require_ours(dest: Path, manifest: Manifest) -> None:
-    """Refuse a folder that holds anything but what this conversion left there."""
-    if (dest / MANIFEST_FILE).exists():
-        found = Manifest.load(dest)
-        require_same(
-            dest,
-            "converting into the store: the content",
-            _identity(found),
-            _identity(manifest),
-            "Give a new DEST",
-        )
-    elif dest.is_dir() and {path.name for path in dest.iterdir()} - {LOCK, TEMPORARY}:
-        raise StoreError(
-            f"converting to {dest}: expected an empty folder or an unfinished conversion, found "
-            "other files; give a new DEST"
-        )
-
-
-def _identity(manifest: Manifest) -> dict[str, object]:
-    """Return what two manifests of one store in one format share, whatever its state."""
-    fingerprints = {
-        f"{group}.{field}": value
-        for group, fields in manifest.fingerprints.items()
-        for field, value in fields.items()
-    }
-    return {
-        "format": manifest.format,
-        "plan": manifest.plan["digest"],
-        "shard_size": manifest.config["store"]["shard_size"],
-        **fingerprints,
-    }
 
 
 def _complete(dest: Path) -> bool:

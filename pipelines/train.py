@@ -266,3 +266,5 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*transfer_batch_to_device.*")
     warnings.filterwarnings("ignore", message=".*treespec.*")
+    # Each loader process knows its own share of a stream.
+    warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")

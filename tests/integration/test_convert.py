@@ -252,8 +252,14 @@ def test_folders_that_make_no_sense_are_refused(tmp_path, tiny_store, tar_store,
         convert(tiny_store, tiny_store / "tars", "webdataset", Quiet())
     (tmp_path / "full").mkdir()
     (tmp_path / "full/letter.txt").write_text("dear")
-    with pytest.raises(StoreError, match="found other files; give a new DEST"):
+    with pytest.raises(StoreError, match=r"found letter\.txt; give a new DEST"):
         convert(tiny_store, tmp_path / "full", "webdataset", Quiet())
+    # As a run has it that was trained from these tars: their manifest beside files of its own.
+    (tmp_path / "full/letter.txt").rename(tmp_path / "full/run.json")
+    shutil.copyfile(tar_store / "manifest.json", tmp_path / "full/manifest.json")
+    with pytest.raises(StoreError, match=r"found run\.json; give a new DEST"):
+        convert(tiny_store, tmp_path / "full", "webdataset", Quiet())
+    assert len(list((tmp_path / "full").iterdir())) == 2
     other = copied(tar_store, tmp_path / "other")
     with pytest.raises(StoreMismatchError, match=r"plan is .*Give a new DEST"):
         convert(partial, other, "webdataset", Quiet())

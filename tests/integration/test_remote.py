@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.main import get_command
 from typer.testing import CliRunner
 
 from lens_cache.config import BatchConfig, LossConfig, OptimizerConfig, TrainConfig, TrainerConfig
@@ -392,10 +391,8 @@ def test_two_writers_at_once_write_the_same_bytes(url, tiny_coco, tiny_checkpoin
 
 
 def test_the_commands_take_a_url(url, remote_store, tiny_coco, tiny_checkpoints):
-    command_line = get_command(cli.app)
-
     def run(*arguments):
-        done = CliRunner().invoke(command_line, [str(word) for word in arguments])
+        done = CliRunner().invoke(cli.app, [str(word) for word in arguments])
         assert done.exit_code == 0, done.output
         return done.stdout
 

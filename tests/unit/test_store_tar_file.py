@@ -115,10 +115,10 @@ def test_nothing_stays_without_publish(tmp_path):
 
 def test_nothing_stays_when_the_disk_is_full(tmp_path):
     writer = TarWriter(tmp_path, tmp_path / "a.tar")
-    writer._file.close()
+    writer._file._file.close()
     (name,) = (tmp_path / "tmp").iterdir()
     with Path("/dev/full").open("wb") as full, pytest.raises(OSError, match="No space"), writer:  # noqa: PT012
-        writer._file = full
+        writer._file._file = full
         writer.add("a.npy", b"1234")
     assert not name.exists()
 
