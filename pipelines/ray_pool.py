@@ -217,5 +217,6 @@ def _plain(cause: BaseException | None, task: Task) -> LensCacheError:
             "Make room or mend the disk, then run the same command again"
         )
     return ExtractionError(
-        f"extracting shard {task.shard}: {type(cause).__name__}: {one_line(cause or Exception())}"
+        f"extracting shard {task.shard}: {type(cause).__name__}: "
+        f"{one_line(cause or Exception())}; mend the cause, then run the same command again"
     )

@@ -146,11 +146,18 @@ def disk_full(world, root, chance):
 
 
 def out_of_memory(world, root, chance):
-    """The model runs out of memory for a while; what was set aside for that is tried again."""
-    times = chance.randint(1, 20)
-    finished(Extraction(world, root, slow=0.01, oom=times))
+    """The model runs out of memory for a while.
+
+    What was set aside for that is tried again. Where no image is to blame, the run ends and says
+    why; then the same command goes on.
+    """
+    after, times = chance.randint(0, 200), chance.randint(1, 20)
+    first = Extraction(world, root, slow=0.01, oom=[after, times])
+    code = first.wait()
+    assert code in (0, 1), f"exit code {code}: {first.last_line()}"
+    assert code == 0 or "OutOfMemoryError" in first.last_line(), first.last_line()
     finished(Extraction(world, root, "--retry-quarantined"))
-    return f"{times} attentions out of memory"
+    return f"{times} attentions after {after} out of memory, exit code {code}"
 
 
 def two_extractions(world, root, chance):

@@ -2,8 +2,8 @@
 
 ``LENS_FAULTS`` is a JSON object: ``slow`` (seconds that decoding an image takes longer), ``gate``
 (a file: until it is there, a process decodes only nine images), ``skew`` (the clock is wrong by up
-to so many seconds, otherwise in every process), ``oom`` (the first so many attentions of a process
-run out of memory).
+to so many seconds, otherwise in every process), ``oom`` (two numbers: after so many
+attentions of a process, so many run out of memory).
 """
 
 import importlib.abc
@@ -67,11 +67,11 @@ def wrong_dates(module):
 def little_memory(functional):
     import torch
 
-    attention, left = functional.scaled_dot_product_attention, [faults["oom"]]
+    attention, (after, times) = functional.scaled_dot_product_attention, faults["oom"]
+    calls = iter(range(1 << 60))
 
     def scaled_dot_product_attention(*arguments, **options):
-        if left[0] > 0:
-            left[0] -= 1
+        if after <= next(calls) < after + times:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return attention(*arguments, **options)
 
