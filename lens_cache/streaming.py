@@ -210,5 +210,6 @@ def streaming_loader(
         batches,
         batch_size=None,
         num_workers=batch.loader_workers,
+        multiprocessing_context=store.worker_context if batch.loader_workers else None,
         persistent_workers=batch.loader_workers > 0,
     )

@@ -22,6 +22,7 @@ from lens_cache.store.reader import Store
 from lens_cache.store.remote import store_path
 from lens_cache.store.verify import verify_store
 from pipelines import cli
+from pipelines.convert import convert
 from pipelines.evaluate import evaluate
 from pipelines.extract import on_ray, run_in_process
 from pipelines.train import train
@@ -423,3 +424,20 @@ def test_credentials_are_nowhere(url, remote_store, tiny_coco, tiny_checkpoints)
     with pytest.raises(StoreError, match="found one with credentials") as caught:
         store_path(f"s3://someone:{SECRET}@{BUCKET}/store")
     assert SECRET not in str(caught.value)
+
+
+def test_a_store_of_tars_goes_up_and_is_streamed_from_there(tmp_path, url, tiny_store):
+    local, tars = tmp_path / "tars", store_path(url)
+    for dest in (local, tars):
+        convert(tiny_store, dest, "webdataset", Quiet())
+    assert_same(url, local)
+    assert verify_store(tars).problems == []
+    config = recipe(1)
+    batch = dataclasses.replace(config.batch, order="stream", validation_split=None)
+    config = dataclasses.replace(config, batch=batch)
+    ours = train(tmp_path / "s3", tars, config, resume=False)
+    theirs = train(tmp_path / "disk", local, config, resume=False)
+    assert measured(ours) == measured(theirs)
+    assert sum("train/total" in row for row in measured(ours)) >= 4
+    with pytest.raises(StoreError, match=r"from end to end only; train with --set batch.order"):
+        Store(tars).read(0, (), Store(tars).layers[0])
