@@ -41,10 +41,18 @@ def _store(text: str) -> Path:
     return store_path(text)
 
 
+def _folder(text: str) -> Path:
+    if "://" in text:
+        raise typer.BadParameter(f"expected a folder on a disk, found the URL {text}")
+    return Path(text)
+
+
 StorePath = Annotated[
     Path, typer.Argument(metavar="STORE", parser=_store, help="Folder or URL of the feature cache.")
 ]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the training run.")]
+RunPath = Annotated[
+    Path, typer.Argument(metavar="RUN", parser=_folder, help="Folder of the training run.")
+]
 StoreOption = Annotated[
     Path, typer.Option("--store", parser=_store, help="Folder or URL of the feature cache.")
 ]

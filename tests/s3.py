@@ -99,6 +99,8 @@ class Proxy(ThreadingHTTPServer):
             ``drop`` is passed on and the line cut before the answer, ``late`` is passed on and
             answered with 500.
         spoilt: How often each kind happened.
+        requests: How often each method was asked for.
+        only: Which requests may be spoilt, as a function of method and path.
     """
 
     daemon_threads = True
@@ -107,13 +109,14 @@ class Proxy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.target = target.removeprefix("http://")
         self.share, self.kinds = share, kinds
+        self.only = lambda command, path: True
         self.spoilt, self.requests = Counter(), Counter()
         self._chance, self._lock = random.Random(seed), threading.Lock()
 
-    def fate(self, command):
+    def fate(self, command, path):
         with self._lock:
             self.requests[command] += 1
-            if self._chance.random() >= self.share:
+            if not self.only(command, path) or self._chance.random() >= self.share:
                 return "pass"
             kind = self._chance.choice(self.kinds)
             self.spoilt[kind] += 1
@@ -131,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def pass_on(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fate = self.server.fate(self.command)
+        fate = self.server.fate(self.command, self.path)
         if fate in ("500", "503"):
             self.answer(int(fate))
             return

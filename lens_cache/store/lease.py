@@ -89,7 +89,7 @@ class _Lease:
     def release(self) -> None:
         with suppress(Exception):  # it runs out by itself
             if self._is_mine():
-                remove(self._path)
+                remove(self._root / FOLDER)
 
     def _is_mine(self) -> bool:
         """Look whether this still is the lease, and remember who has it otherwise."""

@@ -157,8 +157,8 @@ def plain_errors(root: Path, doing: str) -> Iterator[None]:
         if not is_remote(root) or not far:
             raise
         raise StoreError(
-            f"{doing} {root}: {type(error).__name__}: {one_line(error)}; run the same command "
-            "again when the storage answers"
+            f"{doing} {root}: {type(error).__name__}: {one_line(error)}; check address and "
+            "credentials, or run the same command again when the storage answers"
         ) from None
 
 

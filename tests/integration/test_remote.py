@@ -146,6 +146,7 @@ def test_a_killed_extraction_resumes_to_the_same_bytes(
     assert uploads() == []
 
 
+@pytest.mark.slow
 def test_a_killed_ray_job_resumes_to_the_same_bytes(url, tiny_coco, tiny_checkpoints, tiny_store):
     program = script(url, tiny_coco, tiny_checkpoints, runner="on_ray(None)")
     kill_when(launch(program), lambda: len(commits(url)) >= 1)
@@ -415,6 +416,8 @@ def test_the_commands_take_a_url(url, remote_store, tiny_coco, tiny_checkpoints)
     assert (document["images"], document["free_bytes"], document["fits"]) == (5, None, None)
     assert "cannot be told" in run("extract", url, "--dry-run", *sets)
     assert not filesystem().exists(url)
+    done = CliRunner().invoke(cli.app, ["train", url, "--store", remote_store])
+    assert (done.exit_code, "expected a folder on a disk" in done.output) == (2, True)
 
 
 def test_credentials_are_nowhere(url, remote_store, tiny_coco, tiny_checkpoints):

@@ -22,7 +22,7 @@ from lens_cache.store.manifest import Manifest
 from lens_cache.store.reader import Store
 from lens_cache.store.remote import is_remote, store_path
 from lens_cache.store.shard_file import ShardWriter, open_shard
-from tests.s3 import BUCKET, objects, uploads
+from tests.s3 import BUCKET, led_to, objects, proxy, uploads
 from tests.stores import contents, extracted, settings
 
 
@@ -163,6 +163,59 @@ def test_a_failed_shard_leaves_no_object_and_no_upload(s3):
         raise ZeroDivisionError
     assert uploads() == []
     assert objects(str(root)) == {}
+
+
+def once(choose):
+    """Return a rule that holds for the first request of a kind only."""
+    seen = []
+
+    def rule(command, path):
+        if choose(command, path) and not seen:
+            seen.append(path)
+            return True
+        return False
+
+    return rule
+
+
+@pytest.mark.parametrize("kind", ["late", "drop", "500"])
+def test_an_upload_whose_last_answer_is_lost_is_there(s3, kind):
+    """Asked again, the server does not know the finished upload any more."""
+    with proxy(s3, share=1.0, kinds=(kind,)) as bad, led_to(bad.url):
+        bad.only = once(lambda command, path: command == "POST" and "uploadId=" in path)
+        root = store_path(f"s3://{BUCKET}/unit/lost-{kind}")
+        with ShardWriter(root, root / "c", num_chunks=1) as writer:
+            writer.write(0, b"1234")
+            writer.publish()
+        assert bad.spoilt == {kind: 1}
+    assert set(objects(str(root))) == {"c"}
+    assert uploads() == []
+
+
+@pytest.mark.parametrize("kind", ["late", "drop", "500"])
+def test_a_lease_whose_answer_is_lost_is_held(s3, kind):
+    """Asked again, the server says that there is one: ours."""
+    with proxy(s3, share=1.0, kinds=(kind,)) as bad, led_to(bad.url):
+        bad.only = once(lambda command, path: command == "PUT" and ".lease" in path)
+        root = store_path(f"s3://{BUCKET}/unit/lease-{kind}")
+        with writer_lock(root) as require:
+            require()
+            assert set(objects(str(root))) == {".lease/00000001.json"}
+        assert bad.spoilt == {kind: 1}
+    assert objects(str(root)) == {}
+
+
+def test_a_draw_costs_one_request_a_piece(s3, tiny_coco, tiny_checkpoints):
+    """Image tokens, embedding and each question; the index and the prefix only once."""
+    url = f"s3://{BUCKET}/unit/requests"
+    extracted(store_path(url), settings(tiny_coco, tiny_checkpoints))
+    with proxy(s3, share=0.0) as counter, led_to(counter.url):
+        store = Store(store_path(url))
+        store.read(0, list(store.plan.query_range(0)), 4)
+        counter.requests.clear()
+        queries = list(store.plan.query_range(1))
+        store.read(1, queries, 4)
+        assert counter.requests == {"GET": 2 + len(queries)}
 
 
 @pytest.mark.parametrize("damage", ["truncated", "index", "empty"])
