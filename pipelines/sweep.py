@@ -22,7 +22,7 @@ from pathlib import Path
 from lens_cache.config import TrainConfig
 from lens_cache.config_file import to_yaml
 from lens_cache.errors import ConfigError, TrainingError
-from lens_cache.store.manifest import MANIFEST_FILE
+from lens_cache.store.manifest import Manifest
 from lens_cache.store.reader import Store
 from lens_cache.sweep import SweepConfig, row_settings
 from pipelines.progress import Reporter
@@ -135,9 +135,7 @@ def _finished(task: Task, store: Store) -> bool:
     """Tell whether a run is done; refuse one of other settings or another store."""
     if not (task.folder / RESULT_FILE).exists():
         return False
-    same_store = (task.folder / MANIFEST_FILE).read_bytes() == (
-        store.root / MANIFEST_FILE
-    ).read_bytes()
+    same_store = _content(Manifest.load(task.folder)) == _content(store.manifest)
     if Result.load(task.folder).config != task.config or not same_store:
         what = "with other settings" if same_store else "from another store"
         raise ConfigError(
@@ -145,6 +143,11 @@ def _finished(task: Task, store: Store) -> bool:
             "another folder for this sweep, or remove that run"
         )
     return True
+
+
+def _content(manifest: Manifest) -> tuple[object, ...]:
+    """Return what is in a store, wherever it and its sources lie."""
+    return manifest.fingerprints, manifest.plan, manifest.side
 
 
 def _run_all(

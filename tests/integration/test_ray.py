@@ -190,7 +190,7 @@ def test_an_image_that_kills_its_worker_is_found_and_set_aside(
 import importlib.abc, importlib.machinery, os, signal, sys
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "lens_cache.extraction":
+        if name != "lens_cache.reading":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         run = spec.loader.exec_module

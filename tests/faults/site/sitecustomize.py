@@ -38,8 +38,8 @@ class Spoiler(importlib.abc.MetaPathFinder):
         return spec
 
 
-def slow_images(extraction):
-    read, done = extraction.read_image, []
+def slow_images(reading):
+    read, done = reading.read_image, []
 
     def read_image(data):
         time.sleep(faults.get("slow", 0))
@@ -48,7 +48,7 @@ def slow_images(extraction):
         done.append(data)
         return read(data)
 
-    extraction.read_image = read_image
+    reading.read_image = read_image
 
 
 def wrong_dates(module):
@@ -80,7 +80,7 @@ def little_memory(functional):
 
 changes = {}
 if faults.get("slow") or faults.get("gate"):
-    changes["lens_cache.extraction"] = slow_images
+    changes["lens_cache.reading"] = slow_images
 if faults.get("skew"):
     by = random.uniform(-1, 1) * faults["skew"]
     right, right_ns = time.time, time.time_ns
