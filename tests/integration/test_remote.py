@@ -147,6 +147,7 @@ def test_a_killed_extraction_resumes_to_the_same_bytes(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_killed_ray_job_resumes_to_the_same_bytes(url, tiny_coco, tiny_checkpoints, tiny_store):
     program = script(url, tiny_coco, tiny_checkpoints, runner="on_ray(None)")
     kill_when(launch(program), lambda: len(commits(url)) >= 1)
