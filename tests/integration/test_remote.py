@@ -123,13 +123,16 @@ def test_a_remote_store_is_the_same_bytes(remote_store, tiny_store):
     assert filesystem().ls(remote_store + "/runs")
 
 
+@pytest.mark.slow
 def test_ray_writes_the_same_bytes(url, tiny_coco, tiny_checkpoints, tiny_store):
     config = settings(tiny_coco, tiny_checkpoints, count=2)
     extracted(store_path(url), config, runner=on_ray(None))
     assert_same(url, tiny_store)
 
 
-@pytest.mark.parametrize("moment", [0, 1, 4])
+@pytest.mark.parametrize(
+    "moment", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_a_killed_extraction_resumes_to_the_same_bytes(
     url, tiny_coco, tiny_checkpoints, tiny_store, moment
 ):
@@ -250,6 +253,7 @@ def test_a_lost_or_flipped_object_is_noticed_and_mended(url, remote_store, tiny_
 # Faults
 
 
+@pytest.mark.slow
 def test_a_bad_day_changes_no_byte(s3, url, tiny_coco, tiny_checkpoints, tiny_store):
     """A quarter of all requests fails, in every way, some after they were done."""
     with proxy(s3, share=0.25) as bad, led_to(bad.url):
@@ -376,6 +380,7 @@ def test_a_holder_that_was_taken_for_dead_stops(url, s3, monkeypatch):
     assert not filesystem().exists(url + "/.lease")
 
 
+@pytest.mark.slow
 def test_two_writers_at_once_write_the_same_bytes(url, tiny_coco, tiny_checkpoints, tiny_store):
     """What happens at worst: neither knows of the other."""
     alone = "import contextlib; extract.writer_lock = lambda root: contextlib.nullcontext(print)"
