@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -93,6 +92,7 @@ class PartedUpload:
         self._final, self._fs = final, filesystem(final)
         bucket, key, _ = self._fs.split_path(name_of(final))
         self._target = {"Bucket": bucket, "Key": key}
+        self._before = self._etag()
         begun = self._fs.call_s3("create_multipart_upload", **self._target)
         self._target["UploadId"] = begun["UploadId"]
         self._rest = bytearray()
@@ -115,14 +115,19 @@ class PartedUpload:
         Raises:
             StoreError: If what appeared has another size.
         """
-        self._send(bytes(self._rest))
+        if self._rest or not self._parts:
+            self._send(bytes(self._rest))
         tags = [part.result() for part in self._parts]
         parts = [{"PartNumber": number, "ETag": tag} for number, tag in enumerate(tags, 1)]
-        # If an answer is lost and S3 asked again, it no longer knows the finished upload.
-        with suppress(FileNotFoundError):
+        try:
             self._fs.call_s3(
                 "complete_multipart_upload", **self._target, MultipartUpload={"Parts": parts}
             )
+        except FileNotFoundError:
+            # If an answer is lost and S3 asked again, it no longer knows the finished upload. If
+            # nothing new has appeared, it was aborted.
+            if self._etag() == self._before:
+                raise
         self._ended = True
         self._threads.shutdown()
         _require_size(self._final, self._size)
@@ -133,6 +138,13 @@ class PartedUpload:
             self._ended = True
             self._threads.shutdown(cancel_futures=True)
             abort(self._fs, **self._target)
+
+    def _etag(self) -> str | None:
+        """Return what tells the object that is there from others; nothing if there is none."""
+        try:
+            return str(self._fs.info(name_of(self._final))["ETag"])
+        except FileNotFoundError:
+            return None
 
     def _send(self, data: bytes) -> None:
         if len(self._parts) >= _PARTS_UNDER_WAY:

@@ -19,8 +19,9 @@ from lens_cache.store.files import (
     writer_lock,
 )
 from lens_cache.store.manifest import Manifest
+from lens_cache.store.pending import pending_file
 from lens_cache.store.reader import Store
-from lens_cache.store.remote import is_remote, store_path
+from lens_cache.store.remote import abort_uploads, is_remote, put, store_path
 from lens_cache.store.shard_file import ShardWriter, open_shard
 from tests.s3 import BUCKET, led_to, objects, proxy, uploads
 from tests.stores import contents, extracted, settings
@@ -190,6 +191,21 @@ def test_an_upload_whose_last_answer_is_lost_is_there(s3, kind):
         assert bad.spoilt == {kind: 1}
     assert set(objects(str(root))) == {"c"}
     assert uploads() == []
+
+
+def test_an_upload_that_was_aborted_is_not_taken_for_done(s3):
+    """Even where an older object of the same size lies in its place."""
+    root = store_path(f"s3://{BUCKET}/unit/aborted")
+    old, new = bytes(16 << 20), bytes([1]) * (16 << 20)
+    put(root / "c", old)
+    upload = pending_file(root, root / "c")
+    upload.write(new)  # one whole part
+    upload._threads.shutdown(wait=True)
+    abort_uploads(root)
+    with pytest.raises(FileNotFoundError):
+        upload.publish()
+    upload.discard()
+    assert objects(str(root)) == {"c": old}
 
 
 @pytest.mark.parametrize("kind", ["late", "drop", "500"])
