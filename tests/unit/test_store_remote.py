@@ -202,7 +202,7 @@ def test_an_upload_that_was_aborted_is_not_taken_for_done(s3):
     upload.write(new)  # one whole part
     upload._threads.shutdown(wait=True)
     abort_uploads(root)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(OSError):  # noqa: PT011 - "no such upload" from S3, 500 from some servers
         upload.publish()
     upload.discard()
     assert objects(str(root)) == {"c": old}
