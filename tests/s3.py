@@ -95,9 +95,9 @@ class Proxy(ThreadingHTTPServer):
 
     Attributes:
         share: Which share of requests is spoilt, 0 to 1.
-        kinds: How: ``500`` and ``503`` are answered and not passed on; ``slow`` is passed on late,
-            ``drop`` is passed on and the line cut before the answer, ``late`` is passed on and
-            answered with 500.
+        kinds: How: ``500``, ``503`` and ``404`` are answered and not passed on; ``slow`` is passed
+            on late, ``drop`` is passed on and the line cut before the answer, ``late`` is passed
+            on and answered with 500.
         spoilt: How often each kind happened.
         requests: How often each method was asked for.
         only: Which requests may be spoilt, as a function of method and path.
@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
     def pass_on(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         fate = self.server.fate(self.command, self.path)
-        if fate in ("500", "503"):
+        if fate.isdigit():
             self.answer(int(fate))
             return
         if fate == "slow":
@@ -160,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def answer(self, status):
-        code = {500: "InternalError", 503: "SlowDown"}[status]
+        code = {500: "InternalError", 503: "SlowDown", 404: "NoSuchUpload"}[status]
         data = f"<Error><Code>{code}</Code><Message>spoilt by the test</Message></Error>".encode()
         data = b"" if self.command == "HEAD" else data
         self.send_response_only(status)

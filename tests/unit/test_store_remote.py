@@ -21,7 +21,7 @@ from lens_cache.store.files import (
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.pending import pending_file
 from lens_cache.store.reader import Store
-from lens_cache.store.remote import abort_uploads, is_remote, put, store_path
+from lens_cache.store.remote import is_remote, put, store_path
 from lens_cache.store.shard_file import ShardWriter, open_shard
 from tests.s3 import BUCKET, led_to, objects, proxy, uploads
 from tests.stores import contents, extracted, settings
@@ -196,16 +196,17 @@ def test_an_upload_whose_last_answer_is_lost_is_there(s3, kind):
 def test_an_upload_that_was_aborted_is_not_taken_for_done(s3):
     """Even where an older object of the same size lies in its place."""
     root = store_path(f"s3://{BUCKET}/unit/aborted")
-    old, new = bytes(16 << 20), bytes([1]) * (16 << 20)
-    put(root / "c", old)
-    upload = pending_file(root, root / "c")
-    upload.write(new)  # one whole part
-    upload._threads.shutdown(wait=True)
-    abort_uploads(root)
-    with pytest.raises(OSError):  # noqa: PT011 - "no such upload" from S3, 500 from some servers
-        upload.publish()
-    upload.discard()
-    assert objects(str(root)) == {"c": old}
+    put(root / "c", b"old")
+    with proxy(s3, share=1.0, kinds=("404",)) as bad, led_to(bad.url):
+        bad.only = lambda command, path: command == "POST" and "uploadId=" in path
+        final = store_path(f"{root}/c")
+        upload = pending_file(root, final)
+        upload.write(b"new")
+        with pytest.raises(FileNotFoundError):
+            upload.publish()
+        upload.discard()
+    assert objects(str(root)) == {"c": b"old"}
+    assert uploads() == []
 
 
 @pytest.mark.parametrize("kind", ["late", "drop", "500"])
