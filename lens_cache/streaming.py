@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import count, islice
 
 import numpy as np
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from lens_cache.config import BatchConfig, LossConfig
@@ -150,16 +148,11 @@ class StreamedBatches(IterableDataset[Batch]):
         text = reader.tensor(text_tokens, np.array(values[text_tokens]))
         rows = [self._store.catalogue.rows_of(query) for query in draw.queries]
         return ImageFeatures(
-            prefix=self._prefix,
+            prefix=self._store.prefix(self._layer),
             image_tokens=reader.tensor(image_tokens, np.array(values[image_tokens])),
             text_tokens=[text[mine.start : mine.stop] for mine in rows],
             image_embedding=reader.tensor(embeddings, np.array(values[embeddings])),
         )
-
-    @cached_property
-    def _prefix(self) -> Tensor:
-        name = f"layer_{self._layer}/prefix"
-        return self._store.features.tensor(name, self._store.features.prefix(name))
 
 
 def require_stream(store: Store) -> None:

@@ -37,6 +37,7 @@ class Store:
         questions: The text tokens of its queries.
         catalogue: These three together.
         features: The bytes of its arrays.
+        prefix: Takes a layer; returns the states of the system prefix there, read once, (P, d).
     """
 
     def __init__(self, root: Path) -> None:
@@ -61,7 +62,7 @@ class Store:
         self.plan, self.questions = self.catalogue.plan, self.catalogue.questions
         self.features = open_features(root, self.catalogue)
         self._missing = {image_id for group in GROUPS for image_id in quarantined(root, group)}
-        self._prefix = lru_cache(maxsize=None)(self._read_prefix)
+        self.prefix = lru_cache(maxsize=None)(self._read_prefix)
         self._threads = ThreadPoolExecutor(_REQUESTS) if is_remote(root) else None
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
@@ -128,7 +129,7 @@ class Store:
         features, text = self.features, f"layer_{layer}/text_tokens"
         rows = [self.catalogue.rows_of(query) for query in queries]
         prefix, image_tokens, image_embedding, *text_tokens = self._together(
-            partial(self._prefix, f"layer_{layer}/prefix"),
+            partial(self.prefix, layer),
             partial(features.image_tensor, f"layer_{layer}/image_tokens", image),
             partial(features.image_tensor, "image_embeddings", image),
             *(partial(features.row_tensor, text, image, mine) for mine in rows),
@@ -146,8 +147,9 @@ class Store:
             return [read() for read in reads]
         return [future.result() for future in [self._threads.submit(read) for read in reads]]
 
-    def _read_prefix(self, name: str) -> Tensor:
+    def _read_prefix(self, layer: int) -> Tensor:
         """Read the states of the system prefix, the same for every image; (P, d)."""
+        name = f"layer_{layer}/prefix"
         return self.features.tensor(name, self.features.prefix(name))
 
 
