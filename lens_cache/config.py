@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from lens_cache.data_config import DataConfig
+
 _strict = ConfigDict(extra="forbid")
 Dtype = Literal["float32", "bfloat16", "float16"]
 StoreFormat = Literal["zarr", "webdataset"]
@@ -20,34 +22,6 @@ Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
-
-
-@dataclass(frozen=True, kw_only=True, config=_strict)
-class DataConfig:
-    """Which images and instructions go into a store.
-
-    Attributes:
-        kind: Name of the dataset adapter.
-        root: Folder of the dataset.
-        split: COCO: the part of the annotation file's name, e.g. ``train2017``. JSONL: keep only
-            lines of this split; all if empty.
-        annotations: COCO only: which annotation file; ``auto`` prefers panoptic.
-        file: JSONL only: the file's name inside ``root``.
-        categories: COCO only: keep only these category names; all if empty.
-        limit: Keep only the first images; all if empty.
-        short_question: The question asked for a short instruction such as "the orange".
-        long_question: The question asked for an instruction that is a sentence already.
-    """
-
-    kind: Literal["coco", "jsonl"] = "coco"
-    root: Path | None = None
-    split: str | None = None
-    annotations: Literal["auto", "instances", "panoptic"] = "auto"
-    file: str = "data.jsonl"
-    categories: tuple[str, ...] = ()
-    limit: Positive | None = None
-    short_question: str = "What is {instruction} in this image?"
-    long_question: str = "{instruction}"
 
 
 @dataclass(frozen=True, kw_only=True, config=_strict)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lens_cache.config import DataConfig
+from lens_cache.data_config import DataConfig
 from lens_cache.datasets import ImageRecord, QueryRecord, SegmentationDataset, open_dataset
 from lens_cache.datasets.instructions import question
 from lens_cache.datasets.targets import check_size

@@ -6,7 +6,7 @@ the store, so that a run killed at any moment is continued by running it again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import numpy as np
 
 import lens_cache
 from lens_cache.config import ExtractConfig
-from lens_cache.config_file import override_config, to_tree
+from lens_cache.config_file import override_config, parse_config, to_tree
+from lens_cache.data_config import DataConfig
 from lens_cache.encoders import llava_weights, sam
 from lens_cache.encoders.prompt import LlavaPrompt
 from lens_cache.encoders.resolve import Encoders
@@ -245,17 +246,22 @@ def _require_same_data(root: Path, config: ExtractConfig) -> bool:
     wanted, advice = _absolute(config)["data"], "Use the settings the store was planned with"
     if (root / MANIFEST_FILE).exists():
         manifest = Manifest.load(root)
-        stored = {
-            **manifest.config["data"],
-            "shard_size": manifest.config["store"]["shard_size"],
-            "format": manifest.format,
-        }
+        layout = {"shard_size": manifest.config["store"]["shard_size"], "format": manifest.format}
+        stored = _with_defaults(manifest.config["data"], root) | layout
         wanted |= {"shard_size": config.store.shard_size, "format": config.store.format}
     else:
-        stored = read_json(root / PLAN_FOLDER / PLAN_SETTINGS, purpose="reading a plan's settings")
+        settings = read_json(
+            root / PLAN_FOLDER / PLAN_SETTINGS, purpose="reading a plan's settings"
+        )
+        stored = _with_defaults(settings, root)
     moved = bool(stored.pop("root") != wanted.pop("root"))
     require_same(root, "the data", stored, wanted, f"{advice}, or extract into a new store")
     return moved
+
+
+def _with_defaults(settings: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """Return a store's data settings with what has become a setting since it was planned."""
+    return to_tree(parse_config(DataConfig, settings, source=f"the settings of the plan in {root}"))
 
 
 def _require_same_plan(root: Path, digest: str, images: int, queries: int, found: Plan) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 
 from lens_cache.config import (
-    DataConfig,
     EncodersConfig,
     ExtractConfig,
     LlavaConfig,
@@ -15,6 +14,7 @@ from lens_cache.config import (
     TrainConfig,
 )
 from lens_cache.config_file import load_config
+from lens_cache.data_config import DataConfig
 from lens_cache.datasets.coco import splits_of
 from lens_cache.encoders.tiny import LLAVA_FOLDER, SAM_FILE, write_tiny_checkpoints
 from lens_cache.errors import ConfigError, StoreError, StoreMismatchError

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from lens_cache.assets import SHAPES_MODELS
 from lens_cache.config import (
-    DataConfig,
     EncodersConfig,
     ExtractConfig,
     LlavaConfig,
     SamConfig,
     StoreConfig,
 )
+from lens_cache.data_config import DataConfig
 
 # The layer that LENS reads, of six.
 LAYER = 2

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 from lens_cache.config import (
-    DataConfig,
     EncodersConfig,
     ExtractConfig,
     LlavaConfig,
@@ -12,6 +11,7 @@ from lens_cache.config import (
     StoreConfig,
     WorkersConfig,
 )
+from lens_cache.data_config import DataConfig
 from pipelines.extract import extract, run_in_process
 
 

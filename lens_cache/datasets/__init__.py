@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lens_cache.config import DataConfig
+from lens_cache.data_config import DataConfig
 from lens_cache.datasets.base import (
     ImageRecord,
     QueryRecord,
@@ -14,11 +14,13 @@ from lens_cache.datasets.base import (
 )
 from lens_cache.datasets.coco import CocoDataset
 from lens_cache.datasets.jsonl import JsonlDataset
+from lens_cache.datasets.lisa.dataset import LisaDataset
 from lens_cache.errors import DatasetError
 
 DATASETS: dict[str, Callable[[DataConfig], SegmentationDataset]] = {
     "coco": CocoDataset,
     "jsonl": JsonlDataset,
+    "lisa": LisaDataset,
 }
 
 

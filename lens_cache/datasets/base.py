@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol, TypeGuard
 
-from lens_cache.config import DataConfig
+from lens_cache.data_config import DataConfig
 from lens_cache.errors import DatasetError
 from lens_cache.masks import Rle
 
@@ -27,6 +27,9 @@ class QueryRecord:
         target: What the instruction means; size of the image after EXIF orientation.
         ignore: Pixels that count neither way, if any; same size.
         topic: A finer kind, for tables; may be empty.
+        alternatives: Other ways to say ``instruction``; planning draws one of them all.
+        question: What the multimodal LLM is asked, where that is decided already; else planning
+            makes it from the instruction.
     """
 
     instruction: str
@@ -36,6 +39,8 @@ class QueryRecord:
     target: Rle
     ignore: Rle | None
     topic: str = ""
+    alternatives: tuple[str, ...] = ()
+    question: str = ""
 
 
 @dataclass(frozen=True)

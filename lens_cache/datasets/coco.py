@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lens_cache.config import DataConfig
+from lens_cache.data_config import DataConfig
 from lens_cache.datasets.base import (
     ImageRecord,
     Rejected,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from lens_cache.config import DataConfig
+from lens_cache.data_config import DataConfig
 from lens_cache.datasets.base import Length
 from lens_cache.errors import ConfigError
 

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
 from lens_cache import masks
-from lens_cache.config import DataConfig
+from lens_cache.data_config import DataConfig
 from lens_cache.datasets.base import (
     ImageRecord,
     Kind,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lens_cache.config import DataConfig
+from lens_cache.data_config import DataConfig
 from lens_cache.encoders.tiny import write_tiny_checkpoints
 from tests.pictures import box_polygon, colours, encoded
 from tests.stores import contents, extracted, settings

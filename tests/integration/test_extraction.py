@@ -12,7 +12,7 @@ import torch
 import zarr
 from PIL import Image
 
-from lens_cache.config import DataConfig
+from lens_cache.data_config import DataConfig
 from lens_cache.encoders.llava import LlavaEncoder
 from lens_cache.encoders.sam import SamEncoder
 from lens_cache.encoders.tiny import write_tiny_checkpoints

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from lens_cache.assets import PHOTOGRAPHS
-from lens_cache.config import DataConfig
+from lens_cache.data_config import DataConfig
 from lens_cache.datasets.coco import splits_of
 from lens_cache.plan import build_plan
 

@@ -8,7 +8,7 @@ from PIL import Image
 from pycocotools import mask as reference
 
 from lens_cache import masks
-from lens_cache.config import DataConfig
+from lens_cache.data_config import DataConfig
 from lens_cache.datasets import open_dataset
 from lens_cache.errors import ConfigError, DatasetError
 from tests.pictures import box_mask, box_polygon, edit_json, write_coco

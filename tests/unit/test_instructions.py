@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lens_cache.config import DataConfig
+from lens_cache.data_config import DataConfig
 from lens_cache.datasets.instructions import clean_class_name, is_long, question
 from lens_cache.errors import ConfigError
 

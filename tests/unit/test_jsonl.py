@@ -6,7 +6,7 @@ import pytest
 from pycocotools import mask as reference
 
 from lens_cache import masks
-from lens_cache.config import DataConfig
+from lens_cache.data_config import DataConfig
 from lens_cache.datasets import open_dataset
 from lens_cache.errors import DatasetError
 from tests.pictures import box_mask, box_polygon, colours, rotated, runs, write_image

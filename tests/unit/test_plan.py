@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lens_cache import masks
-from lens_cache.config import DataConfig
+from lens_cache.data_config import DataConfig
 from lens_cache.datasets import open_dataset
 from lens_cache.errors import ConfigError, DatasetError, StoreError
 from lens_cache.images import content_id

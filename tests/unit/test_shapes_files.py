@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lens_cache import masks
-from lens_cache.config import DataConfig
+from lens_cache.data_config import DataConfig
 from lens_cache.datasets.shapes.drawing import sample_picture
 from lens_cache.datasets.shapes.files import write_world
 from lens_cache.errors import ConfigError, DatasetError

@@ -1,0 +1,102 @@
+"""Settings of phase 1 that say which images and instructions go into a store."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+_strict = ConfigDict(extra="forbid")
+_Positive = Annotated[int, Field(gt=0)]
+Rules = Literal["strict", "parity"]
+Templates = Literal["fixed", "lens", "lisa"]
+LISA_SETS = (
+    "ade20k",
+    "cocostuff",
+    "paco_lvis",
+    "pascal_part",
+    "mapillary",
+    "refclef",
+    "refcoco",
+    "refcoco+",
+    "refcocog",
+    "reason_seg",
+)
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class RatesConfig:
+    """How often LISA's sampler turns to each group of sets; only the ratios matter."""
+
+    semantic: Annotated[float, Field(ge=0)] = 9.0
+    referring: Annotated[float, Field(ge=0)] = 3.0
+    reasoning: Annotated[float, Field(ge=0)] = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class LisaConfig:
+    """The training sets and benchmarks of LISA and LENS, in the folders that LISA expects.
+
+    Attributes:
+        sets: Which, each as ``name``, ``name|split`` or ``name|variant|split``, such as
+            ``refcoco|unc|testA``, ``mapillary|v1.2|train`` or ``reason_seg|val``.
+        rules: ``strict`` does what is right; ``parity`` what LISA's loaders do, quirks included,
+            to compare with published numbers.
+        missing: What to do about a set that is not there: stop, or do without it.
+        exclude_eval_images: Leave out images of training splits that a benchmark tests on, known
+            by content or by COCO id.
+        draws: Empty plans everything. A number plans what LISA's sampler draws, so many times, and
+            nothing else.
+        queries_per_draw: Conversations that LISA's sampler holds about a drawn image.
+        rates: How often it turns to each group of sets.
+    """
+
+    sets: tuple[str, ...] = LISA_SETS
+    rules: Rules = "strict"
+    missing: Literal["stop", "skip"] = "stop"
+    exclude_eval_images: bool = False
+    draws: _Positive | None = None
+    queries_per_draw: _Positive = 3
+    rates: RatesConfig = field(default_factory=RatesConfig)
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class DataConfig:
+    """Which images and instructions go into a store.
+
+    Attributes:
+        kind: Name of the dataset adapter.
+        root: Folder of the dataset.
+        split: COCO: the part of the annotation file's name, e.g. ``train2017``. JSONL: keep only
+            lines of this split; all if empty.
+        annotations: COCO only: which annotation file; ``auto`` prefers panoptic.
+        file: JSONL only: the file's name inside ``root``.
+        categories: COCO only: keep only these category names; all if empty.
+        lisa: LISA only: which sets, and how they are read.
+        limit: Keep only the first images (of each set); all if empty.
+        queries_per_image: Keep so many instructions of an image in a set, drawn with ``seed``; all
+            if empty.
+        templates: How an instruction becomes a question: ``fixed`` uses the two questions below;
+            ``lens`` and ``lisa`` draw one of the published ones with ``seed`` in training splits,
+            and take the published evaluation prompt in the others.
+        short_question: The question asked for a short instruction such as "the orange".
+        long_question: The question asked for an instruction that is a sentence already.
+        seed: Decides every draw of planning.
+    """
+
+    kind: Literal["coco", "jsonl", "lisa"] = "coco"
+    root: Path | None = None
+    split: str | None = None
+    annotations: Literal["auto", "instances", "panoptic"] = "auto"
+    file: str = "data.jsonl"
+    categories: tuple[str, ...] = ()
+    lisa: LisaConfig = field(default_factory=LisaConfig)
+    limit: _Positive | None = None
+    queries_per_image: _Positive | None = None
+    templates: Templates = "fixed"
+    short_question: str = "What is {instruction} in this image?"
+    long_question: str = "{instruction}"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
