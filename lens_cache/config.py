@@ -18,6 +18,7 @@ from lens_cache.data_config import DataConfig
 _strict = ConfigDict(extra="forbid")
 Dtype = Literal["float32", "bfloat16", "float16"]
 StoreFormat = Literal["zarr", "webdataset"]
+Precision = Literal["model", "fp8", "int8"]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -32,7 +33,8 @@ class LlavaConfig:
         checkpoint: A Hugging Face hub id or a local folder (relative to ``encoders.root`` if set).
         revision: Branch, tag or commit of a hub id.
         layers: Tapped layers: ``hidden_states[layer]``, the input of decoder layer ``layer``.
-        dtype: Precision of the forward pass and of the stored states.
+        dtype: Precision of the forward pass, and of the stored states unless ``store.precision``
+            says otherwise.
     """
 
     checkpoint: str = "llava-hf/llava-1.5-7b-hf"
@@ -49,7 +51,8 @@ class SamConfig:
         checkpoint: A ``.pth`` file, a folder that holds exactly one, or a hub id
             ``owner/name[/file.pth]`` (files relative to ``encoders.root`` if set).
         revision: Branch, tag or commit of a hub id.
-        dtype: Precision of the forward pass and of the stored embeddings.
+        dtype: Precision of the forward pass, and of the stored embeddings unless
+            ``store.precision`` says otherwise.
     """
 
     checkpoint: str = "ybelkada/segment-anything/checkpoints/sam_vit_h_4b8939.pth"
@@ -67,16 +70,29 @@ class EncodersConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_strict)
+class PrecisionConfig:
+    """How each group of features is stored: ``model`` as the model gives it, or in half the bytes.
+
+    ``fp8`` and ``int8`` have a scale per token; ``int8`` keeps the strongest channels apart.
+    """
+
+    hidden_states: Precision = "model"
+    image_embeddings: Precision = "model"
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
 class StoreConfig:
     """Layout of a store.
 
     Attributes:
         shard_size: Images in one shard, the unit of work and commit.
         format: ``zarr`` for arrays, ``webdataset`` for tars that can be streamed.
+        precision: Of the stored features.
     """
 
     shard_size: Positive = 256
     format: StoreFormat = "zarr"
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
 
 
 @dataclass(frozen=True, kw_only=True, config=_strict)

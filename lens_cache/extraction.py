@@ -25,7 +25,7 @@ from lens_cache.store.formats import GroupWriter, open_writers
 from lens_cache.store.layout import QUESTIONS_FILE, Group, Questions
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.reader import PLAN_FOLDER, shard_images
-from lens_cache.store.writer import to_bytes
+from lens_cache.store.values import to_bytes
 
 
 @dataclass
@@ -80,6 +80,8 @@ class ShardExtractor:
         self._shards = shard_images(self._plan.num_images, config.store.shard_size)
         self._failures: dict[str, int] = {}
         self.images_done = 0
+        groups_of_arrays = self._manifest.arrays.values()
+        self._arrays = {name: spec for group in groups_of_arrays for name, spec in group.items()}
         questions = Questions.load(root / QUESTIONS_FILE)
         self._catalogue = Catalogue(self._manifest, self._plan, questions)
         self._engine = Engine(
@@ -148,14 +150,18 @@ class ShardExtractor:
     def _write_prefix(self, writer: GroupWriter) -> None:
         """Write the states of the system prefix; they are the same for every image."""
         for layer, states in self._engine.prefix().items():
-            writer.add_prefix(f"layer_{layer}/prefix", to_bytes(states))
+            name = f"layer_{layer}/prefix"
+            writer.add_prefix(name, to_bytes(states, self._arrays[name]))
 
     def _write(self, writer: GroupWriter, image: int, image_id: str, outcome: Outcome) -> None:
         with self._engine.times.timed("write"):
             if isinstance(outcome, Quarantine):
                 writer.skip(outcome, sum(len(text) for text in self._engine.texts(image)))
             else:
-                writer.add(image_id, {name: to_bytes(value) for name, value in outcome.items()})
+                writer.add(
+                    image_id,
+                    {name: to_bytes(value, self._arrays[name]) for name, value in outcome.items()},
+                )
 
     def _count(self, group: Group, outcome: object, report: ShardReport) -> None:
         """Count failures; too many images in a row mean that not the images are to blame.

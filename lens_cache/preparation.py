@@ -191,7 +191,7 @@ def describe(
         fingerprints=encoders.fingerprints,
         arrays={"hidden_states": states, "image_embeddings": {"image_embeddings": embeddings}},
     )
-    return made.in_format(config.store.format)
+    return made.in_precision(config.store.precision).in_format(config.store.format)
 
 
 def require_same_store(
@@ -230,8 +230,8 @@ def require_same_store(
             require_same(
                 root,
                 f"the group {group}",
-                stored.fingerprints[group],
-                wanted.fingerprints[group],
+                stored.content(group),
+                wanted.content(group),
                 "Use the store's settings, or extract this group anew: `lens-cache extract "
                 f"... --replace {group}`",
             )

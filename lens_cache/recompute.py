@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +19,16 @@ from lens_cache.encoders.resolve import Encoders
 from lens_cache.errors import ImageError
 from lens_cache.geometry import image_to_square
 from lens_cache.images import content_id, read_image
+from lens_cache.store.layout import ArraySpec
 from lens_cache.store.manifest import require_same
 from lens_cache.store.reader import Store
 
 # Largest admitted ||stored - plain|| / ||plain||. Kernels choose their order of summation by the
 # length of a sequence, so packed and plain differ by rounding that grows over the layers.
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+# What storing less precisely may add. A step of fp8 is 1/8 to 1/16 of a value; one of int8 is 1/127
+# of the strongest value that is not kept apart.
+CODE_TOLERANCE = {"fp8": 4e-2, "int8": 4e-2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,33 +125,31 @@ def _compare(
         planned.question,
         config.encoders.llava.layers,
     )
-    found = []
-    features: Any = None
-    for layer, states in plain.items():
-        features = store.read(planned.image_index, [query], layer)
-        for name, stored, expected in (
-            ("prefix", features.prefix, states[0]),
-            ("image_tokens", features.image_tokens, states[1]),
-            ("text_tokens", features.text_tokens[0], states[2]),
-        ):
-            dtype = config.encoders.llava.dtype
-            found.append(
-                _agreement(planned.query_id, f"layer_{layer}/{name}", stored, expected, dtype)
-            )
     embedding = sam.encode(picture)
-    found.append(
-        _agreement(
-            planned.query_id,
-            "image_embeddings",
-            features.image_embedding,
-            embedding,
-            config.encoders.sam.dtype,
-        )
-    )
-    return found
+    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    for layer, (prefix, image_tokens, text_tokens) in plain.items():
+        features = store.read(planned.image_index, [query], layer)
+        pairs |= {
+            f"layer_{layer}/prefix": (features.prefix, prefix),
+            f"layer_{layer}/image_tokens": (features.image_tokens, image_tokens),
+            f"layer_{layer}/text_tokens": (features.text_tokens[0], text_tokens),
+            "image_embeddings": (features.image_embedding, embedding),
+        }
+    return [
+        _agreement(planned.query_id, name, *pair, _tolerance(store.features.spec(name)))
+        for name, pair in pairs.items()
+    ]
 
 
-def _agreement(query_id: str, array: str, stored: Tensor, plain: Tensor, dtype: str) -> Agreement:
+def _tolerance(spec: ArraySpec) -> float:
+    if spec.code is None:
+        return TOLERANCE[spec.dtype]
+    return TOLERANCE[spec.code.dtype] + CODE_TOLERANCE[spec.code.precision]
+
+
+def _agreement(
+    query_id: str, array: str, stored: Tensor, plain: Tensor, tolerance: float
+) -> Agreement:
     if stored.shape != plain.shape:
         raise ImageError(
             f"recomputing {query_id}: {array} has shape {tuple(stored.shape)} in the store, "
@@ -160,5 +161,5 @@ def _agreement(query_id: str, array: str, stored: Tensor, plain: Tensor, dtype: 
         array=array,
         relative_error=float((a - b).norm() / b.norm().clamp(min=1e-30)),
         largest_error=float((a - b).abs().max()),
-        tolerance=TOLERANCE[dtype],
+        tolerance=tolerance,
     )

@@ -238,11 +238,20 @@ def convert(
         Path, typer.Argument(metavar="DEST", parser=_store, help="Folder or URL of the new store.")
     ],
     to: Annotated[
-        Literal["zarr", "webdataset"], typer.Option("--format", help="Format of the new store.")
-    ],
+        Literal["zarr", "webdataset"] | None,
+        typer.Option("--format", help="Format of the new store; the same by default."),
+    ] = None,
+    hidden_states: Annotated[
+        Literal["model", "fp8", "int8"] | None,
+        typer.Option(help="Precision of the new store's hidden states; the same by default."),
+    ] = None,
+    image_embeddings: Annotated[
+        Literal["model", "fp8", "int8"] | None,
+        typer.Option(help="Precision of SAM's embeddings in the new store; the same by default."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a store anew in another format, without loss and without any model.
+    """Write a store anew without any model: in another format, without loss, or in half the bytes.
 
     Run it again after any interruption: it goes on where it stopped.
     """
@@ -250,7 +259,14 @@ def convert(
     from pipelines.convert import convert as go
 
     with _bars() as bars:
-        done = go(store, dest, to, bars)
+        done = go(
+            store,
+            dest,
+            bars,
+            wanted=to,
+            hidden_states=hidden_states,
+            image_embeddings=image_embeddings,
+        )
     _show(report.conversion(store, dest, done), as_json)
 
 

@@ -1,4 +1,4 @@
-"""Bring a store from one format into the other, byte for byte, without any model."""
+"""Write a store anew without any model: in the other format, byte for byte, or less precisely."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lens_cache.config import StoreFormat
+import numpy as np
+from numpy.typing import NDArray
+
+from lens_cache.config import Precision, PrecisionConfig, StoreFormat
 from lens_cache.errors import ConfigError, CorruptShardError
 from lens_cache.frozen import CONFIG_FILE
 from lens_cache.preparation import PLAN_SETTINGS
@@ -22,6 +25,7 @@ from lens_cache.store.commits import (
 )
 from lens_cache.store.features import FeatureReader
 from lens_cache.store.files import (
+    crc32c,
     has_folder,
     new_folder,
     sweep_temporary,
@@ -32,6 +36,7 @@ from lens_cache.store.formats import open_writers, write_array_metadata
 from lens_cache.store.layout import GROUPS, QUESTIONS_FILE, Group
 from lens_cache.store.manifest import MANIFEST_FILE, Manifest
 from lens_cache.store.reader import FROZEN_FOLDER, Store
+from lens_cache.store.values import to_bytes
 from pipelines.cost import require_space
 from pipelines.destination import require_ours, require_two_folders
 from pipelines.extract import RUNS_FOLDER, SPARE_MANIFEST
@@ -67,27 +72,43 @@ class Conversion:
     size: int
 
 
-def convert(source: Path, dest: Path, wanted: StoreFormat, reporter: Reporter) -> Conversion:
-    """Write a store anew in another format; run it again after any interruption.
+def convert(
+    source: Path,
+    dest: Path,
+    reporter: Reporter,
+    *,
+    wanted: StoreFormat | None = None,
+    hidden_states: Precision | None = None,
+    image_embeddings: Precision | None = None,
+) -> Conversion:
+    """Write a store anew; run it again after any interruption.
 
-    Every part of every image is compared with the checksum that its extraction recorded.
+    Every part of every image is compared with the checksum that its extraction recorded. The new
+    store is the one that an extraction with its settings would have written.
 
     Args:
         source: A complete store.
         dest: A folder for the new one; it may hold what an interrupted conversion left.
-        wanted: Its format.
         reporter: Where progress goes.
+        wanted: Its format; the same by default.
+        hidden_states: Its precision of this group; the same by default.
+        image_embeddings: Its precision of this group; the same by default.
 
     Raises:
-        ConfigError: If the folders or the format make no sense.
+        ConfigError: If the folders make no sense, nothing would change, or a precision that is
+            lost was asked for.
         StoreError: If ``source`` is not complete, or ``dest`` holds something else.
         CorruptShardError: If ``source`` is damaged.
     """
     store = Store(source)
     require_two_folders(source, dest)
-    if store.manifest.format == wanted:
-        raise ConfigError(f"converting {source}: it is in the format {wanted} already")
-    manifest = store.manifest.in_format(wanted)
+    precision = _precision(store, hidden_states, image_embeddings)
+    manifest = store.manifest.in_precision(precision).in_format(wanted or store.manifest.format)
+    if manifest.arrays == store.manifest.arrays and manifest.format == store.manifest.format:
+        raise ConfigError(
+            f"converting {source}: it is in the format {manifest.format} and in this precision "
+            "already"
+        )
     require_ours(dest, manifest)
     with writer_lock(dest):
         sweep_temporary(dest)
@@ -104,13 +125,32 @@ def convert(source: Path, dest: Path, wanted: StoreFormat, reporter: Reporter) -
             manifest.save(dest)
         sweep_temporary(dest)
     return Conversion(
-        format=wanted,
+        format=manifest.format,
         images=store.plan.num_images,
         queries=store.plan.num_queries,
         shards=store.catalogue.num_shards,
         converted=len(todo),
         size=size,
     )
+
+
+def _precision(
+    store: Store, hidden_states: Precision | None, image_embeddings: Precision | None
+) -> PrecisionConfig:
+    """Return the precision of the new store; what a store has lost does not come back."""
+    here = store.manifest.precision
+    wanted = PrecisionConfig(
+        hidden_states=hidden_states or here.hidden_states,
+        image_embeddings=image_embeddings or here.image_embeddings,
+    )
+    for group in GROUPS:
+        found, asked = getattr(here, group), getattr(wanted, group)
+        if found not in ("model", asked):
+            raise ConfigError(
+                f"converting {store.root}: {group} is stored as {found}, so it cannot become "
+                f"{asked}; extract it anew with --set store.precision.{group}={asked}"
+            )
+    return wanted
 
 
 def _convert_shards(job: _Job, todo: list[int], reporter: Reporter) -> int:
@@ -133,6 +173,8 @@ class _Job:
     def __init__(self, store: Store, dest: Path, catalogue: Catalogue) -> None:
         self._source, self._dest, self._catalogue = store.root, dest, catalogue
         self._features: FeatureReader = store.features
+        arrays = catalogue.manifest.arrays
+        self._recoded = {g for g in GROUPS if arrays[g] != store.manifest.arrays[g]}
         self._quarantined: Mapping[Group, Mapping[str, Quarantine]] = {
             group: quarantined(store.root, group) for group in GROUPS
         }
@@ -193,26 +235,39 @@ class _Job:
                         record = self._quarantined[group][image_id]
                         writer.skip(record, self._catalogue.text_rows(image))
                         continue
-                    writer.add(
-                        image_id,
-                        {name: self._features.part(name, image).tobytes() for name in checksums},
-                    )
-                    if writer.checksums[image_id] != checksums:
+                    parts = {name: self._features.part(name, image) for name in checksums}
+                    if {name: crc32c(part.tobytes()) for name, part in parts.items()} != checksums:
                         raise CorruptShardError(
                             f"converting {self._source}: {group} of image {image_id} in shard "
                             f"{shard} does not match its checksum; run `lens-cache verify STORE "
                             "--repair`"
                         )
+                    writer.add(
+                        image_id,
+                        {name: self._convert(group, name, part) for name, part in parts.items()},
+                    )
             for writer in writers.values():
                 writer.commit()
             return sum(writer.size for writer in writers.values())
+
+    def _convert(self, group: Group, name: str, part: NDArray[np.uint8]) -> bytes:
+        """Return an image's part of an array as the new store keeps it."""
+        spec = self._catalogue.manifest.arrays[group][name]
+        if spec.code == self._features.spec(name).code:
+            return part.tobytes()
+        return to_bytes(self._features.tensor(name, part), spec)
 
     def _is_done(self, group: Group, shard: int) -> bool:
         """Whether a shard was committed with the images that the source has now."""
         if not commit_path(self._dest, group, shard).exists():
             return False
         here = Commit.load(self._dest, group, shard).images
-        return here == Commit.load(self._source, group, shard).images
+        there = Commit.load(self._source, group, shard).images
+        if group in self._recoded:  # the bytes are others, so their checksums tell nothing
+            return {name: parts.keys() for name, parts in here.items()} == {
+                name: parts.keys() for name, parts in there.items()
+            }
+        return here == there
 
 
 def _complete(dest: Path) -> bool:

@@ -66,14 +66,14 @@ def require_ours(dest: Path, manifest: Manifest) -> None:
 
 def _identity(manifest: Manifest) -> dict[str, object]:
     """Return what two manifests of one store in one format share, whatever its state."""
-    fingerprints = {
+    content = {
         f"{group}.{field}": value
-        for group, fields in manifest.fingerprints.items()
-        for field, value in fields.items()
+        for group in GROUPS
+        for field, value in manifest.content(group).items()
     }
     return {
         "format": manifest.format,
         "plan": manifest.plan["digest"],
         "shard_size": manifest.config["store"]["shard_size"],
-        **fingerprints,
+        **content,
     }

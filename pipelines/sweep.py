@@ -147,7 +147,7 @@ def _finished(task: Task, store: Store) -> bool:
 
 def _content(manifest: Manifest) -> tuple[object, ...]:
     """Return what is in a store, wherever it and its sources lie."""
-    return manifest.fingerprints, manifest.plan, manifest.side
+    return manifest.fingerprints, manifest.precision, manifest.plan, manifest.side
 
 
 def _run_all(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lens_cache.plan import Plan
-from lens_cache.store.layout import QUESTIONS_FILE, ArraySpec, Group, Questions
+from lens_cache.store.layout import QUESTIONS_FILE, ArraySpec, Group, Questions, is_prefix
 from lens_cache.store.manifest import Manifest
 
 PLAN_FOLDER = "plan"
@@ -61,12 +61,12 @@ class Catalogue:
     def image_arrays(self, group: Group) -> dict[str, ArraySpec]:
         """Return the arrays of a group that hold a part of every image, by short name."""
         specs = self.manifest.arrays[group]
-        return {name: spec for name, spec in specs.items() if not name.endswith("prefix")}
+        return {name: spec for name, spec in specs.items() if not is_prefix(name)}
 
     def prefixes(self, group: Group) -> dict[str, ArraySpec]:
         """Return the arrays of a group that stand once in a store, by short name."""
         specs = self.manifest.arrays[group]
-        return {name: spec for name, spec in specs.items() if name.endswith("prefix")}
+        return {name: spec for name, spec in specs.items() if is_prefix(name)}
 
     def first_row(self, image: int) -> int:
         """Return where the text rows of an image begin in the flat arrays."""

@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lens_cache.store.catalogue import Catalogue
 from lens_cache.store.layout import ArraySpec
+from lens_cache.store.values import to_tensor
 
 
 class FeatureReader(ABC):
@@ -38,10 +38,8 @@ class FeatureReader(ABC):
         return self.rows(name, image, 0, self.catalogue.text_rows(image))
 
     def tensor(self, name: str, values: NDArray[np.uint8]) -> Tensor:
-        """Return bytes of an array as values: an image's chunk without its axis, or (rows, d)."""
-        spec = self.spec(name)
-        shape = spec.chunk[1:] if spec.per_image else (values.size // spec.row_bytes, spec.shape[1])
-        return torch.from_numpy(values).view(getattr(torch, spec.dtype)).reshape(shape)
+        """Return bytes of an array as values: an image's part, or (rows, d)."""
+        return to_tensor(values, self.spec(name))
 
     def image_tensor(self, name: str, image: int) -> Tensor:
         """Return an image's chunk of an array over images as values."""

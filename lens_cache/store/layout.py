@@ -3,14 +3,16 @@
 ``hidden_states`` has per tapped layer ``prefix`` (P, d), ``image_tokens`` (images, N, d) and
 ``text_tokens`` (rows, d); ``image_embeddings`` is one array (images, C, h, w). Arrays over images
 have one chunk per image and one shard per lens shard. The text array is flat: every lens shard owns
-a region of equal length, so that a shard of the plan is one object of every array.
+a region of equal length, so that a shard of the plan is one object of every array. Where tokens are
+stored in fp8 or int8 (see ``precision``), their bytes take the place of their channels: (images, N,
+bytes), (rows, bytes) and (images, h, w, bytes). The prefix, once in a store, stays as it is.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -19,26 +21,37 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lens_cache.config import Dtype
+from lens_cache.config import Dtype, Precision
 from lens_cache.errors import StoreError
+from lens_cache.store.precision import TokenCode
 
 Group = Literal["hidden_states", "image_embeddings"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 TEXT_CHUNK = 128
 QUESTIONS_FILE = "hidden_states/questions.parquet"
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "uint8": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySpec:
-    """One Zarr array: its path in the store, its shape, and its chunk and shard shapes."""
+    """One Zarr array: its path in the store, its shape, and its chunk and shard shapes.
+
+    ``code`` says how bytes, shape (..., token_bytes), stand for tokens; none if the values stand
+    there themselves.
+    """
 
     path: str
     shape: tuple[int, ...]
     chunk: tuple[int, ...]
     shard: tuple[int, ...]
-    dtype: Dtype
+    dtype: Dtype | Literal["uint8"]
     dimensions: tuple[str, ...]
+    code: TokenCode | None = None
+
+    @property
+    def is_map(self) -> bool:
+        """Whether the values of an image are a map, (C, h, w)."""
+        return "y" in self.dimensions
 
     @property
     def per_image(self) -> bool:
@@ -201,4 +214,31 @@ def image_embedding_array(
         shard=(shard_size, channels, size, size),
         dtype=dtype,
         dimensions=("image", "channel", "y", "x"),
+    )
+
+
+def is_prefix(name: str) -> bool:
+    """Tell by its short name whether an array stands once in a store."""
+    return name.endswith("prefix")
+
+
+def in_precision(array: ArraySpec, precision: Precision) -> ArraySpec:
+    """Return an array of the model's values as it is stored in a precision."""
+    if precision == "model" or array.dtype == "uint8":
+        return array
+    axis = array.dimensions.index("channel")
+    code = TokenCode(precision=precision, dtype=array.dtype, channels=array.shape[axis])
+
+    def stored(shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[:axis], *shape[axis + 1 :], code.token_bytes)
+
+    names = (name for name in array.dimensions if name != "channel")
+    return replace(
+        array,
+        shape=stored(array.shape),
+        chunk=stored(array.chunk),
+        shard=stored(array.shard),
+        dtype="uint8",
+        dimensions=(*names, "byte"),
+        code=code,
     )

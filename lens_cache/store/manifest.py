@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lens_cache.config import StoreFormat
+from lens_cache.config import PrecisionConfig, StoreFormat
 from lens_cache.errors import StoreError, StoreMismatchError
 from lens_cache.store.files import read_json, write_json
-from lens_cache.store.layout import ArraySpec
+from lens_cache.store.layout import GROUPS, ArraySpec, Group, in_precision, is_prefix
+from lens_cache.store.precision import TokenCode
 from lens_cache.store.remote import is_remote, plain_errors
 
 MANIFEST_FILE = "manifest.json"
@@ -49,12 +50,37 @@ class Manifest:
         chosen: StoreFormat = self.config["store"].get("format", "zarr")
         return chosen
 
+    @property
+    def precision(self) -> PrecisionConfig:
+        """How the features are stored; a manifest that does not say it leaves them as they are."""
+        return PrecisionConfig(**self.config["store"].get("precision", {}))
+
+    def content(self, group: Group) -> dict[str, Any]:
+        """Return everything that decides a group's bytes: what the models say, and how precisely.
+
+        Readers of features compare ``fingerprints``; writers, who must not mix, compare this.
+        """
+        return {**self.fingerprints[group], "precision": getattr(self.precision, group)}
+
     def in_format(self, wanted: StoreFormat) -> Manifest:
         """Return the manifest of the same store in a format."""
-        store = {k: v for k, v in self.config["store"].items() if k != "format"}
-        if wanted != "zarr":
-            store["format"] = wanted
-        return dataclasses.replace(self, config={**self.config, "store": store})
+        return self._with_store({"format": wanted} if wanted != "zarr" else {}, without="format")
+
+    def in_precision(self, wanted: PrecisionConfig) -> Manifest:
+        """Return the manifest of a store that keeps the same features in a precision."""
+        arrays: dict[str, dict[str, ArraySpec]] = {
+            group: {
+                name: spec if is_prefix(name) else in_precision(spec, getattr(wanted, group))
+                for name, spec in self.arrays[group].items()
+            }
+            for group in GROUPS
+        }
+        made = self._with_store({"precision": dataclasses.asdict(wanted)}, without="precision")
+        return dataclasses.replace(made, arrays=arrays)
+
+    def _with_store(self, settings: dict[str, Any], *, without: str) -> Manifest:
+        store = {k: v for k, v in self.config["store"].items() if k != without}
+        return dataclasses.replace(self, config={**self.config, "store": {**store, **settings}})
 
     def save(self, root: Path) -> None:
         """Write ``manifest.json`` atomically."""
@@ -127,7 +153,8 @@ def require_same(root: Path, what: str, stored: Fingerprint, wanted: Fingerprint
 
 def _array_spec(fields: dict[str, Any]) -> ArraySpec:
     plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    return ArraySpec(**plain)
+    code = plain.pop("code", None)
+    return ArraySpec(**plain, code=TokenCode(**code) if code else None)
 
 
 def _short(value: object) -> str:

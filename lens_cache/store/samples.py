@@ -28,7 +28,7 @@ from lens_cache.store.layout import ArraySpec
 
 SAMPLES_FOLDER = "samples"
 INCOMPLETE = "__incomplete__/"
-_NPY = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+_NPY = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "uint8": "|u1"}
 
 
 def tar_path(shard: int) -> str:

@@ -6,19 +6,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from lens_cache.store.commits import Commit, ObjectRecord, Quarantine, quarantine_paths
 from lens_cache.store.files import crc32c, remove_file
 from lens_cache.store.layout import ArraySpec
 from lens_cache.store.shard_file import ShardWriter
-
-
-def to_bytes(tensor: Tensor) -> bytes:
-    """Return a tensor's values as bytes, row-major; bfloat16 as its bits."""
-    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes()
 
 
 class _Rows:

@@ -438,7 +438,7 @@ def test_credentials_are_nowhere(url, remote_store, tiny_coco, tiny_checkpoints)
 def test_a_store_of_tars_goes_up_and_is_streamed_from_there(tmp_path, url, tiny_store):
     local, tars = tmp_path / "tars", store_path(url)
     for dest in (local, tars):
-        convert(tiny_store, dest, "webdataset", Quiet())
+        convert(tiny_store, dest, Quiet(), wanted="webdataset")
     assert_same(url, local)
     assert verify_store(tars).problems == []
     config = recipe(1)

@@ -24,7 +24,7 @@ LOSSES = ("train/total", "train/dice", "train/bce", "train/attention")
 @pytest.fixture(scope="module")
 def tar_store(tmp_path_factory, tiny_store):
     root = tmp_path_factory.mktemp("tars") / "store"
-    convert(tiny_store, root, "webdataset", Quiet())
+    convert(tiny_store, root, Quiet(), wanted="webdataset")
     return root
 
 

@@ -24,7 +24,7 @@ LOSS = LossConfig(attention_size=16, mask_size=16)
 def tar_store(tmp_path_factory, tiny_store):
     """Five images in tars of 2, 2 and 1; do not write into it."""
     root = tmp_path_factory.mktemp("tars") / "store"
-    convert(tiny_store, root, "webdataset", Quiet())
+    convert(tiny_store, root, Quiet(), wanted="webdataset")
     return root
 
 

@@ -1,0 +1,33 @@
+"""Between tensors and the bytes that stand for them in an array."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lens_cache.store.layout import ArraySpec
+
+
+def to_bytes(tensor: Tensor, spec: ArraySpec) -> bytes:
+    """Return an image's part of an array as it is stored, row-major; bfloat16 as its bits.
+
+    Args:
+        tensor: (N, d), (rows, d) or (C, h, w), in the model's precision.
+        spec: The array.
+    """
+    values = tensor.detach().to("cpu")
+    if spec.code is not None:
+        values = spec.code.encode(values.movedim(0, -1) if spec.is_map else values)
+    return values.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def to_tensor(values: NDArray[np.uint8], spec: ArraySpec) -> Tensor:
+    """Return an image's part of an array, or some of its rows, in the model's precision."""
+    shape = spec.chunk[1:] if spec.per_image else (-1, *spec.chunk[1:])
+    data = torch.from_numpy(values)
+    if spec.code is None:
+        return data.view(getattr(torch, spec.dtype)).reshape(shape)
+    tokens = spec.code.decode(data.reshape(shape))
+    return tokens.movedim(-1, 0).contiguous() if spec.is_map else tokens
