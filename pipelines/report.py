@@ -148,7 +148,7 @@ def inspection(root: Path) -> Report:
             "shards": shards,
             "quarantined": len(quarantined(root, group)),
             "bytes": folder_size(root / group),
-            "fingerprint": manifest.fingerprints[group],
+            "fingerprint": manifest.content(group),
             "arrays": {
                 name: {"shape": list(spec.shape), "dtype": spec.dtype}
                 for name, spec in manifest.arrays[group].items()

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from lens_cache.store.catalogue import Catalogue
 from lens_cache.store.layout import ArraySpec
+from lens_cache.store.values import value_attributes
 
 SAMPLES_FOLDER = "samples"
 INCOMPLETE = "__incomplete__/"
@@ -96,8 +97,8 @@ def describe_sample(catalogue: Catalogue, image: int, arrays: Iterable[str]) -> 
         "arrays": {
             suffix(name): {
                 "array": name,
-                "dtype": specs[name].dtype,
                 "shape": list(shape_of(specs[name], rows)),
+                **value_attributes(specs[name]),
             }
             for name in sorted(arrays)
         },

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,3 +34,9 @@ def to_tensor(values: NDArray[np.uint8], spec: ArraySpec) -> Tensor:
         return data.view(getattr(torch, spec.dtype)).reshape(shape)
     tokens = spec.code.decode(data.reshape(shape))
     return tokens.movedim(-1, 0).contiguous() if spec.is_map else tokens
+
+
+def value_attributes(spec: ArraySpec) -> dict[str, Any]:
+    """Return what a reader of the plain array has to know of its values, for JSON."""
+    attributes: dict[str, Any] = {"dtype": spec.dtype}
+    return attributes if spec.code is None else attributes | {"tokens": asdict(spec.code)}

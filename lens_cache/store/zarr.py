@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import zarr
 
 from lens_cache.store.files import write_bytes
 from lens_cache.store.layout import ArraySpec
+from lens_cache.store.values import value_attributes
 
 # Zarr has no bfloat16 on every Python this package runs on: its bits are stored as uint16.
 _ZARR_DTYPE = {"float32": "float32", "float16": "float16", "bfloat16": "uint16", "uint8": "uint8"}
@@ -36,16 +35,10 @@ def write_metadata(root: Path, arrays: Iterable[ArraySpec]) -> None:
                 filters=None,
                 fill_value=0,
                 dimension_names=spec.dimensions,
-                attributes=_attributes(spec),
+                attributes=value_attributes(spec),
             )
         for document in sorted(Path(scratch).rglob("zarr.json")):
             final = root / document.relative_to(scratch).as_posix()
             content = document.read_bytes()
             if not final.exists() or final.read_bytes() != content:
                 write_bytes(root, final, content)
-
-
-def _attributes(spec: ArraySpec) -> dict[str, Any]:
-    """Return what a reader of the plain array has to know of its values."""
-    attributes: dict[str, Any] = {"dtype": spec.dtype}
-    return attributes if spec.code is None else attributes | {"tokens": asdict(spec.code)}
