@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lens_cache import masks
 from lens_cache.config import BatchConfig, LossConfig
 from lens_cache.geometry import inside_image, mask_to_square
 from lens_cache.losses import Targets
+from lens_cache.masks import Rle
+from lens_cache.plan_tables import PlannedQuery
 from lens_cache.store.reader import Store
 from lens_cache.types import Features, ImageFeatures
 
@@ -126,9 +129,8 @@ class FeatureDataset(Dataset[Any]):
 
     def item(self, draw: Draw, features: ImageFeatures) -> tuple[Draw, ImageFeatures, Targets]:
         """Add the targets to a draw's features."""
-        plan = self.store.plan
-        truths = [masks.decode(plan.query(q).target()) for q in draw.queries]
-        return draw, features, make_targets(truths, self._loss)
+        queries = [self.store.plan.query(query) for query in draw.queries]
+        return draw, features, make_targets(queries, self._loss)
 
     @staticmethod
     def collate(items: Sequence[tuple[Draw, ImageFeatures, Targets]]) -> Batch:
@@ -140,22 +142,43 @@ class FeatureDataset(Dataset[Any]):
         )
 
 
-def make_targets(truths: Sequence[NDArray[np.bool_]], loss: LossConfig) -> Targets:
-    """Bring masks of one image, each (H, W), to what the losses compare with."""
-    height, width = truths[0].shape
-    attention = np.stack([mask_to_square(truth, loss.attention_size) for truth in truths])
-    if loss.mask_size is None:
-        return Targets(
-            attention=torch.from_numpy(attention),
-            masks=[torch.from_numpy(truth) for truth in truths],
-        )
-    square = np.stack([mask_to_square(truth, loss.mask_size) for truth in truths])
-    inside = np.broadcast_to(inside_image(width, height, loss.mask_size), square.shape)
+def make_targets(queries: Sequence[PlannedQuery], loss: LossConfig) -> Targets:
+    """Bring the masks of queries about one image to what the losses compare with.
+
+    Pixels to be ignored are not compared, nor is padding but by the attention loss.
+    """
+    attention, compared = [], []
+    found: list[Tensor] = []
+    valid: list[Tensor] = []
+    for query in queries:
+        target, ignore = query.target(), query.ignore()
+        height, width = query.size
+        attention.append(_in_square(target, loss.attention_size))
+        compared.append(_counts(ignore, loss.attention_size))
+        if loss.mask_size is None:
+            found.append(torch.from_numpy(masks.decode(target)))
+            ignored = masks.decode(ignore) if ignore else np.zeros((height, width), np.bool_)
+            valid.append(torch.from_numpy(~ignored))
+        else:
+            found.append(_in_square(target, loss.mask_size))
+            inside = torch.from_numpy(inside_image(width, height, loss.mask_size))
+            valid.append(inside & _counts(ignore, loss.mask_size))
+    square = loss.mask_size is not None
     return Targets(
-        attention=torch.from_numpy(attention),
-        masks=torch.from_numpy(square),
-        inside=torch.from_numpy(inside.copy()),
+        attention=torch.stack(attention),
+        attention_valid=torch.stack(compared),
+        masks=torch.stack(found) if square else found,
+        valid=torch.stack(valid) if square else valid,
     )
+
+
+def _in_square(mask: Rle, size: int) -> Tensor:
+    return torch.from_numpy(mask_to_square(mask, size))
+
+
+def _counts(ignore: Rle | None, size: int) -> Tensor:
+    """Return which pixels of the square are not to be ignored, bool, (size, size)."""
+    return torch.ones(size, size, dtype=torch.bool) if ignore is None else ~_in_square(ignore, size)
 
 
 def split_queries(store: Store, images: Sequence[int], split: str | None) -> list[tuple[int, ...]]:

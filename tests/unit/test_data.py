@@ -1,3 +1,4 @@
+import dataclasses
 import pickle
 from collections import Counter
 
@@ -18,7 +19,8 @@ from lens_cache.data import (
 )
 from lens_cache.errors import StoreError
 from lens_cache.geometry import inside_image, mask_to_square
-from lens_cache.masks import decode
+from lens_cache.masks import encode
+from lens_cache.plan_tables import PlannedQuery
 from lens_cache.store.reader import Store
 
 worlds = st.fixed_dictionaries(
@@ -127,19 +129,51 @@ def test_a_batch_holds_what_the_store_and_the_plan_say(tiny_store):
         assert torch.equal(batch.features.image_embeddings[place], found.image_embedding)
     queries = [query for draw in draws for query in draw.queries]
     for place, query in enumerate(queries):
-        truth = decode(store.plan.query(query).target())
+        truth, ignore = store.plan.query(query).target(), store.plan.query(query).ignore()
         np.testing.assert_array_equal(batch.targets.attention[place], mask_to_square(truth, 32))
         np.testing.assert_array_equal(batch.targets.masks[place], mask_to_square(truth, 48))
-        np.testing.assert_array_equal(batch.targets.inside[place], inside_image(40, 30, 48))
+        valid = inside_image(40, 30, 48)
+        if ignore is not None:
+            valid = valid & ~mask_to_square(ignore, 48)
+        np.testing.assert_array_equal(batch.targets.valid[place], valid)
+
+
+def planned(target, ignore=None):
+    """A query about one image with these masks; nothing else of it matters."""
+    rle, ignored = encode(target), None if ignore is None else encode(ignore)
+    names = [field.name for field in dataclasses.fields(PlannedQuery)]
+    return PlannedQuery(
+        **dict.fromkeys(names, "")
+        | {
+            "size": target.shape,
+            "target_counts": rle["counts"],
+            "ignore_counts": None if ignored is None else ignored["counts"],
+        }
+    )
 
 
 def test_masks_keep_the_resolution_of_their_image_unless_told():
     truth = np.zeros((30, 40), bool)
     truth[3:9, 5:8] = True
-    targets = make_targets([truth, ~truth], LossConfig(attention_size=16))
+    queries = [planned(truth), planned(~truth, ignore=truth)]
+    targets = make_targets(queries, LossConfig(attention_size=16))
     assert [tuple(mask.shape) for mask in targets.masks] == [(30, 40), (30, 40)]
     np.testing.assert_array_equal(targets.masks[0], truth)
+    assert targets.valid[0].all()
+    np.testing.assert_array_equal(targets.valid[1], ~truth)
     assert targets.attention.shape == (2, 16, 16)
+    assert targets.attention_valid[0].all()
+    np.testing.assert_array_equal(
+        ~targets.attention_valid[1].numpy(), mask_to_square(encode(truth), 16)
+    )
+
+
+def test_ignored_pixels_and_padding_are_not_compared_in_the_square():
+    truth, ignore = np.zeros((2, 30, 40), bool)
+    ignore[10:20] = True
+    targets = make_targets([planned(truth, ignore)], LossConfig(attention_size=16, mask_size=32))
+    expected = inside_image(40, 30, 32) & ~mask_to_square(encode(ignore), 32)
+    np.testing.assert_array_equal(targets.valid[0], expected)
 
 
 def test_a_loader_in_another_process_reads_the_same(tiny_store):
