@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from lens_cache import masks
 from lens_cache.config import BatchConfig, LossConfig
@@ -18,16 +17,9 @@ from lens_cache.geometry import inside_image, mask_to_square
 from lens_cache.losses import Targets
 from lens_cache.masks import Rle
 from lens_cache.plan_tables import PlannedQuery
+from lens_cache.sampling import Draw, DrawSampler, Share, sources, split_queries
 from lens_cache.store.reader import Store
 from lens_cache.types import Features, ImageFeatures
-
-
-@dataclass(frozen=True)
-class Draw:
-    """An image and the queries that are asked of it, as indices in the plan."""
-
-    image: int
-    queries: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -43,78 +35,6 @@ class Batch:
     draws: tuple[Draw, ...]
     features: Features
     targets: Targets
-
-
-class DrawSampler(Sampler[list[Draw]]):
-    """A seeded stream of batches, the same however often it is interrupted.
-
-    Images come in passes, each a new permutation; of each image up to ``queries_per_image`` queries
-    are drawn without replacement. What batch number i holds follows from seed, rank and i alone, so
-    a training that resumes at batch i goes on with exactly the batches it would have seen.
-
-    Attributes:
-        start: Number of the first batch to yield.
-    """
-
-    def __init__(
-        self,
-        images: Sequence[Sequence[int]],
-        *,
-        image_indices: Sequence[int],
-        batch: BatchConfig,
-        num_batches: int,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        """Describe the stream.
-
-        Args:
-            images: Per image the queries to draw from.
-            image_indices: Per image its index in the plan.
-            batch: Images per batch and queries per image.
-            num_batches: Length of the whole stream, on each rank.
-            seed: Decides every permutation and draw.
-            rank: This process.
-            world: Number of processes; together they see every image once per pass.
-        """
-        self.start = 0
-        self._images, self._indices, self._batch = images, image_indices, batch
-        self._num_batches, self._seed = num_batches, seed
-        self._rank, self._world = rank, world
-        self._pass: tuple[int, NDArray[np.int64]] | None = None
-
-    def __len__(self) -> int:
-        """Return the length of the whole stream, wherever it starts."""
-        return self._num_batches
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        """Yield batches from ``start`` on."""
-        for number in range(self.start, self._num_batches):
-            size = self._batch.images
-            yield [
-                self._draw((number * size + place) * self._world + self._rank)
-                for place in range(size)
-            ]
-
-    def _draw(self, number: int) -> Draw:
-        """Return draw ``number`` of all ranks together."""
-        turn, place = divmod(number, len(self._images))
-        if self._pass is None or self._pass[0] != turn:
-            order = np.random.default_rng([self._seed, turn]).permutation(len(self._images))
-            self._pass = (turn, order)
-        image = int(self._pass[1][place])
-        generator = np.random.default_rng([self._seed, turn, place, 1])
-        most = self._batch.queries_per_image
-        return Draw(self._indices[image], choose_queries(self._images[image], most, generator))
-
-
-def choose_queries(
-    queries: Sequence[int], most: int, generator: np.random.Generator
-) -> tuple[int, ...]:
-    """Draw up to ``most`` queries without replacement, in their order."""
-    chosen = generator.choice(len(queries), size=min(most, len(queries)), replace=False)
-    return tuple(queries[i] for i in sorted(chosen))
 
 
 class FeatureDataset(Dataset[Any]):
@@ -181,54 +101,23 @@ def _counts(ignore: Rle | None, size: int) -> Tensor:
     return torch.ones(size, size, dtype=torch.bool) if ignore is None else ~_in_square(ignore, size)
 
 
-def split_queries(store: Store, images: Sequence[int], split: str | None) -> list[tuple[int, ...]]:
-    """Return per image its queries in a split; all of them if no split is given."""
-    plan = store.plan
-    return [
-        tuple(q for q in plan.query_range(i) if split is None or plan.query(q).split == split)
-        for i in images
-    ]
-
-
 def training_loader(
-    store: Store,
-    *,
-    layer: int,
-    loss: LossConfig,
-    batch: BatchConfig,
-    num_batches: int,
-    seed: int,
-    rank: int = 0,
-    world: int = 1,
-    start: int = 0,
+    store: Store, *, layer: int, loss: LossConfig, batch: BatchConfig, share: Share
 ) -> DataLoader[Batch]:
-    """Return the endless training stream, cut to ``num_batches`` batches on each rank.
+    """Return this process's share of the endless training stream.
 
     Args:
         store: Where the features come from.
         layer: The tapped layer.
         loss: How the masks are compared.
         batch: What a batch holds.
-        num_batches: Length of the whole stream.
-        seed: Decides every draw.
-        rank: This process.
-        world: Number of processes.
-        start: Number of the first batch to yield.
+        share: Which batches.
 
     Raises:
         StoreError: If the split has no image.
+        ConfigError: If the mixture does not fit the store.
     """
-    images = store.images(batch.split, batch.limit_images)
-    sampler = DrawSampler(
-        split_queries(store, images, batch.split),
-        image_indices=images,
-        batch=batch,
-        num_batches=num_batches,
-        seed=seed,
-        rank=rank,
-        world=world,
-    )
-    sampler.start = start
+    sampler = DrawSampler(sources(store, batch), batch, share)
     return DataLoader(
         FeatureDataset(store, layer, loss),
         batch_sampler=sampler,
@@ -246,5 +135,5 @@ def evaluation_draws(store: Store, split: str | None, limit_images: int | None) 
         StoreError: If the split has no image.
     """
     images = store.images(split, limit_images)
-    queries = split_queries(store, images, split)
+    queries = split_queries(store.plan, images, split)
     return [Draw(image, mine) for image, mine in zip(images, queries, strict=True)]

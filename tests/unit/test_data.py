@@ -1,17 +1,12 @@
 import dataclasses
 import pickle
-from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from lens_cache.config import BatchConfig, LossConfig
 from lens_cache.data import (
-    Draw,
-    DrawSampler,
     FeatureDataset,
     evaluation_draws,
     make_targets,
@@ -21,87 +16,8 @@ from lens_cache.errors import StoreError
 from lens_cache.geometry import inside_image, mask_to_square
 from lens_cache.masks import encode
 from lens_cache.plan_tables import PlannedQuery
+from lens_cache.sampling import Draw, Share
 from lens_cache.store.reader import Store
-
-worlds = st.fixed_dictionaries(
-    {
-        "counts": st.lists(st.integers(1, 6), min_size=1, max_size=20),
-        "size": st.integers(1, 4),
-        "per_image": st.integers(1, 4),
-        "world": st.integers(1, 4),
-        "seed": st.integers(0, 2**40),
-        "batches": st.integers(1, 20),
-    }
-)
-
-
-def samplers(counts, size, per_image, world, seed, batches):
-    """One sampler per rank; image i is plan image 10 i, its queries are 100 i + 0, 1, ..."""
-    return [
-        DrawSampler(
-            [tuple(100 * i + q for q in range(count)) for i, count in enumerate(counts)],
-            image_indices=[10 * i for i in range(len(counts))],
-            batch=BatchConfig(images=size, queries_per_image=per_image),
-            num_batches=batches,
-            seed=seed,
-            rank=rank,
-            world=world,
-        )
-        for rank in range(world)
-    ]
-
-
-@settings(deadline=None)
-@given(worlds)
-def test_all_ranks_together_see_every_image_once_per_pass(world):
-    streams = [list(sampler) for sampler in samplers(**world)]
-    assert all(len(stream) == world["batches"] for stream in streams)
-    assert all(len(batch) == world["size"] for stream in streams for batch in stream)
-    in_order = [
-        draw
-        for step in zip(*streams, strict=True)
-        for draws in zip(*step, strict=True)
-        for draw in draws
-    ]
-    number = len(world["counts"])
-    for start in range(0, len(in_order), number):
-        turn = Counter(draw.image for draw in in_order[start : start + number])
-        assert max(turn.values()) == 1
-        if start + number <= len(in_order):
-            assert len(turn) == number
-
-
-@settings(deadline=None)
-@given(worlds)
-def test_queries_are_the_images_own_without_repetition(world):
-    for sampler in samplers(**world):
-        for draw in (draw for batch in sampler for draw in batch):
-            image = draw.image // 10
-            assert len(draw.queries) == min(world["per_image"], world["counts"][image])
-            assert len(set(draw.queries)) == len(draw.queries)
-            own = {100 * image + q for q in range(world["counts"][image])}
-            assert set(draw.queries) <= own
-
-
-@settings(deadline=None)
-@given(worlds, st.data())
-def test_a_resumed_stream_goes_on_as_an_uninterrupted_one(world, data):
-    start = data.draw(st.integers(0, world["batches"]))
-    for whole, again in zip(samplers(**world), samplers(**world), strict=True):
-        again.start = start
-        assert list(again) == list(whole)[start:]
-        assert len(again) == len(whole) == world["batches"]
-        assert list(again) == list(whole)[start:]
-
-
-def test_seeds_and_passes_differ():
-    world = {"counts": [3] * 30, "size": 30, "per_image": 1, "world": 1, "batches": 2}
-    (first,), (second,) = samplers(**world, seed=0), samplers(**world, seed=1)
-    one, two = list(first)
-    assert [draw.image for draw in one] != [draw.image for draw in two]
-    assert one != next(iter(second))
-    queries = {(draw.image, draw.queries) for draw in one}
-    assert queries != {(draw.image, draw.queries) for draw in two}
 
 
 def test_every_query_of_a_split_is_evaluated_once(tiny_store):
@@ -185,8 +101,7 @@ def test_a_loader_in_another_process_reads_the_same(tiny_store):
             layer=4,
             loss=LossConfig(attention_size=16, mask_size=16),
             batch=BatchConfig(images=2, queries_per_image=2, loader_workers=workers),
-            num_batches=3,
-            seed=0,
+            share=Share(num_batches=3, seed=0),
         )
         batches.append(list(loader))
     for one, other in zip(*batches, strict=True):
