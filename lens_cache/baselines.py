@@ -116,7 +116,9 @@ def attention_reader(frozen: FrozenParts, reading: Reading) -> SegmentationHead:
     The untrained head's first layer *is* the MLLM's layer L, and reads the states that go into it.
     """
     config = ModelConfig(attention_rows=reading.rows, attention_normalisation="none")
-    return SegmentationHead(config, frozen, reading.layer).eval().requires_grad_(False)
+    head = SegmentationHead(config, frozen, reading.layer).eval().requires_grad_(False)
+    head.keep_first_layer()
+    return head
 
 
 def masks_above(

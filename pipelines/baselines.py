@@ -9,9 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from lens_cache import masks
 from lens_cache.baselines import (
     ORACLE_POINTS,
     FrozenMasks,
@@ -19,14 +17,10 @@ from lens_cache.baselines import (
     points_inside,
     random_thing,
 )
-from lens_cache.data import evaluation_draws
 from lens_cache.datasets.things import SCENES_FILE, Things, read_things
 from lens_cache.errors import DatasetError
-from lens_cache.metrics import intersection_and_union, iou
-from lens_cache.plan import PlannedImage
-from lens_cache.plan_tables import PlannedQuery
-from lens_cache.sampling import Draw
 from lens_cache.store.reader import Store
+from pipelines.cases import Case, cases, stack
 from pipelines.evaluate import Progress
 from pipelines.scores import Sample, Scores, score_all
 
@@ -76,32 +70,6 @@ class _Choice:
     cut: Reading
     share: float
     peak: Reading
-
-
-@dataclass(frozen=True)
-class _Case:
-    """One image with its queries; ``targets`` and ``ignores`` are bool masks, (Q, H, W)."""
-
-    draw: Draw
-    queries: list[PlannedQuery]
-    image: PlannedImage
-    targets: Tensor
-    ignores: Tensor
-
-    def samples(self, predictions: Tensor) -> list[Sample]:
-        """Score one bool mask per query, (Q, H, W)."""
-        counts = intersection_and_union(predictions, self.targets, self.ignores)
-        values = zip(*(column.tolist() for column in (*counts, iou(*counts))), strict=True)
-        return [
-            Sample.of(query, self.image, *row)
-            for query, row in zip(self.queries, values, strict=True)
-        ]
-
-    def ious(self, predictions: Tensor) -> Tensor:
-        """Return the IoU of bool masks, (..., Q, H, W) to (..., Q)."""
-        targets = self.targets.expand_as(predictions)
-        ignores = self.ignores.expand_as(predictions)
-        return iou(*intersection_and_union(predictions, targets, ignores))
 
 
 def baselines(
@@ -164,28 +132,15 @@ def baselines(
 
 def _cases(
     store: Store, split: str, limit: int | None, progress: Progress | None
-) -> Iterator[_Case]:
-    draws = evaluation_draws(store, split, limit)
-    for done, draw in enumerate(draws, 1):
-        image = store.plan.image(draw.image)
-        queries = [store.plan.query(query) for query in draw.queries]
-        nothing = masks.empty(image.height, image.width)
-        yield _Case(
-            draw=draw,
-            queries=queries,
-            image=image,
-            targets=_stack([query.target() for query in queries]),
-            ignores=_stack([query.ignore() or nothing for query in queries]),
-        )
-        if progress is not None:
-            progress(f"lines {split}", done, len(draws))
+) -> Iterator[Case]:
+    return cases(store, split, limit, progress, f"lines {split}")
 
 
-def _choose(frozen: FrozenMasks, cases: Iterator[_Case]) -> _Choice:
+def _choose(frozen: FrozenMasks, seen: Iterator[Case]) -> _Choice:
     """Choose by gIoU."""
     by_cut = {reading: torch.zeros(len(SHARES), dtype=torch.float64) for reading in frozen.readings}
     by_peak = dict.fromkeys(frozen.readings, 0.0)
-    for case in cases:
+    for case in seen:
         for reading in frozen.readings:
             cut = frozen.attention(case.draw, reading, SHARES).transpose(0, 1)
             by_cut[reading] += case.ious(cut).sum(dim=1)
@@ -196,7 +151,7 @@ def _choose(frozen: FrozenMasks, cases: Iterator[_Case]) -> _Choice:
 
 
 def _measure(
-    frozen: FrozenMasks, case: _Case, choice: _Choice, things: Things | None, seed: int
+    frozen: FrozenMasks, case: Case, choice: _Choice, things: Things | None, seed: int
 ) -> Iterator[tuple[str, list[Sample]]]:
     """Yield every line's samples on an image."""
     yield EVERYTHING, case.samples(torch.ones_like(case.targets))
@@ -209,14 +164,14 @@ def _measure(
     yield ORACLE, case.samples(frozen.at_points(case.draw, points))
 
 
-def _random_things(case: _Case, things: Things, seed: int) -> Iterator[Sample]:
+def _random_things(case: Case, things: Things, seed: int) -> Iterator[Sample]:
     path = case.image.path.as_posix()
     if path not in things:
         raise DatasetError(
             f"measuring the line {RANDOM_THING!r}: {SCENES_FILE} has no entry for {path}; "
             "write the data anew"
         )
-    here = _stack(things[path])
+    here = stack(things[path])
     for number, place in enumerate(case.draw.queries):
         drawn = int(np.random.default_rng([seed, place]).integers(len(here)))
         found = random_thing(here, case.targets[number], case.ignores[number], drawn)
@@ -245,7 +200,3 @@ def _notes(choice: _Choice) -> dict[str, str]:
 def _name(reading: Reading) -> str:
     rows = "mean over the words" if reading.rows == "mean" else "last word"
     return f"layer {reading.layer}, {rows}"
-
-
-def _stack(rles: Sequence[masks.Rle]) -> Tensor:
-    return torch.from_numpy(np.stack([masks.decode(rle) for rle in rles]))

@@ -112,6 +112,11 @@ class SegmentationHead(nn.Module):
             image=image,
         )
 
+    def keep_first_layer(self) -> None:
+        """Drop the second layer, for whom only the grounding map matters."""
+        del self.network.layers[1:]
+        self.network.config.num_hidden_layers = 1
+
     def _warm_start(self, weights: Mapping[int, Mapping[str, Tensor]], layer: int) -> None:
         """Copy the MLLM's layers L and L+1."""
         doing = f"warm-starting the head from layers {layer} and {layer + 1} of the MLLM"
