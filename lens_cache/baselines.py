@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lens_cache.config import ModelConfig
-from lens_cache.data import Draw
 from lens_cache.errors import StoreError
 from lens_cache.frozen import FrozenParts
 from lens_cache.geometry import grid_to_normalised, logits_to_image
@@ -24,6 +23,7 @@ from lens_cache.metrics import intersection_and_union, iou
 from lens_cache.models.head import HeadOutput, SegmentationHead
 from lens_cache.models.keypoints import select_keypoints
 from lens_cache.models.points import PointPrompter
+from lens_cache.sampling import Draw
 from lens_cache.store.reader import Store
 from lens_cache.types import Features
 

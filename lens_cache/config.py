@@ -213,11 +213,22 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_strict)
+class MixtureConfig:
+    """Datasets that share a rate evenly; only the ratios of rates matter."""
+
+    rate: Annotated[float, Field(gt=0)]
+    datasets: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
 class BatchConfig:
     """What a step sees.
 
     Attributes:
         split: Train on queries of this split; empty means every query of the store.
+        mixture: Draw from datasets at these rates; empty draws every image equally often.
+        window: With ``random``: mix the images of so many shards at a time, which suits storage
+            behind a network; all if empty.
         limit_images: Use only the first images of the split; all if empty.
         validation_split: Measure gIoU on this split; empty means no validation.
         limit_validation_images: Validate on the first images only; all if empty.
@@ -231,6 +242,8 @@ class BatchConfig:
     """
 
     split: str | None = None
+    mixture: tuple[MixtureConfig, ...] = ()
+    window: Positive | None = None
     limit_images: Positive | None = None
     validation_split: str | None = None
     limit_validation_images: Positive | None = None

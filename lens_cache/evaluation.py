@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lens_cache import masks
-from lens_cache.data import Draw
 from lens_cache.geometry import logits_to_image
+from lens_cache.sampling import Draw
 from lens_cache.store.reader import Store
 from lens_cache.types import Segmentation
 

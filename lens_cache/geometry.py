@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lens_cache import masks
+from lens_cache.masks import Rle
+
 Convention = Literal["centre", "corner"]
 
 
@@ -50,17 +53,23 @@ def image_to_square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return square
 
 
-def mask_to_square(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
-    """Bring a mask of shape (H, W) into the square at resolution ``size``, nearest neighbour.
+def mask_to_square(mask: Rle, size: int) -> NDArray[np.bool_]:
+    """Bring a mask into the square at resolution ``size``, nearest neighbour, (size, size).
 
-    Padding is background. Shape (size, size).
+    Padding is background. Only the pixels that are wanted are decoded.
     """
-    height, width = mask.shape
+    height, width = mask["size"]
     new_width, new_height = resized_size(width, height, size)
-    resized = Image.fromarray(mask).resize((new_width, new_height), Image.Resampling.NEAREST)
     square = np.zeros((size, size), dtype=np.bool_)
-    square[:new_height, :new_width] = np.asarray(resized)
+    square[:new_height, :new_width] = masks.sample(
+        mask, _nearest(height, new_height), _nearest(width, new_width)
+    )
     return square
+
+
+def _nearest(length: int, new_length: int) -> NDArray[np.int64]:
+    """Return which of ``length`` pixels lies under the centre of each of ``new_length``."""
+    return (2 * np.arange(new_length) + 1) * length // (2 * new_length)
 
 
 def inside_image(width: int, height: int, size: int) -> NDArray[np.bool_]:

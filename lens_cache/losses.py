@@ -7,7 +7,7 @@ the mean over masks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -27,36 +27,44 @@ class Targets:
 
     Attributes:
         attention: Masks in the square, bool, shape (Q, s, s); padding is background.
+        attention_valid: Which of those pixels are compared, bool, shape (Q, s, s).
         masks: Either a list of Q masks at the resolution of their images, bool, shapes (H, W), or
             masks in the square, bool, shape (Q, n, n).
-        inside: Only for masks in the square: which pixels show the image, bool, shape (Q, n, n).
+        valid: Which of those pixels are compared, in the same form.
     """
 
     attention: Tensor
+    attention_valid: Tensor
     masks: Sequence[Tensor] | Tensor
-    inside: Tensor | None = None
+    valid: Sequence[Tensor] | Tensor
 
     @classmethod
     def concatenate(cls, parts: Sequence[Targets]) -> Targets:
         """Put the targets of several images one after another; all of one form."""
-        inside = [part.inside for part in parts if part.inside is not None]
-        square = [part.masks for part in parts if isinstance(part.masks, Tensor)]
-        masks = [mask for part in parts for mask in part.masks]
         return cls(
             attention=torch.cat([part.attention for part in parts]),
-            masks=torch.cat(square) if square else masks,
-            inside=torch.cat(inside) if inside else None,
+            attention_valid=torch.cat([part.attention_valid for part in parts]),
+            masks=_concatenate([part.masks for part in parts]),
+            valid=_concatenate([part.valid for part in parts]),
         )
 
     def to(self, device: torch.device | str) -> Targets:
         """Move to a device."""
-        masks = self.masks
-        return replace(
-            self,
+        return Targets(
             attention=self.attention.to(device),
-            masks=masks.to(device) if isinstance(masks, Tensor) else [m.to(device) for m in masks],
-            inside=None if self.inside is None else self.inside.to(device),
+            attention_valid=self.attention_valid.to(device),
+            masks=_move(self.masks, device),
+            valid=_move(self.valid, device),
         )
+
+
+def _concatenate(parts: Sequence[Sequence[Tensor] | Tensor]) -> Sequence[Tensor] | Tensor:
+    square = [part for part in parts if isinstance(part, Tensor)]
+    return torch.cat(square) if square else [mask for part in parts for mask in part]
+
+
+def _move(masks: Sequence[Tensor] | Tensor, device: torch.device | str) -> list[Tensor] | Tensor:
+    return masks.to(device) if isinstance(masks, Tensor) else [mask.to(device) for mask in masks]
 
 
 @dataclass(frozen=True)
@@ -99,42 +107,49 @@ class LensLoss(nn.Module):
             dice, bce = self._at_image_resolution(logits, targets)
         else:
             dice, bce = self._in_square(logits, targets, self.config.mask_size)
-        attention = attention_loss(segmentation.grounding_map, targets.attention)
+        attention = attention_loss(
+            segmentation.grounding_map, targets.attention, targets.attention_valid
+        )
         total = self.config.dice * dice + self.config.bce * bce + self.config.attention * attention
         return Losses(total=total, dice=dice, bce=bce, attention=attention)
 
     def _at_image_resolution(self, logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-        if isinstance(targets.masks, Tensor) or targets.inside is not None:
+        if isinstance(targets.masks, Tensor):
             raise ValueError("mask_size is empty: expected a list of masks of shape (H, W)")
         dice, bce = [], []
-        for row, mask in zip(logits, targets.masks, strict=True):
+        for row, mask, valid in zip(logits, targets.masks, targets.valid, strict=True):
             height, width = mask.shape
             full = logits_to_image(row, width=width, height=height, side=self.side)
-            dice.append(dice_loss(full[None], mask[None]))
-            bce.append(mask_bce_loss(full[None], mask[None]))
+            dice.append(dice_loss(full[None], mask[None], valid[None]))
+            bce.append(mask_bce_loss(full[None], mask[None], valid[None]))
         return torch.stack(dice).mean(), torch.stack(bce).mean()
 
     def _in_square(self, logits: Tensor, targets: Targets, size: int) -> tuple[Tensor, Tensor]:
-        masks, inside = targets.masks, targets.inside
+        masks, valid = targets.masks, targets.valid
         expected = (len(logits), size, size)
-        if not isinstance(masks, Tensor) or inside is None or masks.shape != expected:
-            raise ValueError(f"mask_size is {size}: expected masks and inside of shape {expected}")
+        if (
+            not (isinstance(masks, Tensor) and isinstance(valid, Tensor))
+            or masks.shape != expected
+            or valid.shape != expected
+        ):
+            raise ValueError(f"mask_size is {size}: expected masks and valid of shape {expected}")
         resized = F.interpolate(
             logits[:, None].float(), (size, size), mode="bilinear", align_corners=False
         )[:, 0]
-        return dice_loss(resized, masks, inside), mask_bce_loss(resized, masks, inside)
+        return dice_loss(resized, masks, valid), mask_bce_loss(resized, masks, valid)
 
 
-def attention_loss(grounding_map: Tensor, target: Tensor) -> Tensor:
+def attention_loss(grounding_map: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """Return L_attn, eq. 5: plain binary cross-entropy on probabilities.
 
     Args:
         grounding_map: Normalised A_c^1 in [0, 1], shape (Q, rows, columns).
         target: Masks in the square, bool, shape (Q, s, s). The map is brought to s x s, bilinear
             with aligned corners, as in the released code.
+        valid: Pixels that are compared, bool, shape (Q, s, s); all if not given.
 
     Returns:
-        The mean over pixels and questions, a scalar.
+        The mean over a map's pixels, then over questions, a scalar.
     """
     with torch.autocast(grounding_map.device.type, enabled=False):
         values = _at_least_float32(grounding_map)
@@ -142,9 +157,9 @@ def attention_loss(grounding_map: Tensor, target: Tensor) -> Tensor:
         upsampled = F.interpolate(values[:, None], size, mode="bilinear", align_corners=True)[:, 0]
         # PyTorch fails an assertion on NaN, which ends a CUDA process: let NaN come out instead.
         loss = F.binary_cross_entropy(
-            upsampled.nan_to_num(nan=0.5).clamp(0, 1), target.to(values.dtype)
+            upsampled.nan_to_num(nan=0.5).clamp(0, 1), target.to(values.dtype), reduction="none"
         )
-        return loss + 0 * values.sum()
+        return _mean_over(loss, valid) + 0 * values.sum()
 
 
 def dice_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -179,13 +194,16 @@ def mask_bce_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -
     """
     with torch.autocast(logits.device.type, enabled=False):
         values = _at_least_float32(logits)
-        loss = F.binary_cross_entropy_with_logits(
-            values, target.to(values.dtype), reduction="none"
-        ).flatten(1)
-        if valid is None:
-            return loss.mean()
-        compared = valid.flatten(1)
-        return ((loss * compared).sum(dim=1) / compared.sum(dim=1).clamp(min=1)).mean()
+        loss = F.binary_cross_entropy_with_logits(values, target.to(values.dtype), reduction="none")
+        return _mean_over(loss, valid)
+
+
+def _mean_over(loss: Tensor, valid: Tensor | None) -> Tensor:
+    """Return the mean over the valid pixels of each map, then over maps; both (Q, H, W)."""
+    if valid is None:
+        return loss.mean()
+    compared = valid.flatten(1)
+    return ((loss.flatten(1) * compared).sum(dim=1) / compared.sum(dim=1).clamp(min=1)).mean()
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

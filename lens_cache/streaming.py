@@ -16,9 +16,10 @@ import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from lens_cache.config import BatchConfig, LossConfig
-from lens_cache.data import Batch, Draw, FeatureDataset, choose_queries, split_queries
+from lens_cache.data import Batch, FeatureDataset
 from lens_cache.errors import ConfigError
 from lens_cache.losses import Targets
+from lens_cache.sampling import Draw, Share, choose_queries, split_queries
 from lens_cache.store.reader import Store
 from lens_cache.store.tar_stream import SampleStream, Values
 from lens_cache.types import ImageFeatures
@@ -42,27 +43,13 @@ class StreamedBatches(IterableDataset[Batch]):
     on exactly as an uninterrupted one: it reckons what was drawn before without reading it, opens
     the tar that comes next, and reads what lay in the buffer one by one.
 
-    Attributes:
-        start: Number of the first batch to yield, on each rank.
+    The arguments are those of ``data.training_loader``.
     """
 
     def __init__(
-        self,
-        store: Store,
-        *,
-        layer: int,
-        loss: LossConfig,
-        batch: BatchConfig,
-        num_batches: int,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
+        self, store: Store, *, layer: int, loss: LossConfig, batch: BatchConfig, share: Share
     ) -> None:
-        """Describe the stream; the arguments are those of ``data.training_loader``."""
-        self.start = 0
-        self._store, self._layer, self._batch = store, layer, batch
-        self._num_batches, self._seed = num_batches, seed
-        self._rank, self._world = rank, world
+        self._store, self._layer, self._batch, self._share = store, layer, batch, share
         self._dataset = FeatureDataset(store, layer, loss)
         self._names = (
             f"layer_{layer}/image_tokens",
@@ -71,7 +58,7 @@ class StreamedBatches(IterableDataset[Batch]):
         )
         self._stream = SampleStream(store.root, store.catalogue, self._names)
         images = store.images(batch.split, batch.limit_images)
-        queries = split_queries(store, images, batch.split)
+        queries = split_queries(store.plan, images, batch.split)
         self._queries = dict(zip(images, queries, strict=True))
         self._shards: dict[int, list[int]] = {}
         for image in images:
@@ -79,21 +66,21 @@ class StreamedBatches(IterableDataset[Batch]):
 
     def __len__(self) -> int:
         """Return the length of the whole stream, wherever it starts."""
-        return self._num_batches
+        return self._share.num_batches
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield this process's share of the batches from ``start`` on.
+        """Yield this process's part of the batches that are still to be seen.
 
         Raises:
             CorruptShardError: If a tar is damaged or ends too early.
         """
-        info = get_worker_info()
+        share, info = self._share, get_worker_info()
         processes, process = (info.num_workers, info.id) if info else (1, 0)
         # Batch i is the business of process i; the loader asks the first process for batch start.
-        role = (process + self.start) % processes
-        behind = len(range(role, self.start, processes))
-        wanted = len(range(role, self._num_batches, processes)) - behind
-        turns = self._shuffled(self._rank * processes + role, self._world * processes, behind)
+        role = (process + share.start) % processes
+        behind = len(range(role, share.start, processes))
+        wanted = len(range(role, share.num_batches, processes)) - behind
+        turns = self._shuffled(share.rank * processes + role, share.world * processes, behind)
         for _ in range(wanted):
             items = [self._item(turn) for turn in islice(turns, self._batch.images)]
             yield FeatureDataset.collate(items)
@@ -101,7 +88,7 @@ class StreamedBatches(IterableDataset[Batch]):
     def _shuffled(self, consumer: int, consumers: int, batches_behind: int) -> Iterator[_Turn]:
         """Yield one process's images in random order, but for those of its first batches."""
         behind, size = batches_behind * self._batch.images, self._batch.shuffle_buffer
-        generator = np.random.default_rng([self._seed, consumer, 2])
+        generator = np.random.default_rng([self._share.seed, consumer, 2])
         buffer: list[_Turn] = []
         drawn = 0
         for turn in self._turns(consumer, consumers, passed=behind + size - 1 if behind else 0):
@@ -123,7 +110,8 @@ class StreamedBatches(IterableDataset[Batch]):
         number = 0
         for position in count(consumer, consumers):
             turn, place = divmod(position, len(self._shards))
-            order = np.random.default_rng([self._seed, turn]).permutation(sorted(self._shards))
+            generator = np.random.default_rng([self._share.seed, turn])
+            order = generator.permutation(sorted(self._shards))
             shard = int(order[place])
             images = self._shards[shard]
             number += len(images)
@@ -135,7 +123,7 @@ class StreamedBatches(IterableDataset[Batch]):
 
     def _item(self, turn: _Turn) -> tuple[Draw, ImageFeatures, Targets]:
         """Return what one image adds to a batch."""
-        generator = np.random.default_rng([self._seed, turn.turn, turn.image, 3])
+        generator = np.random.default_rng([self._share.seed, turn.turn, turn.image, 3])
         most = self._batch.queries_per_image
         draw = Draw(turn.image, choose_queries(self._queries[turn.image], most, generator))
         if turn.values is None:
@@ -155,12 +143,18 @@ class StreamedBatches(IterableDataset[Batch]):
         )
 
 
-def require_stream(store: Store) -> None:
-    """Refuse a store that cannot be streamed.
+def require_stream(store: Store, batch: BatchConfig) -> None:
+    """Refuse a store that cannot be streamed, or a batch that a stream cannot give.
 
     Raises:
-        ConfigError: If it holds no tars.
+        ConfigError: If it holds no tars, or the batch asks for a mixture.
     """
+    if batch.mixture or batch.window:
+        name = "mixture" if batch.mixture else "window"
+        raise ConfigError(
+            f"streaming the store {store.root}: batch.{name} needs any image at any time; set "
+            f"batch.order=random, or leave batch.{name} out"
+        )
     if store.manifest.format != "webdataset":
         raise ConfigError(
             f"streaming the store {store.root}: expected the format webdataset, found "
@@ -170,35 +164,18 @@ def require_stream(store: Store) -> None:
 
 
 def streaming_loader(
-    store: Store,
-    *,
-    layer: int,
-    loss: LossConfig,
-    batch: BatchConfig,
-    num_batches: int,
-    seed: int,
-    rank: int = 0,
-    world: int = 1,
-    start: int = 0,
+    store: Store, *, layer: int, loss: LossConfig, batch: BatchConfig, share: Share
 ) -> DataLoader[Batch]:
-    """Return the endless training stream out of tars, as ``data.training_loader`` does.
+    """Return this process's share of the endless training stream out of tars.
+
+    Does what ``data.training_loader`` does, in an order that reads tars from end to end.
 
     Raises:
-        ConfigError: If the store holds no tars.
+        ConfigError: If the store holds no tars, or the batch asks for a mixture.
         StoreError: If the split has no image.
     """
-    require_stream(store)
-    batches = StreamedBatches(
-        store,
-        layer=layer,
-        loss=loss,
-        batch=batch,
-        num_batches=num_batches,
-        seed=seed,
-        rank=rank,
-        world=world,
-    )
-    batches.start = start
+    require_stream(store, batch)
+    batches = StreamedBatches(store, layer=layer, loss=loss, batch=batch, share=share)
     return DataLoader(
         batches,
         batch_size=None,

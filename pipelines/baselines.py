@@ -19,12 +19,13 @@ from lens_cache.baselines import (
     points_inside,
     random_thing,
 )
-from lens_cache.data import Draw, evaluation_draws
+from lens_cache.data import evaluation_draws
 from lens_cache.datasets.things import SCENES_FILE, Things, read_things
 from lens_cache.errors import DatasetError
 from lens_cache.metrics import intersection_and_union, iou
 from lens_cache.plan import PlannedImage
 from lens_cache.plan_tables import PlannedQuery
+from lens_cache.sampling import Draw
 from lens_cache.store.reader import Store
 from pipelines.evaluate import Progress
 from pipelines.scores import Sample, Scores, score_all

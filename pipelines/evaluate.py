@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lens_cache.data import Batch, Draw, FeatureDataset, evaluation_draws
+from lens_cache.data import Batch, FeatureDataset, evaluation_draws
 from lens_cache.errors import ImageError
 from lens_cache.evaluation import MaskPair, masks_of
 from lens_cache.images import read_image
@@ -17,6 +17,7 @@ from lens_cache.metrics import intersection_and_union, iou
 from lens_cache.panels import Panel
 from lens_cache.predictor import autocast
 from lens_cache.run import Run, Which
+from lens_cache.sampling import Draw
 from lens_cache.store.reader import Store
 from lens_cache.types import Segmentation
 from pipelines.evaluation_report import Evaluation, write_evaluation

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
-from lens_cache.data import Draw, evaluation_draws
+from lens_cache.data import evaluation_draws
 from lens_cache.run import Run
+from lens_cache.sampling import Draw
 from lens_cache.store.reader import Store
 from lens_cache.swap import swap_test
 from pipelines.evaluate import Answers, Progress, panel_of, read_photo

@@ -25,13 +25,13 @@ from lens_cache.config import TrainConfig, TrainerConfig
 from lens_cache.config_file import load_config
 from lens_cache.data import (
     Batch,
-    Draw,
     FeatureDataset,
     evaluation_draws,
     training_loader,
 )
 from lens_cache.errors import CheckpointError, ConfigError, StoreMismatchError
 from lens_cache.run import CHECKPOINTS, CONFIG_FILE, Run, begin_run
+from lens_cache.sampling import Draw, Share
 from lens_cache.store.reader import Store
 from lens_cache.streaming import require_stream, streaming_loader
 from lens_cache.training import LensModule
@@ -56,13 +56,15 @@ class StoreDataModule(LightningDataModule):
             layer=self._layer,
             loss=self._config.loss,
             batch=batch,
-            # One batch more than is trained on: had Lightning seen the last one, a run could not be
-            # resumed with more steps.
-            num_batches=self._config.trainer.max_steps * batch.accumulate + 1,
-            seed=self._config.trainer.seed,
-            rank=self.trainer.global_rank,
-            world=self.trainer.world_size,
-            start=self._start,
+            share=Share(
+                # One batch more than is trained on: had Lightning seen the last one, a run could
+                # not be resumed with more steps.
+                num_batches=self._config.trainer.max_steps * batch.accumulate + 1,
+                seed=self._config.trainer.seed,
+                rank=self.trainer.global_rank,
+                world=self.trainer.world_size,
+                start=self._start,
+            ),
         )
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
@@ -127,7 +129,7 @@ def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) 
     store = Store(store_path)
     layer = _layer(config, store)
     if config.batch.order == "stream":
-        require_stream(store)
+        require_stream(store, config.batch)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, layer=layer))
     checkpoint = _last_checkpoint(folder, config) if resume else None
     if not resume and (folder / CHECKPOINTS).exists():

@@ -1,16 +1,12 @@
+import dataclasses
 import pickle
-from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from lens_cache.config import BatchConfig, LossConfig
 from lens_cache.data import (
-    Draw,
-    DrawSampler,
     FeatureDataset,
     evaluation_draws,
     make_targets,
@@ -18,88 +14,10 @@ from lens_cache.data import (
 )
 from lens_cache.errors import StoreError
 from lens_cache.geometry import inside_image, mask_to_square
-from lens_cache.masks import decode
+from lens_cache.masks import encode
+from lens_cache.plan_tables import PlannedQuery
+from lens_cache.sampling import Draw, Share
 from lens_cache.store.reader import Store
-
-worlds = st.fixed_dictionaries(
-    {
-        "counts": st.lists(st.integers(1, 6), min_size=1, max_size=20),
-        "size": st.integers(1, 4),
-        "per_image": st.integers(1, 4),
-        "world": st.integers(1, 4),
-        "seed": st.integers(0, 2**40),
-        "batches": st.integers(1, 20),
-    }
-)
-
-
-def samplers(counts, size, per_image, world, seed, batches):
-    """One sampler per rank; image i is plan image 10 i, its queries are 100 i + 0, 1, ..."""
-    return [
-        DrawSampler(
-            [tuple(100 * i + q for q in range(count)) for i, count in enumerate(counts)],
-            image_indices=[10 * i for i in range(len(counts))],
-            batch=BatchConfig(images=size, queries_per_image=per_image),
-            num_batches=batches,
-            seed=seed,
-            rank=rank,
-            world=world,
-        )
-        for rank in range(world)
-    ]
-
-
-@settings(deadline=None)
-@given(worlds)
-def test_all_ranks_together_see_every_image_once_per_pass(world):
-    streams = [list(sampler) for sampler in samplers(**world)]
-    assert all(len(stream) == world["batches"] for stream in streams)
-    assert all(len(batch) == world["size"] for stream in streams for batch in stream)
-    in_order = [
-        draw
-        for step in zip(*streams, strict=True)
-        for draws in zip(*step, strict=True)
-        for draw in draws
-    ]
-    number = len(world["counts"])
-    for start in range(0, len(in_order), number):
-        turn = Counter(draw.image for draw in in_order[start : start + number])
-        assert max(turn.values()) == 1
-        if start + number <= len(in_order):
-            assert len(turn) == number
-
-
-@settings(deadline=None)
-@given(worlds)
-def test_queries_are_the_images_own_without_repetition(world):
-    for sampler in samplers(**world):
-        for draw in (draw for batch in sampler for draw in batch):
-            image = draw.image // 10
-            assert len(draw.queries) == min(world["per_image"], world["counts"][image])
-            assert len(set(draw.queries)) == len(draw.queries)
-            own = {100 * image + q for q in range(world["counts"][image])}
-            assert set(draw.queries) <= own
-
-
-@settings(deadline=None)
-@given(worlds, st.data())
-def test_a_resumed_stream_goes_on_as_an_uninterrupted_one(world, data):
-    start = data.draw(st.integers(0, world["batches"]))
-    for whole, again in zip(samplers(**world), samplers(**world), strict=True):
-        again.start = start
-        assert list(again) == list(whole)[start:]
-        assert len(again) == len(whole) == world["batches"]
-        assert list(again) == list(whole)[start:]
-
-
-def test_seeds_and_passes_differ():
-    world = {"counts": [3] * 30, "size": 30, "per_image": 1, "world": 1, "batches": 2}
-    (first,), (second,) = samplers(**world, seed=0), samplers(**world, seed=1)
-    one, two = list(first)
-    assert [draw.image for draw in one] != [draw.image for draw in two]
-    assert one != next(iter(second))
-    queries = {(draw.image, draw.queries) for draw in one}
-    assert queries != {(draw.image, draw.queries) for draw in two}
 
 
 def test_every_query_of_a_split_is_evaluated_once(tiny_store):
@@ -127,19 +45,51 @@ def test_a_batch_holds_what_the_store_and_the_plan_say(tiny_store):
         assert torch.equal(batch.features.image_embeddings[place], found.image_embedding)
     queries = [query for draw in draws for query in draw.queries]
     for place, query in enumerate(queries):
-        truth = decode(store.plan.query(query).target())
+        truth, ignore = store.plan.query(query).target(), store.plan.query(query).ignore()
         np.testing.assert_array_equal(batch.targets.attention[place], mask_to_square(truth, 32))
         np.testing.assert_array_equal(batch.targets.masks[place], mask_to_square(truth, 48))
-        np.testing.assert_array_equal(batch.targets.inside[place], inside_image(40, 30, 48))
+        valid = inside_image(40, 30, 48)
+        if ignore is not None:
+            valid = valid & ~mask_to_square(ignore, 48)
+        np.testing.assert_array_equal(batch.targets.valid[place], valid)
+
+
+def planned(target, ignore=None):
+    """A query about one image with these masks; nothing else of it matters."""
+    rle, ignored = encode(target), None if ignore is None else encode(ignore)
+    names = [field.name for field in dataclasses.fields(PlannedQuery)]
+    return PlannedQuery(
+        **dict.fromkeys(names, "")
+        | {
+            "size": target.shape,
+            "target_counts": rle["counts"],
+            "ignore_counts": None if ignored is None else ignored["counts"],
+        }
+    )
 
 
 def test_masks_keep_the_resolution_of_their_image_unless_told():
     truth = np.zeros((30, 40), bool)
     truth[3:9, 5:8] = True
-    targets = make_targets([truth, ~truth], LossConfig(attention_size=16))
+    queries = [planned(truth), planned(~truth, ignore=truth)]
+    targets = make_targets(queries, LossConfig(attention_size=16))
     assert [tuple(mask.shape) for mask in targets.masks] == [(30, 40), (30, 40)]
     np.testing.assert_array_equal(targets.masks[0], truth)
+    assert targets.valid[0].all()
+    np.testing.assert_array_equal(targets.valid[1], ~truth)
     assert targets.attention.shape == (2, 16, 16)
+    assert targets.attention_valid[0].all()
+    np.testing.assert_array_equal(
+        ~targets.attention_valid[1].numpy(), mask_to_square(encode(truth), 16)
+    )
+
+
+def test_ignored_pixels_and_padding_are_not_compared_in_the_square():
+    truth, ignore = np.zeros((2, 30, 40), bool)
+    ignore[10:20] = True
+    targets = make_targets([planned(truth, ignore)], LossConfig(attention_size=16, mask_size=32))
+    expected = inside_image(40, 30, 32) & ~mask_to_square(encode(ignore), 32)
+    np.testing.assert_array_equal(targets.valid[0], expected)
 
 
 def test_a_loader_in_another_process_reads_the_same(tiny_store):
@@ -151,8 +101,7 @@ def test_a_loader_in_another_process_reads_the_same(tiny_store):
             layer=4,
             loss=LossConfig(attention_size=16, mask_size=16),
             batch=BatchConfig(images=2, queries_per_image=2, loader_workers=workers),
-            num_batches=3,
-            seed=0,
+            share=Share(num_batches=3, seed=0),
         )
         batches.append(list(loader))
     for one, other in zip(*batches, strict=True):

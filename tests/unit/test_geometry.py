@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from lens_cache.geometry import (
     grid_to_normalised,
@@ -13,6 +14,7 @@ from lens_cache.geometry import (
     normalised_to_image,
     resized_size,
 )
+from lens_cache.masks import encode
 
 SIZES = st.integers(1, 200)
 
@@ -56,10 +58,33 @@ def test_padding_of_the_square_is_black_and_outside():
     assert (square[~inside] == 0).all()
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 70), st.integers(0, 2**31))
+def test_a_mask_is_brought_into_the_square_as_pillow_does(width, height, size, seed):
+    mask = np.random.default_rng(seed).random((height, width)) > 0.5
+    inside = resized_size(width, height, size)
+    expected = np.zeros((size, size), dtype=bool)
+    resized = Image.fromarray(mask).resize(inside, Image.Resampling.NEAREST)
+    expected[: inside[1], : inside[0]] = np.asarray(resized)
+    found = mask_to_square(encode(mask), size)
+    # Where a centre falls between two pixels, Pillow's rounding errors decide.
+    clear = np.ix_(
+        *(
+            ((2 * np.arange(n) + 1) * length) % (2 * n) != 0
+            for n, length in ((inside[1], height), (inside[0], width))
+        )
+    )
+    np.testing.assert_array_equal(
+        found[: inside[1], : inside[0]][clear], expected[: inside[1], : inside[0]][clear]
+    )
+    assert not found[inside[1] :].any()
+    assert not found[:, inside[0] :].any()
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_a_full_mask_covers_exactly_the_image(width, height):
-    mask = mask_to_square(np.ones((height, width), dtype=bool), 32)
+    mask = mask_to_square(encode(np.ones((height, width), dtype=bool)), 32)
     np.testing.assert_array_equal(mask, inside_image(width, height, 32))
 
 
@@ -67,7 +92,7 @@ def test_a_full_mask_covers_exactly_the_image(width, height):
 def test_logits_come_back_to_the_pixels_of_the_image(width, height):
     mask = np.zeros((height, width), dtype=bool)
     mask[: height // 2, : width // 2] = True
-    logits = torch.from_numpy(mask_to_square(mask, 64)).float() * 2 - 1
+    logits = torch.from_numpy(mask_to_square(encode(mask), 64)).float() * 2 - 1
     back = logits_to_image(logits, width=width, height=height, side=64) > 0
     assert back.shape == (height, width)
     assert (back.numpy() == mask).mean() > 0.9

@@ -24,7 +24,12 @@ def _loss(model, features, count):
     for i in range(count):
         attention[i, 3 * i : 3 * i + 4, 2:6] = True
         masks[i][6 * i : 6 * i + 8, 4:12] = True
-    targets = Targets(attention=attention, masks=masks)
+    targets = Targets(
+        attention=attention,
+        attention_valid=torch.ones_like(attention),
+        masks=masks,
+        valid=[torch.ones_like(mask) for mask in masks],
+    )
     return LensLoss(LossConfig(), side=SAM.image_size)(model(features), targets).total
 
 

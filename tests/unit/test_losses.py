@@ -25,6 +25,20 @@ def _segmentation(count=2):
     )
 
 
+def _targets(masks, valid=None):
+    """Targets whose pixels all count, unless told."""
+    if valid is None:
+        ones = [torch.ones_like(mask, dtype=torch.bool) for mask in masks]
+        valid = torch.stack(ones) if isinstance(masks, torch.Tensor) else ones
+    attention = _attention_target()
+    return Targets(
+        attention=attention,
+        attention_valid=torch.ones_like(attention),
+        masks=masks,
+        valid=valid,
+    )
+
+
 def _attention_target(count=2, size=12):
     return _random(count, size, size, seed=2) > 0
 
@@ -106,7 +120,7 @@ def test_attention_loss_gradient_is_exact():
 
 def test_image_resolution_averages_over_masks_of_different_size():
     segmentation, masks = _segmentation(), [_random(20, 30) > 0, _random(50, 25) > 0]
-    targets = Targets(attention=_attention_target(), masks=masks)
+    targets = _targets(masks)
     losses = LensLoss(LossConfig(dice=3, bce=5, attention=7), side=SIDE)(segmentation, targets)
     full = [
         logits_to_image(row, width=mask.shape[1], height=mask.shape[0], side=SIDE)[None]
@@ -126,7 +140,7 @@ def test_square_masks_leave_the_padding_out():
     masks = _random(2, 32, 32, seed=5) > 0
     inside = torch.zeros(2, 32, 32, dtype=torch.bool)
     inside[:, :20] = True
-    targets = Targets(attention=_attention_target(), masks=masks, inside=inside)
+    targets = _targets(masks, inside)
     losses = LensLoss(LossConfig(mask_size=32), side=SIDE)(segmentation, targets)
     resized = F.interpolate(segmentation.low_res_logits[:, None], (32, 32), mode="bilinear")[:, 0]
     torch.testing.assert_close(losses.dice, dice_loss(resized[:, :20], masks[:, :20]))
@@ -136,7 +150,7 @@ def test_square_masks_leave_the_padding_out():
 def test_losses_are_float32_under_autocast():
     segmentation = _segmentation()
     masks = torch.zeros(2, 32, 32, dtype=torch.bool)
-    targets = Targets(attention=_attention_target(), masks=masks, inside=~masks)
+    targets = _targets(masks, ~masks)
     loss = LensLoss(LossConfig(mask_size=32), side=SIDE)
     exact = loss(segmentation, targets)
     with torch.autocast("cpu", torch.bfloat16):
@@ -145,16 +159,16 @@ def test_losses_are_float32_under_autocast():
 
 
 @pytest.mark.parametrize(
-    ("size", "masks", "inside", "message"),
+    ("size", "masks", "valid", "message"),
     [
         (None, torch.zeros(2, 8, 8), None, "mask_size is empty: expected a list"),
         (8, [torch.zeros(8, 8)] * 2, None, r"mask_size is 8: expected .* \(2, 8, 8\)"),
-        (8, torch.zeros(2, 8, 8), None, "mask_size is 8"),
+        (8, torch.zeros(2, 8, 8), [torch.ones(8, 8)] * 2, "mask_size is 8"),
         (None, [torch.zeros(8, 8)], None, "2 answers, 1 masks and 2 attention targets"),
     ],
 )
-def test_targets_of_the_wrong_kind_are_refused(size, masks, inside, message):
-    targets = Targets(attention=_attention_target(), masks=masks, inside=inside)
+def test_targets_of_the_wrong_kind_are_refused(size, masks, valid, message):
+    targets = _targets(masks, valid)
     with pytest.raises(ValueError, match=message):
         LensLoss(LossConfig(mask_size=size), side=SIDE)(_segmentation(), targets)
 
@@ -163,3 +177,32 @@ def test_a_grounding_map_that_is_not_finite_gives_a_loss_that_is_not():
     grounding = torch.full((1, 2, 2), 0.5)
     grounding[0, 0, 0] = torch.nan
     assert attention_loss(grounding, torch.ones(1, 4, 4, dtype=torch.bool)).isnan()
+
+
+@pytest.mark.parametrize("size", [None, 32])
+def test_ignored_pixels_cost_nothing_whatever_is_predicted_there(size):
+    masks = _random(2, 32, 32, seed=5) > 0
+    ignored = torch.zeros(2, 32, 32, dtype=torch.bool)
+    ignored[:, 10:20, 5:30] = True
+    attention = torch.zeros(2, 16, 16, dtype=torch.bool)
+    attention_ignored = torch.zeros(2, 16, 16, dtype=torch.bool)
+    attention_ignored[:, 4:9] = True
+
+    def loss(truth, attended):
+        valid = ~ignored
+        targets = Targets(
+            attention=attended,
+            attention_valid=~attention_ignored,
+            masks=truth if size else list(truth),
+            valid=valid if size else list(valid),
+        )
+        return LensLoss(LossConfig(mask_size=size), side=SIDE)(_segmentation(), targets)
+
+    one = loss(masks, attention)
+    for other in (
+        loss(masks ^ ignored, attention),
+        loss(masks, attention ^ attention_ignored),
+    ):
+        torch.testing.assert_close(one.total, other.total)
+    assert not torch.isclose(one.total, loss(~masks, attention).total)
+    assert not torch.isclose(one.total, loss(masks, ~attention).total)

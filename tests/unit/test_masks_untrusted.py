@@ -48,7 +48,7 @@ def test_any_text_is_a_mask_or_refused(counts):
         ("", "run lengths add up to 0 pixels, the mask has 4 x 4"),
         ("P", "the counts end in the middle of a run"),
         ("\u00e9", "not a compressed COCO run-length encoding"),
-        ("o" * 40, "not a compressed COCO run-length encoding"),
+        ("o" * 40 + "0", "not a compressed COCO run-length encoding"),
         ("O", "run lengths must be integers of at least 0"),
         ([20, -10, 6], "run lengths must be integers of at least 0"),
         ([15.5, 0.5], "run lengths must be integers of at least 0"),
@@ -64,3 +64,13 @@ def test_malformed_counts(counts, message):
 def test_masks_of_different_sizes_have_no_union():
     with pytest.raises(ValueError, match="masks of different sizes have no union"):
         masks.merge([masks.empty(3, 3), masks.empty(4, 4)])
+
+
+@settings(max_examples=100, deadline=None)
+@given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=40)), st.data())
+def test_sampled_pixels_are_those_of_the_mask(mask, data):
+    height, width = mask.shape
+    rows = np.array(data.draw(st.lists(st.integers(0, height - 1), max_size=5)), dtype=np.int64)
+    columns = np.array(data.draw(st.lists(st.integers(0, width - 1), max_size=5)), dtype=np.int64)
+    sampled = masks.sample(masks.encode(mask), rows, columns)
+    np.testing.assert_array_equal(sampled, mask[np.ix_(rows, columns)])

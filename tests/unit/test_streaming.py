@@ -8,9 +8,10 @@ from collections import Counter
 import pytest
 import torch
 
-from lens_cache.config import BatchConfig, LossConfig
+from lens_cache.config import BatchConfig, LossConfig, MixtureConfig
 from lens_cache.data import FeatureDataset
 from lens_cache.errors import ConfigError, CorruptShardError, StoreError
+from lens_cache.sampling import Share
 from lens_cache.store.reader import Store
 from lens_cache.store.tar_stream import SampleStream
 from lens_cache.streaming import streaming_loader
@@ -35,11 +36,7 @@ def loader(store, *, batches=8, seed=0, rank=0, world=1, start=0, **batch):
         layer=4,
         loss=LOSS,
         batch=BatchConfig(**batch),
-        num_batches=batches,
-        seed=seed,
-        rank=rank,
-        world=world,
-        start=start,
+        share=Share(num_batches=batches, seed=seed, rank=rank, world=world, start=start),
     )
 
 
@@ -144,9 +141,13 @@ def test_only_what_is_asked_for_is_streamed(tar_store, opened):
         loader(tar_store, split="val")
 
 
-def test_a_store_without_tars_is_refused(tiny_store):
+def test_what_cannot_be_streamed_is_refused(tiny_store, tar_store):
     with pytest.raises(ConfigError, match=r"convert STORE DEST --format webdataset"):
         loader(tiny_store)
+    mixture = (MixtureConfig(rate=1, datasets=("coco",)),)
+    for wrong in ({"mixture": mixture}, {"window": 2}):
+        with pytest.raises(ConfigError, match=r"needs any image at any time; set batch.order"):
+            loader(tar_store, **wrong)
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "cut at a member", "lost", "link"])
