@@ -356,7 +356,7 @@ def test_a_store_is_converted_and_every_command_reads_it(lens_cache, fails, tmp_
     assert "neither inside the other" in fails(
         2, "convert", tiny_store, tiny_store, "--format", "webdataset"
     )
-    assert "in the format webdataset already" in fails(
+    assert "in the format webdataset and in this precision already" in fails(
         2, "convert", tars, tmp_path / "x", "--format", "webdataset"
     )
     assert "no such folder" in fails(

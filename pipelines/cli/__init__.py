@@ -1,0 +1,61 @@
+"""The command line: parse, call, print. Heavy imports stand inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import lens_cache
+from lens_cache.errors import ConfigError, LensCacheError, one_line
+from pipelines.cli import benchmarks, config, data, demo, runs, stores
+from pipelines.interrupt import Interrupted, resume_command
+
+app = typer.Typer(
+    name="lens-cache",
+    help="LENS segmentation for frozen multimodal LLMs, trained from a feature cache.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+# Commands without a group's name before them, in the order of ``--help``.
+for commands in (stores.app, runs.app, demo.app):
+    app.add_typer(commands)
+app.add_typer(data.app, name="data")
+app.add_typer(config.app, name="config")
+app.add_typer(benchmarks.app, name="benchmark")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake becomes one line and an exit code."""
+    try:
+        app(standalone_mode=True)
+    except Interrupted as stopped:
+        print(f"lens-cache: {stopped}; go on with: {resume_command(sys.argv[1:])}", file=sys.stderr)
+        raise SystemExit(128 + stopped.signum) from None
+    except ConfigError as error:
+        _fail(error, 2)
+    except LensCacheError as error:
+        _fail(error, 1)
+    except OSError as error:
+        _fail(error, 1)
+
+
+def _fail(error: BaseException, code: int) -> None:
+    print(f"lens-cache: {one_line(error, 1000)}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(lens_cache.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,60 @@
+"""Commands that make data and models to try things with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lens_cache.errors import ConfigError
+from pipelines.cli.options import open_bars
+
+app = typer.Typer(help="Make or look at data.", no_args_is_help=True)
+
+
+@app.command("tiny-checkpoints")
+def tiny_checkpoints(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write them.")],
+    seed: Annotated[int, typer.Option(help="Decides the weights.")] = 0,
+) -> None:
+    """Write small random LLaVA and SAM checkpoints in the real formats, to try things with."""
+    from lens_cache.encoders.tiny import write_tiny_checkpoints
+
+    write_tiny_checkpoints(folder, seed)
+    print(f"wrote {folder / 'llava'} and {folder / 'sam.pth'}")
+
+
+@app.command("shapes")
+def shapes(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write it.")],
+    train: Annotated[int, typer.Option(min=0, help="Pictures to train on.")] = 2000,
+    val: Annotated[int, typer.Option(min=0, help="Pictures to validate on.")] = 200,
+    test: Annotated[int, typer.Option(min=0, help="Pictures to test on.")] = 300,
+    hard: Annotated[
+        int, typer.Option(min=0, help="Crowded pictures with pairs of colour and shape unseen.")
+    ] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the pictures.")] = 0,
+) -> None:
+    """Draw a world of shapes with instructions and exact masks, in the jsonl layout."""
+    from lens_cache.datasets.shapes.files import write_world
+
+    counts = {"train": train, "val": val, "test": test, "hard": hard}
+    with open_bars() as bars:
+        write_world(folder, counts, seed=seed, progress=bars.progress)
+    print(f"{folder} holds " + ", ".join(f"{n} {split}" for split, n in counts.items()))
+
+
+@app.command("shapes-models")
+def shapes_models(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to copy them.")],
+) -> None:
+    """Copy the tiny LLaVA and the tiny SAM that were trained on the world of shapes."""
+    import shutil
+
+    from lens_cache.assets import SHAPES_MODELS
+
+    if folder.exists():
+        raise ConfigError(f"copying the models: {folder} is already there; give a new folder")
+    shutil.copytree(SHAPES_MODELS, folder)
+    print(f"wrote {folder / 'llava'} and {folder / 'sam.pth'}; {folder / 'CARD.md'} describes them")

@@ -1,0 +1,190 @@
+"""Commands that train a head from a store, measure it, compare it and use it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.cli.options import (
+    Checkpoint,
+    ConfigFile,
+    Device,
+    Json,
+    Overrides,
+    RunPath,
+    StoreOption,
+    default_device,
+    open_bars,
+    show,
+)
+
+if TYPE_CHECKING:
+    from lens_cache.run import Run
+    from lens_cache.sweep import SweepConfig
+    from pipelines.baselines import Baselines
+    from pipelines.sweep import Outcome
+
+app = typer.Typer()
+Seeds = Annotated[int, typer.Option(min=1, help="Each row is trained with seeds 0 to N - 1.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Steps of every run; the base's, if not.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at a time; one per core, if not.")]
+# A run of a sweep may take an hour; its bar measures rates over many of them.
+_HOURS = 24 * 3600.0
+
+
+@app.command()
+def train(
+    run: RunPath,
+    store: StoreOption,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")
+    ] = False,
+) -> None:
+    """Fit head, keypoints and descriptor from a store; no frozen model is loaded."""
+    from lens_cache.config import TrainConfig
+    from lens_cache.config_file import load_config
+    from pipelines.train import train as fit
+
+    if resume and config is None and (run / "config.yaml").exists():
+        config = run / "config.yaml"
+    settings = load_config(TrainConfig, config, overrides or ())
+    done = fit(run, store, settings, resume=resume)
+    print(f"trained {run}; checkpoint {done.checkpoint()}")
+
+
+@app.command()
+def evaluate(
+    run: RunPath,
+    store: StoreOption,
+    split: Annotated[str, typer.Option(help="Split of the store's queries.")],
+    checkpoint: Checkpoint = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,
+    panels: Annotated[int, typer.Option(min=0, help="Pictures to draw.")] = 12,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Where the photographs lie, if they have moved.")
+    ] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Measure gIoU and cIoU on a split; write tables, samples and pictures."""
+    from lens_cache.store.reader import Store
+    from pipelines import report
+    from pipelines.evaluate import evaluate as measure
+
+    with open_bars() as bars:
+        found = measure(
+            _open_run(run),
+            Store(store),
+            split,
+            which=checkpoint,
+            limit=limit,
+            num_panels=panels,
+            data_root=data_root,
+            device=device or default_device(),
+            progress=bars.progress,
+        )
+    show(report.evaluation(found), as_json)
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML: base settings and rows.")],
+    store: StoreOption,
+    out: Annotated[Path, typer.Option(help="Folder for runs and tables.")],
+    seeds: Seeds = 3,
+    steps: Steps = None,
+    jobs: Jobs = None,
+    as_json: Json = False,
+) -> None:
+    """Train every row of a sweep with several seeds and compare them in one table.
+
+    Run it again after any interruption: what is finished is not done again.
+    """
+    from lens_cache.sweep import load_sweep
+    from pipelines.sweep import run_sweep
+
+    config = load_sweep(file)
+    with open_bars(_HOURS) as bars:
+        outcome = run_sweep(
+            config, store, out, bars, seeds=seeds, steps=steps, jobs=jobs or _cores()
+        )
+    _show_sweep(config, outcome, out, as_json)
+
+
+@app.command()
+def ablations(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for everything made.")],
+    config: Annotated[
+        Path, typer.Option("-c", "--config", help="YAML: base settings and rows.")
+    ] = Path("configs/sweeps/ablations.yaml"),
+    seeds: Seeds = 3,
+    steps: Steps = None,
+    jobs: Jobs = None,
+    as_json: Json = False,
+) -> None:
+    """Draw the world of shapes, extract it, and run the paper's ablations on it."""
+    from lens_cache.sweep import load_sweep
+    from pipelines.ablations import ablate
+    from pipelines.extract import on_ray
+
+    rows = load_sweep(config)
+    with open_bars(_HOURS) as bars:
+        outcome, lines = ablate(
+            rows, out, bars, on_ray(None), seeds=seeds, steps=steps, jobs=jobs or _cores()
+        )
+    _show_sweep(rows, outcome, out, as_json, lines)
+
+
+def _show_sweep(
+    config: SweepConfig,
+    outcome: Outcome,
+    out: Path,
+    as_json: bool,
+    lines: Baselines | None = None,
+) -> None:
+    from pipelines.sweep_report import write_report
+
+    show(write_report(config, outcome, out, lines), as_json)
+    if outcome.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def segment(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
+    instruction: Annotated[str, typer.Argument(help='What to segment, e.g. "the orange".')],
+    run: Annotated[Path, typer.Option(help="Folder of the training run.")],
+    out: Annotated[Path, typer.Option(help="Folder for mask and panel.")],
+    overrides: Overrides = None,
+    checkpoint: Checkpoint = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Segment one image by one instruction: a mask PNG and a picture of how it came about."""
+    from pipelines.segment import segment as answer
+
+    found = answer(
+        image,
+        instruction,
+        _open_run(run),
+        out,
+        overrides=tuple(overrides or ()),
+        which=checkpoint,
+        device=device or default_device(),
+    )
+    show(found, as_json)
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
+
+
+def _open_run(folder: Path) -> Run:
+    from lens_cache.run import Run
+
+    return Run.open(folder)

@@ -1,0 +1,186 @@
+"""Commands that make a store, look at it, check it and write it anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pipelines.cli.options import (
+    ConfigFile,
+    Device,
+    Json,
+    Overrides,
+    StorePath,
+    default_device,
+    open_bars,
+    show,
+    store_location,
+)
+
+app = typer.Typer()
+Group = Literal["hidden_states", "image_embeddings"]
+Format = Literal["zarr", "webdataset"]
+Precision = Literal["model", "fp8", "int8"]
+
+
+@app.command()
+def plan(store: StorePath, config: ConfigFile = None, overrides: Overrides = None) -> None:
+    """List every image and query of the data, without any model."""
+    from lens_cache.config import ExtractConfig
+    from lens_cache.config_file import load_config
+    from pipelines.extract import plan_store
+
+    settings = load_config(ExtractConfig, config, overrides or ())
+    with open_bars() as bars:
+        made = plan_store(store, settings, bars)
+    print(
+        f"planned {made.num_images} images and {made.num_queries} queries into {store}"
+        + (f"; set aside {made.quarantine.num_rows}" if made.quarantine.num_rows else "")
+    )
+
+
+@app.command()
+def extract(
+    store: StorePath,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster, e.g. auto; this machine by default.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would cost and write nothing.")
+    ] = False,
+    gpus: Annotated[
+        int, typer.Option(metavar="N", min=1, help="For --dry-run: GPUs that will work.")
+    ] = 1,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="IMAGES_PER_S",
+            min=1e-9,
+            help="For --dry-run: what one GPU does; measured or estimated if not given.",
+        ),
+    ] = None,
+    replace: Annotated[
+        Group | None, typer.Option(help="Throw a feature group away and extract it anew.")
+    ] = None,
+    retry_quarantined: Annotated[
+        bool, typer.Option("--retry-quarantined", help="Try again what failed in an earlier run.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Begin even if the disk seems too small.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the frozen models once over the data and cache what they say.
+
+    Run it again after any interruption: it goes on where it stopped.
+    """
+    from lens_cache.config import ExtractConfig
+    from lens_cache.config_file import load_config
+    from pipelines import cost, report
+    from pipelines import extract as phase
+    from pipelines.rate import duration
+
+    settings = load_config(ExtractConfig, config, overrides or ())
+    with open_bars() as bars:
+        if dry_run:
+            found = cost.dry_run(store, settings, bars)
+            time = duration(store, found, settings, gpus=gpus, told=rate)
+            show(report.dry_run(found, time), as_json)
+            return
+        runner = phase.on_ray(address)
+        summary = phase.extract(
+            store,
+            settings,
+            bars,
+            runner,
+            replace=(replace,) if replace else (),
+            retry_quarantined=retry_quarantined,
+            force=force,
+        )
+    show(report.extraction(store, summary), as_json)
+
+
+@app.command()
+def inspect(store: StorePath, as_json: Json = False) -> None:
+    """Say what is in a store."""
+    from pipelines import report
+
+    show(report.inspection(store), as_json)
+
+
+@app.command()
+def verify(
+    store: StorePath,
+    recompute: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Also recompute N random records plainly.")
+    ] = 0,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Extract anew what is broken, and nothing else.")
+    ] = False,
+    overrides: Overrides = None,
+    seed: Annotated[int, typer.Option(help="Decides which records are recomputed.")] = 0,
+    device: Device = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster for --repair.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check every byte of a store; with --recompute also against the plain models."""
+    from pipelines import report
+    from pipelines.verify import check, repair_store
+
+    with open_bars() as bars:
+        if repair:
+            repair_store(store, tuple(overrides or ()), bars, address)
+        result = check(
+            store,
+            recompute_count=recompute,
+            overrides=tuple(overrides or ()),
+            seed=seed,
+            device=device or default_device(),
+            progress=bars.progress,
+        )
+    show(report.verification(store, result), as_json)
+    if not result.good:
+        raise typer.Exit(1)
+
+
+@app.command()
+def convert(
+    store: StorePath,
+    dest: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DEST", parser=store_location, help="Folder or URL of the new store."
+        ),
+    ],
+    to: Annotated[
+        Format | None, typer.Option("--format", help="Format; the same by default.")
+    ] = None,
+    hidden_states: Annotated[
+        Precision | None, typer.Option(help="Precision of these; the same by default.")
+    ] = None,
+    image_embeddings: Annotated[
+        Precision | None, typer.Option(help="Precision of these; the same by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a store anew without any model: in another format, without loss, or in half the bytes.
+
+    Run it again after any interruption: it goes on where it stopped.
+    """
+    from pipelines import report
+    from pipelines.convert import convert as go
+
+    with open_bars() as bars:
+        done = go(
+            store,
+            dest,
+            bars,
+            wanted=to,
+            hidden_states=hidden_states,
+            image_embeddings=image_embeddings,
+        )
+    show(report.conversion(store, dest, done), as_json)
