@@ -184,3 +184,29 @@ def convert(
             image_embeddings=image_embeddings,
         )
     show(report.conversion(store, dest, done), as_json)
+
+
+@app.command()
+def probe(
+    store: StorePath,
+    split: Annotated[
+        str | None, typer.Option(help="Ask the queries of this split; all by default.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = 200,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Rank the cached layers by how well their attention points at the masks, without training."""
+    from lens_cache.store.reader import Store
+    from pipelines.probe import probe as measure
+    from pipelines.probe_report import probe_report
+
+    with open_bars() as bars:
+        found = measure(
+            Store(store),
+            split,
+            limit=limit,
+            device=device or default_device(),
+            progress=bars.progress,
+        )
+    show(probe_report(found), as_json)

@@ -337,6 +337,16 @@ def test_extracting_from_the_command_line_to_json(
     assert contents(tmp_path / "s") == contents(tiny_store)
 
 
+def test_layers_are_probed(lens_cache, fails, tiny_store):
+    code, out, _ = lens_cache("probe", tiny_store, "--split", "train2017", "--json")
+    found = json.loads(out)
+    assert (code, found["images"], len(found["readings"])) == (0, 5, 2)
+    code, out, _ = lens_cache("probe", tiny_store)
+    assert code == 0
+    assert "best: --set model.layer=4" in out
+    assert "choosing split 'test'" in fails(1, "probe", tiny_store, "--split", "test")
+
+
 def test_a_store_is_converted_and_every_command_reads_it(lens_cache, fails, tmp_path, tiny_store):
     tars = tmp_path / "tars"
     code, out, _ = lens_cache("convert", tiny_store, tars, "--format", "webdataset", "--json")
