@@ -1,13 +1,16 @@
 """What is drawn when: passes, mixtures, windows, and streams that go on where they stopped."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lens_cache.config import BatchConfig, MixtureConfig
+from lens_cache.config import BatchConfig, MixtureConfig, TrainConfig
+from lens_cache.config_file import load_config
+from lens_cache.data_config import LISA_SETS, RatesConfig
 from lens_cache.errors import ConfigError
 from lens_cache.sampling import DrawSampler, Share, Source, shuffled, sources
 from lens_cache.store.reader import Store
@@ -170,3 +173,14 @@ def test_a_mixture_is_made_of_the_datasets_of_a_store(tiny_store):
     twice = MixtureConfig(rate=1, datasets=("coco", "coco"))
     with pytest.raises(ConfigError, match="coco stands there twice"):
         sources(store, BatchConfig(mixture=(twice,)))
+
+
+def test_the_mixture_that_comes_with_the_package_is_lisas():
+    config = load_config(TrainConfig, Path(__file__).parents[2] / "configs/train/lisa.yaml")
+    rates = RatesConfig()
+    assert [group.rate for group in config.batch.mixture] == [
+        rates.semantic,
+        rates.referring,
+        rates.reasoning,
+    ]
+    assert [name for group in config.batch.mixture for name in group.datasets] == list(LISA_SETS)
