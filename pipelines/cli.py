@@ -12,6 +12,7 @@ import typer
 
 import lens_cache
 from lens_cache.errors import ConfigError, LensCacheError, one_line
+from pipelines.data_cli import data_app
 from pipelines.interrupt import Interrupted, resume_command
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
-data_app = typer.Typer(help="Make or look at data.", no_args_is_help=True)
 config_app = typer.Typer(help="Look at settings.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
