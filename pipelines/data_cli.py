@@ -33,6 +33,7 @@ def pascal_part(
     if not document["images"]:
         first = f"; the first: {rejected[0].what}: {rejected[0].reason}" if rejected else ""
         raise DatasetError(f"converting {folder}: no image with a part of the categories{first}")
+    out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f"{out.name}.part")
     part.write_text(json.dumps(document), encoding="utf-8")
     part.replace(out)

@@ -36,7 +36,6 @@ from lens_cache.data_config import Rules
 from lens_cache.datasets.base import ImageRecord, QueryRecord, Rejected
 from lens_cache.datasets.lisa.files import image_shape
 from lens_cache.datasets.lisa.sets import SetName
-from lens_cache.datasets.targets import check_size
 from lens_cache.errors import one_line
 from lens_cache.masks import Rle
 
@@ -142,7 +141,11 @@ class LabelMapSet:
     def _queries(self, image: PurePosixPath, label: PurePosixPath) -> Iterator[QueryRecord]:
         height, width = image_shape(self._root, image)
         values = read_label_map(self._root / label)
-        check_size(Rle(size=list(values.shape), counts=""), height, width)
+        if values.shape != (height, width):
+            found = f"is {values.shape[1]} x {values.shape[0]} pixels"
+            raise ValueError(
+                f"{found}, its image {image} {width} x {height}; take both from one release"
+            )
         regions, ignored = self._table.split(values)
         if not regions:
             raise ValueError("every pixel is unlabelled, so there is nothing to ask for")

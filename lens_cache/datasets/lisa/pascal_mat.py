@@ -6,8 +6,8 @@
 The result is what VLPart's ``pascal_part_mat2json.py`` makes: its 93 categories, and its merging of
 parts. Each of a category's words is looked for in the name of the part ("lfuleg" and "rbpa" are a
 leg and a paw), in the category's order, and the first that is found decides; so a "chainwheel" is
-a wheel, and a part without such a word ("stern", "lebrow") is left out. Boxes and areas are VLPart's
-too, the area being that of the box. Height and width are those of the masks.
+a wheel, and a part without such a word ("stern", "lebrow") is left out. Boxes are VLPart's, and so
+are areas: those of the boxes. Height and width are those of the masks.
 
 MATLAB files of version 5 hold arrays and no code that could run.
 """
