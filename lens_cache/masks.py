@@ -112,24 +112,41 @@ def _parse_counts(counts: str) -> list[int]:
     return runs
 
 
-def split(labels: NDArray[np.integer[Any]]) -> dict[int, Rle]:
+def split(
+    labels: NDArray[np.integer[Any]], groups: NDArray[np.integer[Any]] | None = None
+) -> dict[int, Rle]:
     """Return the mask of every value of a label map of shape (H, W), by ascending value.
 
     The pixels are looked at once, however many values there are; the rest goes by runs.
+
+    Args:
+        labels: The map.
+        groups: Shape (N,): what stands for each of the values 0 to N - 1; they are their own, if
+            not.
     """
     height, width = labels.shape
     pixels = labels.T.ravel()  # down the columns, as runs go
-    starts = np.append(0, np.flatnonzero(pixels[1:] != pixels[:-1]) + 1)
+    starts = _changes(pixels)
+    values = pixels[starts]
+    if groups is not None:
+        values = groups[values]
+        kept = _changes(values)
+        starts, values = starts[kept], values[kept]
     ends = np.append(starts[1:], pixels.size)
-    order = np.argsort(pixels[starts], kind="stable")
-    values, firsts = np.unique(pixels[starts][order], return_index=True)
+    order = np.argsort(values, kind="stable")
+    present, firsts = np.unique(values[order], return_index=True)
     found = {}
-    for value, places in zip(values.tolist(), np.split(order, firsts[1:]), strict=True):
+    for value, places in zip(present.tolist(), np.split(order, firsts[1:]), strict=True):
         edges = np.column_stack((starts[places], ends[places])).ravel()
         if edges[-1] < pixels.size:
             edges = np.append(edges, pixels.size)
         found[value] = _from_runs(np.diff(edges, prepend=0), height, width)
     return found
+
+
+def _changes(values: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
+    """Return where a value differs from the one before; the first does."""
+    return np.append(0, np.flatnonzero(values[1:] != values[:-1]) + 1)
 
 
 def merge(rles: Sequence[Rle]) -> Rle:

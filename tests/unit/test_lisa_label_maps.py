@@ -4,9 +4,6 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from lens_cache import masks
@@ -290,14 +287,3 @@ def test_a_larger_map_than_the_configuration(tmp_path):
     write_mapillary(tmp_path, {"a": blocks(4, 4, [0, len(MAPILLARY_LABELS)])})
     reason = opened(tmp_path, "mapillary")[0].rejected[0].reason
     assert "values that are no class: 11; the values must be places in mapillary/config" in reason
-
-
-@settings(max_examples=80, deadline=None)
-@given(
-    arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=14), elements=st.integers(0, 3))
-)
-def test_split_is_the_mask_of_every_value(labels):
-    expected = {int(value): masks.encode(labels == value) for value in np.unique(labels)}
-    found = masks.split(labels)
-    assert found == expected
-    assert list(found) == sorted(expected)

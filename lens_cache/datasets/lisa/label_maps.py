@@ -81,14 +81,14 @@ class LabelTable:
         Raises:
             ValueError: If a value has no meaning here.
         """
-        largest = int(values.max())
-        groups = self.groups[np.minimum(values, 255) if largest > 255 else values]
-        regions = masks.split(groups)
-        ignored = regions.pop(_IGNORED, None)
-        if _UNKNOWN in regions or largest > 255:
-            beyond = np.unique(values[(groups == _UNKNOWN) | (values > 255)]).tolist()
+        fits = values.max() < len(self.groups)
+        regions = masks.split(values, self.groups) if fits else {}
+        if not fits or _UNKNOWN in regions:
+            present = np.unique(values).tolist()
+            beyond = [n for n in present if n >= len(self.groups) or self.groups[n] == _UNKNOWN]
             found = ", ".join(map(str, beyond[:5])) + (", ..." if len(beyond) > 5 else "")
             raise ValueError(f"holds values that are no class: {found}; {self.fix}")
+        ignored = regions.pop(_IGNORED, None)
         return {self.names[group]: rle for group, rle in regions.items()}, ignored
 
 
