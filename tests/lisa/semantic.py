@@ -1,6 +1,7 @@
 """Small copies of the semantic sets in LISA's folder, in the formats that they come in."""
 
 import json
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -44,7 +45,9 @@ def blocks(height, width, values):
     return np.tile(np.array(values, dtype=np.uint8)[places], (height, 1))
 
 
-def write_photo(path, height, width, seed=0):
+def write_photo(path, height, width):
+    """Write a picture that is another one for every name of a file and size."""
+    seed = zlib.crc32(path.name.encode())
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(colours(width, height, seed)).save(path, "JPEG")
 
@@ -65,8 +68,8 @@ def write_label(path, values, mode="L"):
 
 
 def _write_maps(images, labels, maps, mode):
-    for seed, (stem, values) in enumerate(maps.items()):
-        write_photo(images / f"{stem}.jpg", *values.shape, seed)
+    for stem, values in maps.items():
+        write_photo(images / f"{stem}.jpg", *values.shape)
         write_label(labels / f"{stem}.png", values, mode)
 
 
@@ -115,7 +118,6 @@ def list_rle(mask):
 
 def paco_document():
     """Two images of 12 x 8 and one of 6 x 10 (portrait) pixels with all forms of masks."""
-    box = lambda *corners: box_mask(*corners)  # noqa: E731
     images = [
         {"id": 7, "file_name": "train2017/000000000007.jpg", "width": 12, "height": 8},
         {"id": 3, "file_name": "train2017/000000000003.jpg", "width": 6, "height": 10},
@@ -126,10 +128,10 @@ def paco_document():
     annotations = [
         # Two mugs, of which the first is divided; a third handle lies on none.
         annotation(1, 7, 10, overlapping, obj_ann_id=1),
-        annotation(2, 7, 106, text_rle(box(4, 0, 5, 1)), obj_ann_id=1),  # one pixel
+        annotation(2, 7, 106, text_rle(box_mask(4, 0, 5, 1)), obj_ann_id=1),  # one pixel
         annotation(3, 3, 41, text_rle(box_mask(0, 0, 3, 9, 6, 10)), obj_ann_id=3),
-        annotation(4, 7, 10, list_rle(box(9, 1, 12, 8)), obj_ann_id=4),
-        annotation(5, 7, 106, list_rle(box(0, 6, 2, 8)), obj_ann_id=1),
+        annotation(4, 7, 10, list_rle(box_mask(9, 1, 12, 8)), obj_ann_id=4),
+        annotation(5, 7, 106, list_rle(box_mask(0, 6, 2, 8)), obj_ann_id=1),
         annotation(6, 3, 107, list_rle(box_mask(0, 0, 2, 2, 6, 10)), obj_ann_id=3),
         annotation(7, 3, 23, text_rle(box_mask(3, 5, 6, 10, 6, 10)), obj_ann_id=7),
         annotation(8, 3, 108, text_rle(box_mask(4, 6, 5, 7, 6, 10)), obj_ann_id=7),
@@ -140,8 +142,8 @@ def paco_document():
 def write_paco(root, document=None, split="train"):
     """Write PACO-LVIS; images are made as large as the document says."""
     document = document or paco_document()
-    for seed, image in enumerate(document["images"]):
-        write_photo(root / "coco" / image["file_name"], image["height"], image["width"], seed)
+    for image in document["images"]:
+        write_photo(root / "coco" / image["file_name"], image["height"], image["width"])
     path = root / f"vlpart/paco/annotations/paco_lvis_v1_{split}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document))
@@ -167,8 +169,8 @@ def write_pascal_part(root, document=None, split="train", size=(8, 12)):
     """Write PASCAL-Part; all images are ``size``, (height, width)."""
     document = document or pascal_document()
     folder = root / "vlpart/pascal_part"
-    for seed, image in enumerate(document["images"]):
-        write_photo(folder / "VOCdevkit/VOC2010/JPEGImages" / image["file_name"], *size, seed)
+    for image in document["images"]:
+        write_photo(folder / "VOCdevkit/VOC2010/JPEGImages" / image["file_name"], *size)
     (folder / f"{split}.json").write_text(json.dumps(document))
 
 
@@ -188,9 +190,9 @@ def write_mat(path, objects):
 
 def write_semantic_world(root):
     """Write all five sets, small, with every quirk that keeps a picture usable."""
-    shared = {"000000000009": blocks(8, 12, [0, 105, 171, 255]), "000000000003": None}
-    shared["000000000003"] = blocks(10, 6, [71, 254 - 73])  # portrait; 181 is the last class
-    write_cocostuff(root, shared)
+    maps = {"000000000009": blocks(8, 12, [0, 105, 171, 255])}
+    maps["000000000003"] = blocks(10, 6, [71, 181])  # portrait, also in PACO; the last class
+    write_cocostuff(root, maps)
     ade = {
         "ADE_train_00000001": blocks(8, 12, [0, 1, 150, 255]),
         "ADE_train_00000002": blocks(8, 12, [0, 255]),  # all unlabelled

@@ -10,7 +10,7 @@ from typing import Any
 from lens_cache.datasets.base import Rejected, brief, relative_path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there are half a million
 class PartAnnotation:
     """What is used of an annotation; ``object_number`` is that of the object it belongs to."""
 
