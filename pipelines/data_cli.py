@@ -18,7 +18,7 @@ def pascal_part(
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="FOLDER", help="VOCdevkit, or the folder of PASCAL-Part's *.mat files."
+            metavar="FOLDER", help="What holds Annotations_Part and VOCdevkit, or either of them."
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT.json", help="The file to write.")],

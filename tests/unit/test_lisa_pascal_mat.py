@@ -111,16 +111,18 @@ def test_what_cannot_be_read_is_set_aside(tmp_path):
     assert "expected a name like 2008_000002" in rejected[5].reason
 
 
-def test_the_command_makes_what_the_set_reads(tmp_path):
-    devkit = tmp_path / "vlpart/pascal_part/VOCdevkit"
-    write_mat(devkit / "Annotations_Part/2008_000002.mat", [("dog", WHOLE, {"head": PART})])
-    write_mat(devkit / "Annotations_Part/2008_000003.mat", [("boat", WHOLE, {})])
+@pytest.mark.parametrize("given", ["", "VOCdevkit", "Annotations_Part"])
+def test_the_command_makes_what_the_set_reads(tmp_path, given):
+    folder = tmp_path / "vlpart/pascal_part"
+    devkit = folder / "VOCdevkit"
+    write_mat(folder / "Annotations_Part/2008_000002.mat", [("dog", WHOLE, {"head": PART})])
+    write_mat(folder / "Annotations_Part/2008_000003.mat", [("boat", WHOLE, {})])
     write_photo(devkit / "VOC2010/JPEGImages/2008_000002.jpg", 8, 12)
     lists = devkit / "VOC2010/ImageSets/Main"
     lists.mkdir(parents=True)
     (lists / "train.txt").write_text("2008_000002\n2008_000003\n2008_000009\n\n")
-    out = tmp_path / "vlpart/pascal_part/train.json"
-    result = CliRunner().invoke(app, ["data", "pascal-part", str(devkit), str(out)])
+    out = folder / "train.json"
+    result = CliRunner().invoke(app, ["data", "pascal-part", str(folder / given), str(out)])
     assert result.exit_code == 0, result.output
     assert f"wrote {out}: 1 images, 1 annotations; 1 set aside" in result.output
     assert "set aside: image 2008_000009" in result.output
@@ -138,7 +140,7 @@ def test_the_command_says_what_is_missing(tmp_path):
     out = tmp_path / "out.json"
     assert "no *.mat file in" in str(run(tmp_path, out))
     write_mat(tmp_path / "2008_000003.mat", [("boat", WHOLE, {})])
-    assert "no split train.txt in" in str(run(tmp_path, out))
+    assert "no train.txt in VOCdevkit/VOC2010/ImageSets/Main in" in str(run(tmp_path, out))
     names = tmp_path / "names.txt"
     names.write_text("\n")
     assert "names no image" in str(run(tmp_path, out, "--split", names))

@@ -48,9 +48,9 @@ _PACO_SOURCE = (
     "http://images.cocodataset.org/zips into coco"
 )
 _PASCAL_SOURCE = (
-    "unpack VOC2010's trainval archive into vlpart/pascal_part and make the file from the "
-    "annotations of https://roozbehm.info/pascal-parts/pascal-parts.html with "
-    "lens-cache data pascal-part"
+    "unpack http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar and "
+    "http://roozbehm.info/pascal-parts/trainval.tar.gz into vlpart/pascal_part, and make the file "
+    "with lens-cache data pascal-part"
 )
 
 

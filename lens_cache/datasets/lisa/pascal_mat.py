@@ -1,7 +1,7 @@
 """From PASCAL-Part's MATLAB files to the COCO file that LISA reads.
 
-    VOCdevkit/VOC2010/ImageSets/Main/train.txt   names of images, one a line
-    VOCdevkit/Annotations_Part/2008_000002.mat   (or in a folder of its own)
+    Annotations_Part/2008_000002.mat
+    VOCdevkit/VOC2010/ImageSets/Main/train.txt   (names of images, one a line)
 
 The result is what VLPart's ``pascal_part_mat2json.py`` makes: its 93 categories, and its merging of
 parts. Each of a category's words is looked for in the name of the part ("lfuleg" and "rbpa" are a
@@ -45,6 +45,9 @@ _PARTS = {
 # How the MATLAB files spell what a category's words do not occur in.
 _SPELLINGS = {"license plate": "liplate", "paw": "pa"}
 _OBJECTS = {"pottedplant": "potted plant"}
+_SOURCE = "http://roozbehm.info/pascal-parts/trainval.tar.gz"
+_ANNOTATIONS = ("", "Annotations_Part", "trainval/Annotations_Part")
+_SPLITS = ("VOCdevkit/VOC2010/ImageSets/Main", "VOC2010/ImageSets/Main", "ImageSets/Main")
 
 
 def categories() -> list[dict[str, Any]]:
@@ -58,18 +61,17 @@ def categories() -> list[dict[str, Any]]:
 
 
 def find_annotations(folder: Path) -> Path:
-    """Return the folder of the MATLAB files, which is ``folder`` or lies in it.
+    """Return the folder of the MATLAB files: ``folder`` itself, or one in it or beside it.
 
     Raises:
         DatasetError: If there is none.
     """
-    places = [folder, folder / "Annotations_Part", folder / "VOC2010" / "Annotations_Part"]
-    for place in places:
+    for place in _places(folder, _ANNOTATIONS):
         if any(place.glob("*.mat")):
             return place
     raise DatasetError(
-        f"reading PASCAL-Part: no *.mat file in {folder} or in Annotations_Part below it; unpack "
-        "https://roozbehm.info/pascal-parts/trainval.tar.gz there"
+        f"reading PASCAL-Part: no *.mat file in {folder}, nor in Annotations_Part in it or beside "
+        f"it; unpack {_SOURCE} there"
     )
 
 
@@ -77,18 +79,18 @@ def read_split(folder: Path, split: str) -> list[str]:
     """Return the names of a split's images.
 
     Args:
-        folder: VOCdevkit, or another folder if ``split`` is a path.
-        split: A path, or the name of a file in ``ImageSets/Main``.
+        folder: Holds VOCdevkit, is VOCdevkit, or lies beside it.
+        split: The name of a file in ``ImageSets/Main``, or a path.
 
     Raises:
         DatasetError: If there is no such file, or nothing in it.
     """
-    places = [Path(split), *(folder / below / split for below in _SPLIT_FOLDERS)]
+    places = [Path(split), *(place / split for place in _places(folder, _SPLITS))]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise DatasetError(
-            f"reading PASCAL-Part: no split {split} in {folder / _SPLIT_FOLDERS[0]}; give --split "
-            "the path of a file with the names of the images, one a line"
+            f"reading PASCAL-Part: no {split} in VOCdevkit/{_SPLITS[1]} in {folder} or beside it; "
+            "give --split the path of a file with the names of the images, one a line"
         )
     names = [line.split()[0] for line in found.read_text("utf-8").splitlines() if line.strip()]
     if not names:
@@ -96,7 +98,8 @@ def read_split(folder: Path, split: str) -> list[str]:
     return names
 
 
-_SPLIT_FOLDERS = ("VOC2010/ImageSets/Main", "ImageSets/Main")
+def _places(folder: Path, below: tuple[str, ...]) -> list[Path]:
+    return [base / path for base in (folder, folder.absolute().parent) for path in below]
 
 
 def convert(folder: Path, names: Iterable[str]) -> tuple[dict[str, Any], list[Rejected]]:
