@@ -37,7 +37,7 @@ def pascal_part(
     part = out.with_name(f"{out.name}.part")
     part.write_text(json.dumps(document), encoding="utf-8")
     part.replace(out)
-    counts = f"{len(document['images'])} images, {len(document['annotations'])} annotations"
-    print(f"wrote {out}: {counts}; {len(rejected)} set aside")
+    counts = f"images: {len(document['images'])}, annotations: {len(document['annotations'])}"
+    print(f"wrote {out}; {counts}, set aside: {len(rejected)}")
     for entry in rejected:
         typer.echo(f"set aside: {entry.what}: {entry.reason}", err=True)

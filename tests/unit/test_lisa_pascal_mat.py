@@ -124,7 +124,7 @@ def test_the_command_makes_what_the_set_reads(tmp_path, given):
     out = folder / "train.json"
     result = CliRunner().invoke(app, ["data", "pascal-part", str(folder / given), str(out)])
     assert result.exit_code == 0, result.output
-    assert f"wrote {out}: 1 images, 1 annotations; 1 set aside" in result.output
+    assert f"wrote {out}; images: 1, annotations: 1, set aside: 1" in result.output
     assert "set aside: image 2008_000009" in result.output
     assert [path.name for path in out.parent.glob("train*")] == ["train.json"]
     name = parse_set("pascal_part", KINDS)

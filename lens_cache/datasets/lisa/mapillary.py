@@ -80,10 +80,8 @@ def _table(labels: list[dict[str, Any]], rules: Rules, fix: str) -> LabelTable:
 
 
 def _is_a_class(label: dict[str, Any]) -> bool:
-    words = label["readable"].lower().replace("(", " ").replace(")", " ").split()
-    return (
-        bool(label["evaluate"]) and not label["name"].startswith("void--") and "other" not in words
-    )
+    void = label["name"].startswith("void--")
+    return bool(label["evaluate"]) and not void and not _OTHER.search(label["readable"])
 
 
 def _read_labels(path: Path) -> list[dict[str, Any]]:
