@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,8 +94,13 @@ def from_counts(counts: str | Sequence[int], height: int, width: int) -> Rle:
         raise ValueError(
             f"run lengths add up to {sum(runs)} pixels, the mask has {height} x {width}"
         )
-    values = np.arange(len(runs)) % 2 == 1
-    return encode(np.repeat(values, runs).reshape(width, height).T)
+    merged = [0]
+    for place, run in enumerate(runs):
+        if run and place % 2 == (len(merged) - 1) % 2:
+            merged[-1] += run
+        elif run:
+            merged.append(run)
+    return _from_runs(merged, height, width)
 
 
 def _parse_counts(counts: str) -> NDArray[np.int64]:
@@ -123,6 +128,43 @@ def _parse_counts(counts: str) -> NDArray[np.int64]:
     return values
 
 
+def split(
+    labels: NDArray[np.integer[Any]], groups: NDArray[np.integer[Any]] | None = None
+) -> dict[int, Rle]:
+    """Return the mask of every value of a label map of shape (H, W), by ascending value.
+
+    The pixels are looked at once, however many values there are; the rest goes by runs.
+
+    Args:
+        labels: The map.
+        groups: Shape (N,): what stands for each of the values 0 to N - 1; they are their own, if
+            not.
+    """
+    height, width = labels.shape
+    pixels = labels.T.ravel()  # down the columns, as runs go
+    starts = _changes(pixels)
+    values = pixels[starts]
+    if groups is not None:
+        values = groups[values]
+        kept = _changes(values)
+        starts, values = starts[kept], values[kept]
+    ends = np.append(starts[1:], pixels.size)
+    order = np.argsort(values, kind="stable")
+    present, firsts = np.unique(values[order], return_index=True)
+    found = {}
+    for value, places in zip(present.tolist(), np.split(order, firsts[1:]), strict=True):
+        edges = np.column_stack((starts[places], ends[places])).ravel()
+        if edges[-1] < pixels.size:
+            edges = np.append(edges, pixels.size)
+        found[value] = _from_runs(np.diff(edges, prepend=0), height, width)
+    return found
+
+
+def _changes(values: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
+    """Return where a value differs from the one before; the first does."""
+    return np.append(0, np.flatnonzero(values[1:] != values[:-1]) + 1)
+
+
 def merge(rles: Sequence[Rle]) -> Rle:
     """Return the union of masks of one size.
 
@@ -147,6 +189,11 @@ def read_png(path: Path) -> NDArray[np.bool_]:
 def write_png(path: Path, mask: NDArray[np.bool_]) -> None:
     """Write a mask of shape (H, W) as an 8-bit PNG, 255 for foreground."""
     Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).save(path)
+
+
+def _from_runs(runs: Sequence[int] | NDArray[np.integer[Any]], height: int, width: int) -> Rle:
+    """Compress run lengths that are known to be sound: only the first may be 0."""
+    return _from_coco(coco.frPyObjects({"size": [height, width], "counts": runs}, height, width))
 
 
 def _to_coco(rle: Rle) -> dict[str, object]:

@@ -6,3 +6,5 @@ from pathlib import Path
 PHOTOGRAPHS = Path(__file__).parent / "photographs"
 # A tiny LLaVA (``llava/``) and a tiny SAM (``sam.pth``), trained on drawn shapes; see its CARD.md.
 SHAPES_MODELS = Path(__file__).parent / "shapes_models"
+# Names of classes whose label maps come without them; SOURCES.md among them says whose they are.
+CLASSES = Path(__file__).parent / "classes"

@@ -59,8 +59,8 @@ class CocoDataset:
         self._root = dataset_root(config)
         self._split = _choose_split(self._root, config)
         self._source = _choose_source(self._root, self._split, config)
-        document = _read_document(self._source.path)
-        names = _category_names(document["categories"], self._source.path)
+        document = read_document(self._source.path)
+        names = category_names(document["categories"], self._source.path)
         self._known = {number: clean_class_name(name) for number, name in names.items()}
         self._wanted = _wanted_categories(names, config.categories)
         images, self.rejected = _index(document, self._source.path)
@@ -152,7 +152,7 @@ def _choose_source(root: Path, split: str, config: DataConfig) -> _Source:
     )
 
 
-def _read_document(path: Path) -> dict[str, list[Any]]:
+def read_document(path: Path) -> dict[str, list[Any]]:
     """Read an annotation file and check its outline."""
     try:
         document = json.loads(path.read_bytes())
@@ -169,7 +169,7 @@ def _read_document(path: Path) -> dict[str, list[Any]]:
     return document  # type: ignore[no-any-return]
 
 
-def _category_names(entries: list[Any], path: Path) -> dict[int, str]:
+def category_names(entries: list[Any], path: Path) -> dict[int, str]:
     """Return the name of every category, by id, in order of id."""
     names: dict[int, str] = {}
     for entry in entries:

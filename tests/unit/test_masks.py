@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
@@ -67,3 +68,23 @@ def test_a_written_png_reads_back(tmp_path):
     mask = np.eye(5, dtype=bool)
     masks.write_png(tmp_path / "m.png", mask)
     np.testing.assert_array_equal(masks.read_png(tmp_path / "m.png"), mask)
+
+
+LABELS = arrays(
+    np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=14), elements=st.integers(0, 4)
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(LABELS)
+def test_split_is_the_mask_of_every_value(labels):
+    expected = {int(value): masks.encode(labels == value) for value in np.unique(labels)}
+    found = masks.split(labels)
+    assert found == expected
+    assert list(found) == sorted(expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(LABELS, arrays(np.uint8, 5, elements=st.integers(0, 2)))
+def test_split_by_groups_is_the_mask_of_every_group(labels, groups):
+    assert masks.split(labels, groups) == masks.split(groups[labels])

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from lens_cache.datasets.lisa.ade20k import ADE20K
+from lens_cache.datasets.lisa.cocostuff import COCOSTUFF
+from lens_cache.datasets.lisa.mapillary import MAPILLARY
+from lens_cache.datasets.lisa.parts import PACO_LVIS, PASCAL_PART
 from lens_cache.datasets.lisa.sets import SetKind
 
-KINDS: dict[str, SetKind] = {}
+KINDS: dict[str, SetKind] = {
+    "ade20k": ADE20K,
+    "cocostuff": COCOSTUFF,
+    "paco_lvis": PACO_LVIS,
+    "pascal_part": PASCAL_PART,
+    "mapillary": MAPILLARY,
+}

@@ -1,0 +1,48 @@
+"""ADE20K, the 150 classes of the scene parsing challenge.
+
+    ade20k/images/{training,validation}/ADE_train_00000001.jpg
+    ade20k/annotations/{training,validation}/ADE_train_00000001.png
+
+A pixel's value is its class from 1 to 150; 0 is unlabelled, and so is 255, which LISA's arithmetic
+on bytes makes of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from lens_cache.data_config import Rules
+from lens_cache.datasets.base import SegmentationDataset
+from lens_cache.datasets.instructions import clean_class_name
+from lens_cache.datasets.lisa.class_lists import class_list
+from lens_cache.datasets.lisa.files import stems
+from lens_cache.datasets.lisa.label_maps import LabelFiles, LabelMapSet, LabelTable
+from lens_cache.datasets.lisa.sets import SetKind, SetName, require_files
+
+_SOURCE = (
+    "unpack http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip there and "
+    "rename its folder to ade20k"
+)
+_FIX = (
+    "the set is the challenge's release with 150 classes, not the full ADE20K with its thousands; "
+    + _SOURCE
+)
+_FOLDERS = {"train": "training", "val": "validation"}
+
+
+def open_ade20k(root: Path, name: SetName, rules: Rules) -> SegmentationDataset:
+    """Open it; see ``Opener``."""
+    images = PurePosixPath("ade20k/images", _FOLDERS[name.split])
+    labels = PurePosixPath("ade20k/annotations", _FOLDERS[name.split])
+    require_files(root, name, [str(images), str(labels)], _SOURCE)
+    found = stems(root / images, ".jpg")
+    if not found:
+        require_files(root, name, [f"{images}/*.jpg"], _SOURCE)
+    classes = class_list("ade20k")
+    if rules == "strict":
+        classes = {value: clean_class_name(text) for value, text in classes.items()}
+    table = LabelTable.of(classes, [0, 255], _FIX)
+    return LabelMapSet(root, name, LabelFiles(images, labels, found, images), table, rules)
+
+
+ADE20K = SetKind(group="semantic", splits=("train", "val"), open=open_ade20k, source=_SOURCE)

@@ -1,0 +1,186 @@
+"""Sets whose masks are label maps: one PNG per image, whose pixel values are classes.
+
+Every class that occurs becomes one query; its target is the pixels of its values. A map comes as
+8-bit or 16-bit greyscale or as palette indices; one in colours is refused unless its channels are
+all the same.
+
+=============  ==================================  =============================================
+rules          ``parity`` (LISA's loaders)         ``strict``
+=============  ==================================  =============================================
+unlabelled     background of every class           in every query's ``ignore``
+ADE20K         0 and 255 are unlabelled            the same
+COCO-Stuff     255 is, and all 28 classes with a   the same
+               hyphen ("wall-brick")
+Mapillary      only 255 is; "unlabeled" and "ego   also what the set calls void, does not
+               vehicle" are asked for              evaluate, or calls "other"
+names          as in the class list                readable; classes of one name are one query
+order          of the file system in COCO-Stuff    by name, under both rules
+another size   fails in training                   the image is set aside, under both rules
+unknown value  IndexError                          the image is set aside, under both rules
+=============  ==================================  =============================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lens_cache import masks
+from lens_cache.data_config import Rules
+from lens_cache.datasets.base import ImageRecord, QueryRecord, Rejected
+from lens_cache.datasets.lisa.files import image_shape
+from lens_cache.datasets.lisa.sets import SetName
+from lens_cache.errors import one_line
+from lens_cache.masks import Rle
+
+_IGNORED, _UNKNOWN = 254, 255  # groups beside the indices of names
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """What the values of a label map mean.
+
+    Attributes:
+        names: What is asked for, by ascending value.
+        groups: Shape (256,), uint8: of every value its index in ``names``, or one of the two above.
+        fix: What to do about a map with other values.
+    """
+
+    names: tuple[str, ...]
+    groups: NDArray[np.uint8]
+    fix: str
+
+    @classmethod
+    def of(cls, classes: Mapping[int, str], ignored: Iterable[int], fix: str) -> LabelTable:
+        """Make one; classes of the same name are asked for together.
+
+        Args:
+            classes: Name by value, from 0 to 255, in ascending order.
+            ignored: Values that belong to no class that is asked for.
+            fix: What to do about a map with other values.
+        """
+        groups = np.full(256, _UNKNOWN, dtype=np.uint8)
+        groups[list(ignored)] = _IGNORED
+        names = list(dict.fromkeys(classes.values()))
+        for value, name in classes.items():
+            groups[value] = names.index(name)
+        return cls(tuple(names), groups, fix)
+
+    def split(self, values: NDArray[np.integer[Any]]) -> tuple[dict[str, Rle], Rle | None]:
+        """Return the mask of every name that occurs in a label map, and of the rest.
+
+        Args:
+            values: Shape (H, W).
+
+        Raises:
+            ValueError: If a value has no meaning here.
+        """
+        fits = values.max() < len(self.groups)
+        regions = masks.split(values, self.groups) if fits else {}
+        if not fits or _UNKNOWN in regions:
+            present = np.unique(values).tolist()
+            beyond = [n for n in present if n >= len(self.groups) or self.groups[n] == _UNKNOWN]
+            found = ", ".join(map(str, beyond[:5])) + (", ..." if len(beyond) > 5 else "")
+            raise ValueError(f"holds values that are no class: {found}; {self.fix}")
+        ignored = regions.pop(_IGNORED, None)
+        return {self.names[group]: rle for group, rle in regions.items()}, ignored
+
+
+@dataclass(frozen=True)
+class LabelFiles:
+    """Where images and label maps lie, relative to LISA's root; partners have the same stem."""
+
+    images: PurePosixPath
+    labels: PurePosixPath
+    stems: list[str]
+    source: PurePosixPath
+
+
+class LabelMapSet:
+    """A set of label maps as a dataset; see the module."""
+
+    rejected: tuple[Rejected, ...] = ()
+
+    def __init__(
+        self, root: Path, name: SetName, files: LabelFiles, table: LabelTable, rules: Rules
+    ) -> None:
+        self._root, self._set, self._files = root, name, files
+        self._table, self._rules = table, rules
+
+    @property
+    def name(self) -> str:
+        """Name of the set."""
+        return self._set.name
+
+    @property
+    def source(self) -> PurePosixPath:
+        """The folder whose files are the set."""
+        return self._files.source
+
+    def __len__(self) -> int:
+        return len(self._files.stems)
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> ImageRecord:
+        stem = self._files.stems[index]
+        image, label = self._files.images / f"{stem}.jpg", self._files.labels / f"{stem}.png"
+        try:
+            return ImageRecord(image, self.name, tuple(self._queries(image, label)), ())
+        except ValueError as error:
+            rejected = Rejected(f"label map {label}", one_line(error))
+            return ImageRecord(image, self.name, (), (rejected,))
+
+    def _queries(self, image: PurePosixPath, label: PurePosixPath) -> Iterator[QueryRecord]:
+        height, width = image_shape(self._root, image)
+        values = read_label_map(self._root / label)
+        if values.shape != (height, width):
+            found = f"is {values.shape[1]} x {values.shape[0]} pixels"
+            raise ValueError(
+                f"{found}, its image {image} {width} x {height}; take both from one release"
+            )
+        regions, ignored = self._table.split(values)
+        if not regions:
+            raise ValueError("every pixel is unlabelled, so there is nothing to ask for")
+        for name, target in regions.items():
+            yield QueryRecord(
+                instruction=name,
+                kind="class",
+                length="short",
+                split=self._set.split,
+                target=target,
+                ignore=ignored if self._rules == "strict" else None,
+            )
+
+
+def read_label_map(path: Path) -> NDArray[np.integer[Any]]:
+    """Return the pixel values of a label map, shape (H, W).
+
+    Raises:
+        ValueError: If the file is missing, cannot be decoded, or is a picture in colours.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            mode, pixels = image.mode, np.asarray(image)
+    except FileNotFoundError:
+        raise ValueError("the file is missing; unpack the set's label maps again") from None
+    except MemoryError:
+        raise
+    except Exception:  # Pillow raises many kinds of errors, some with addresses in their text
+        raise ValueError("cannot be decoded as a PNG; unpack it again") from None
+    if pixels.ndim == 3:
+        colours = pixels[..., : 1 if mode == "LA" else 3]
+        if (colours != colours[..., :1]).any():
+            raise ValueError(
+                f"is a picture in colours ({mode}), expected one class per pixel; take the set's "
+                "label maps, not a drawing of them"
+            )
+        pixels = colours[..., 0]
+    return pixels.astype(np.uint8) if pixels.dtype == np.bool_ else pixels

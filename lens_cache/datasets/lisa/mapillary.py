@@ -1,0 +1,114 @@
+"""Mapillary Vistas, street scenes of several megapixels.
+
+    mapillary/config_v2.0.json   (124 classes; config_v1.2.json: 66)
+    mapillary/{training,validation}/v2.0/labels/KEY.png
+    mapillary/{training,validation}/images/KEY.jpg
+
+A pixel's value is the place of its class in the configuration; 255 is unlabelled. LISA asks for
+every class. ``strict`` ignores those that nobody could point at or that are not drawn to the end:
+
+* void, as the set calls it: "unlabeled", "static", "dynamic" and "ground" say that the annotator
+  did not know, "ego vehicle" and "car mount" belong to the camera and would be "car" or "pole";
+* what the set's own evaluation leaves out: "ambiguous ..." and groups ("person group");
+* "other ...": what it means depends on the list of the classes, not on the image.
+
+Its names are turned round ("Signage - Store" is "store signage") and lose remarks in parentheses,
+so that classes which differ in them alone ("Traffic Sign (Front)", "(Back)") are one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lens_cache.data_config import Rules
+from lens_cache.datasets.base import SegmentationDataset, brief, is_text
+from lens_cache.datasets.instructions import clean_class_name
+from lens_cache.datasets.lisa.files import stems
+from lens_cache.datasets.lisa.label_maps import LabelFiles, LabelMapSet, LabelTable
+from lens_cache.datasets.lisa.sets import SetKind, SetName, require_files
+from lens_cache.errors import DatasetError
+
+_SOURCE = "get Mapillary Vistas v2.0 from https://www.mapillary.com/dataset/vistas"
+_OTHER = re.compile(r"\bother\b", re.IGNORECASE)
+_FOLDERS = {"train": "training", "val": "validation"}
+# The set's own slip, and names that say no more than the group they stand in.
+_READABLE = {
+    "lane marking - test": "text lane marking",
+    "lane marking - general": "lane marking",
+    "traffic light - general": "traffic light",
+    "on rails": "rail vehicle",
+    "wheeled slow": "slow wheeled vehicle",
+}
+
+
+def open_mapillary(root: Path, name: SetName, rules: Rules) -> SegmentationDataset:
+    """Open it; see ``Opener``."""
+    folder = PurePosixPath("mapillary", _FOLDERS[name.split])
+    images, labels = folder / "images", folder / name.variant / "labels"
+    config = PurePosixPath("mapillary", f"config_{name.variant}.json")
+    require_files(root, name, map(str, (config, labels, images)), _SOURCE)
+    found = stems(root / labels, ".png")
+    if not found:
+        require_files(root, name, [f"{labels}/*.png"], _SOURCE)
+    fix = f"the values must be places in {config}; take both from one release: {_SOURCE}"
+    table = _table(_read_labels(root / config), rules, fix)
+    return LabelMapSet(root, name, LabelFiles(images, labels, found, labels), table, rules)
+
+
+def readable_name(text: str) -> str:
+    """Turn a class's name into words as a person would say them."""
+    plain = clean_class_name(text)
+    if plain in _READABLE:
+        return _READABLE[plain]
+    group, dash, rest = plain.partition(" - ")
+    return f"{rest} {group}" if dash else plain
+
+
+def _table(labels: list[dict[str, Any]], rules: Rules, fix: str) -> LabelTable:
+    if rules == "parity":
+        names = {value: label["readable"].lower() for value, label in enumerate(labels)}
+    else:
+        names = {
+            value: readable_name(label["readable"])
+            for value, label in enumerate(labels)
+            if _is_a_class(label)
+        }
+    return LabelTable.of(names, [255, *(set(range(len(labels))) - names.keys())], fix)
+
+
+def _is_a_class(label: dict[str, Any]) -> bool:
+    void = label["name"].startswith("void--")
+    return bool(label["evaluate"]) and not void and not _OTHER.search(label["readable"])
+
+
+def _read_labels(path: Path) -> list[dict[str, Any]]:
+    """Return the classes of a configuration, by pixel value."""
+    try:
+        labels = json.loads(path.read_bytes())["labels"]
+        if not isinstance(labels, list) or not 0 < len(labels) < 255:
+            raise ValueError(f"expected a list of up to 254 labels, got {brief(labels)}")
+        for label in labels:
+            if not all(is_text(label[key]) for key in ("readable", "name")) or (
+                type(label["evaluate"]) is not bool
+            ):
+                raise ValueError(f"a label needs readable, name and evaluate, got {brief(label)}")
+    except OSError as error:
+        raise DatasetError(f"reading {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DatasetError(
+            f"reading {path}: not a configuration of Mapillary Vistas "
+            f"({type(error).__name__}: {error}); {_SOURCE}"
+        ) from None
+    return labels
+
+
+MAPILLARY = SetKind(
+    group="semantic",
+    splits=("train", "val"),
+    variants=("v2.0", "v1.2"),
+    open=open_mapillary,
+    source=_SOURCE,
+)
