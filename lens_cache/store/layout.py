@@ -9,6 +9,7 @@ a region of equal length, so that a shard of the plan is one object of every arr
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ class ArraySpec:
     @property
     def chunk_bytes(self) -> int:
         """Bytes of one chunk."""
-        return int(np.prod(self.chunk)) * self.item_bytes
+        return math.prod(self.chunk) * self.item_bytes
 
     @property
     def chunks_per_shard(self) -> int:

@@ -9,12 +9,15 @@ from functools import lru_cache, partial
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lens_cache.errors import StoreError
 from lens_cache.frozen import FrozenParts
 from lens_cache.store.catalogue import PLAN_FOLDER, Catalogue
 from lens_cache.store.commits import committed_shards, quarantined
+from lens_cache.store.features import together
 from lens_cache.store.formats import open_features
 from lens_cache.store.layout import GROUPS
 from lens_cache.store.manifest import Manifest
@@ -24,6 +27,7 @@ from lens_cache.types import ImageFeatures
 __all__ = ["FROZEN_FOLDER", "PLAN_FOLDER", "Store", "missing_shards", "shard_images"]
 
 FROZEN_FOLDER = "frozen"
+Views = list[NDArray[np.uint8]]
 _REQUESTS = 16  # that a process has under way at a time, behind a URL
 
 
@@ -126,14 +130,16 @@ class Store:
         Raises:
             CorruptShardError: If a shard is damaged or an object is missing.
         """
-        features, text = self.features, f"layer_{layer}/text_tokens"
+        features, prefix = self.features, self.prefix(layer)
+        tokens, text = f"layer_{layer}/image_tokens", f"layer_{layer}/text_tokens"
+        names = [tokens, "image_embeddings", *[text] * len(queries)]
         rows = [self.catalogue.rows_of(query) for query in queries]
-        prefix, image_tokens, image_embedding, *text_tokens = self._together(
-            partial(self.prefix, layer),
-            partial(features.image_tensor, f"layer_{layer}/image_tokens", image),
-            partial(features.image_tensor, "image_embeddings", image),
-            *(partial(features.row_tensor, text, image, mine) for mine in rows),
+        found = self._fetch(
+            lambda: [features.chunk_view(tokens, image)],
+            lambda: [features.chunk_view("image_embeddings", image)],
+            *(partial(features.row_views, text, image, mine.start, len(mine)) for mine in rows),
         )
+        image_tokens, image_embedding, *text_tokens = map(features.tensor, names, together(found))
         return ImageFeatures(
             prefix=prefix,
             image_tokens=image_tokens,
@@ -141,8 +147,8 @@ class Store:
             image_embedding=image_embedding,
         )
 
-    def _together(self, *reads: Callable[[], Tensor]) -> list[Tensor]:
-        """Read several things: behind a URL at the same time, since each waits for an answer."""
+    def _fetch(self, *reads: Callable[[], Views]) -> list[Views]:
+        """Find several things: behind a URL at the same time, since each waits for an answer."""
         if self._threads is None:
             return [read() for read in reads]
         return [future.result() for future in [self._threads.submit(read) for read in reads]]

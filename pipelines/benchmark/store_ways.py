@@ -179,7 +179,7 @@ class OurStream(Way):
             images = list(self._store.catalogue.images(shard))
             for _, values in self._stream.read(shard, images):
                 tokens, embedding, text = (
-                    reader.tensor(name, np.array(values[name])) for name in self._names
+                    reader.tensor(name, values[name]) for name in self._names
                 )
                 yield Record(tokens, embedding, [text])
 
