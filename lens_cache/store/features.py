@@ -39,7 +39,7 @@ class FeatureReader(ABC):
         """Return everything an array holds of an image: its chunk, or the rows of its queries."""
         if self.spec(name).per_image:
             return self.chunk(name, image)
-        return self.rows(name, image, 0, self.catalogue.text_rows(image))
+        return together([self.row_views(name, image, range(self.catalogue.text_rows(image)))])[0]
 
     def tensor(self, name: str, values: NDArray[np.uint8]) -> Tensor:
         """Return bytes of an array as values: an image's chunk without its axis, or (rows, d)."""
@@ -51,10 +51,6 @@ class FeatureReader(ABC):
         """Return an image's chunk of an array over images."""
         return np.array(self.chunk_view(name, image))
 
-    def rows(self, name: str, image: int, start: int, length: int) -> NDArray[np.uint8]:
-        """Return text rows of an image, counted from the first of its rows."""
-        return together([self.row_views(name, image, start, length)])[0]
-
     @abstractmethod
     def prefix(self, name: str) -> NDArray[np.uint8]:
         """Return the whole of an array that stands once in a store."""
@@ -64,10 +60,8 @@ class FeatureReader(ABC):
         """Return an image's chunk of an array over images, where it lies; read-only."""
 
     @abstractmethod
-    def row_views(
-        self, name: str, image: int, start: int, length: int
-    ) -> list[NDArray[np.uint8]]:
-        """Return the pieces of which ``rows`` consist, where they lie; read-only."""
+    def row_views(self, name: str, image: int, rows: range) -> list[NDArray[np.uint8]]:
+        """Return text rows, counted from the first of the image, where they lie; read-only."""
 
 
 def reserve(sizes: Sequence[int]) -> list[NDArray[np.uint8]]:

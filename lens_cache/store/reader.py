@@ -6,10 +6,12 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
+from itertools import chain
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -130,20 +132,23 @@ class Store:
         Raises:
             CorruptShardError: If a shard is damaged or an object is missing.
         """
-        features, prefix = self.features, self.prefix(layer)
+        features = self.features
         tokens, text = f"layer_{layer}/image_tokens", f"layer_{layer}/text_tokens"
-        names = [tokens, "image_embeddings", *[text] * len(queries)]
         rows = [self.catalogue.rows_of(query) for query in queries]
-        found = self._fetch(
+        token_views, embedding_views, *text_views = self._fetch(
             lambda: [features.chunk_view(tokens, image)],
             lambda: [features.chunk_view("image_embeddings", image)],
-            *(partial(features.row_views, text, image, mine.start, len(mine)) for mine in rows),
+            *(partial(features.row_views, text, image, run) for run in _runs(rows)),
         )
-        image_tokens, image_embedding, *text_tokens = map(features.tensor, names, together(found))
+        image_tokens, image_embedding, text_tokens = map(
+            features.tensor,
+            (tokens, "image_embeddings", text),
+            together([token_views, embedding_views, list(chain(*text_views))]),
+        )
         return ImageFeatures(
-            prefix=prefix,
+            prefix=self.prefix(layer),
             image_tokens=image_tokens,
-            text_tokens=text_tokens,
+            text_tokens=torch.split(text_tokens, [len(mine) for mine in rows]),
             image_embedding=image_embedding,
         )
 
@@ -157,6 +162,17 @@ class Store:
         """Read the states of the system prefix, the same for every image; (P, d)."""
         name = f"layer_{layer}/prefix"
         return self.features.tensor(name, self.features.prefix(name))
+
+
+def _runs(rows: Sequence[range]) -> list[range]:
+    """Return ranges with those that follow one another made one: questions lie side by side."""
+    runs: list[range] = []
+    for mine in rows:
+        if runs and runs[-1].stop == mine.start:
+            runs[-1] = range(runs[-1].start, mine.stop)
+        else:
+            runs.append(mine)
+    return runs
 
 
 def missing_shards(root: Path, num_shards: int) -> dict[str, list[int]]:

@@ -155,7 +155,7 @@ class TarStream:
         return crc
 
     def _fill(self, memory: NDArray[np.uint8]) -> None:
-        left = memoryview(memory)
+        left = memory.data
         while left:
             count = self._file.readinto(left)  # type: ignore[attr-defined]
             if not count:

@@ -41,12 +41,10 @@ class SampleReader(FeatureReader):
             raise self._broken(str(path), "is not what the manifest says")
         return np.array(values)
 
-    def row_views(
-        self, name: str, image: int, start: int, length: int
-    ) -> list[NDArray[np.uint8]]:
+    def row_views(self, name: str, image: int, rows: range) -> list[NDArray[np.uint8]]:
         """Return text rows of an image."""
         row = self.spec(name).row_bytes
-        return [self.chunk_view(name, image)[start * row : (start + length) * row]]
+        return [self.chunk_view(name, image)[rows.start * row : rows.stop * row]]
 
     def chunk_view(self, name: str, image: int) -> NDArray[np.uint8]:
         """Return an image's part of an array."""

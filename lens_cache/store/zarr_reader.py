@@ -33,14 +33,12 @@ class ZarrReader(FeatureReader):
         spec = self.spec(name)
         return self._bytes(name, spec, image, slice(0, spec.chunk_bytes))
 
-    def row_views(
-        self, name: str, image: int, start: int, length: int
-    ) -> list[NDArray[np.uint8]]:
+    def row_views(self, name: str, image: int, rows: range) -> list[NDArray[np.uint8]]:
         """Return text rows of an image, one piece for each chunk that they lie in."""
-        spec, first = self.spec(name), self.catalogue.first_row(image) + start
+        spec, first = self.spec(name), self.catalogue.first_row(image) + rows.start
         return [
             self._bytes(name, spec, number, where)
-            for number, where in spec.row_slices(first, length)
+            for number, where in spec.row_slices(first, len(rows))
         ]
 
     def _bytes(self, name: str, spec: ArraySpec, index: int, where: slice) -> NDArray[np.uint8]:

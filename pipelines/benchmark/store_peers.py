@@ -10,7 +10,7 @@ a package does not know it.
 - ``mosaicml-streaming``: local MDS shards, uncompressed, without hashes, ``ndarray`` columns with
   type and, where it is always the same, shape in the index. Records are asked for by index, which
   was faster than iterating.
-- ``litdata``: chunks made by ``optimize``, uncompressed, NumPy arrays. By index for the same reason.
+- ``litdata``: chunks made by ``optimize``, uncompressed, NumPy arrays; by index, too.
 - ``safetensors``: a file per record, ``load_file`` and a clone of its lazy tensors, which was
   faster than ``load`` of the file's bytes.
 """

@@ -6,6 +6,7 @@ them: a view of a file is copied, by whoever hands one out.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,7 +76,9 @@ class RandomAccess(Way):
 
     def shuffled(self, seed: int) -> Iterator[Record]:
         """Yield the records in random order."""
-        return map(self.read, np.random.default_rng(seed).permutation(self.features.images).tolist())
+        return map(
+            self.read, np.random.default_rng(seed).permutation(self.features.images).tolist()
+        )
 
 
 class Raw(RandomAccess):
@@ -95,14 +98,14 @@ class Raw(RandomAccess):
         self._map = np.memmap(self.folder / "records.bin", dtype=np.uint8, mode="r")
         images = range(self.features.images)
         self._shapes = [list(self.features.shapes(image).values()) for image in images]
-        sizes = [2 * sum(int(np.prod(shape)) for shape in shapes) for shapes in self._shapes]
+        sizes = [2 * sum(math.prod(shape) for shape in shapes) for shapes in self._shapes]
         self._ends = np.cumsum([0, *sizes]).tolist()
 
     def read(self, image: int) -> Record:
         """Copy a record and cut it into its parts."""
         values = torch.from_numpy(np.array(self._map[self._ends[image] : self._ends[image + 1]]))
         shapes = self._shapes[image]
-        parts = values.view(torch.bfloat16).split([int(np.prod(shape)) for shape in shapes])
+        parts = torch.split(values.view(torch.bfloat16), [math.prod(shape) for shape in shapes])
         tokens, embedding, text = (p.view(s) for p, s in zip(parts, shapes, strict=True))
         return Record(tokens, embedding, [text])
 

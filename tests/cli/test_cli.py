@@ -30,6 +30,9 @@ COMMANDS = [
     ["data", "shapes"],
     ["config"],
     ["config", "show"],
+    ["benchmark"],
+    ["benchmark", "extract"],
+    ["benchmark", "store"],
     ["demo"],
 ]
 START = "from pipelines.cli import main; main()"
