@@ -47,7 +47,7 @@ WAYS: tuple[type[Way], ...] = (
 )
 ORDERS = ("sequential", "shuffled")
 # What some ways need that this package does not: the module, and how to get it.
-EXTRAS = {
+EXTRAS: dict[type[Way], tuple[str, str]] = {
     LitData: ("litdata", "pip install 'lens-cache[benchmark]'"),
     # It asks for old versions of NumPy and Transformers, but does without.
     MosaicStreaming: (
@@ -168,8 +168,8 @@ def measure(
     """Measure records of any size; see ``benchmark_store``."""
     keep_freed_memory()
     features = RandomFeatures(sizes, images)
-    missing = {way.name: how for way, (module, how) in EXTRAS.items() if find_spec(module) is None}
-    chosen = [way for way in WAYS if way.name not in missing]
+    absent = [way for way in WAYS if way in EXTRAS and find_spec(EXTRAS[way][0]) is None]
+    chosen = [way for way in WAYS if way not in absent]
     require_space(folder, len(chosen) * features.num_bytes())
     with ExitStack() as stack:
         ways = []
@@ -197,7 +197,7 @@ def measure(
             )
             for way, taken in zip(ways, seconds, strict=True)
         ),
-        not_installed=missing,
+        not_installed={way.name: EXTRAS[way][1] for way in absent},
     )
 
 
@@ -240,7 +240,7 @@ def _new_folder(out: Path) -> Path:
 def _written(kind: type[Way], folder: Path, features: RandomFeatures) -> Way:
     """Write the records in a way and open what was written."""
     own = folder / "-".join(kind.name.replace(",", "").split())
-    own.mkdir()
+    own.mkdir(parents=True)
     way = kind(own, features)
     way.write()
     _reload(_files(way))
