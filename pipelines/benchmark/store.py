@@ -299,7 +299,9 @@ def _timed_rounds(
             way = ways[place]
             for order in ORDERS:
                 if cold:
+                    way.close()  # what is mapped is not dropped
                     _drop_pages(_files(way))
+                    way.open()
                 seconds[place][order].append(_timed(way, order, number))
         reporter.progress("benchmark", number + 1, rounds)
     return seconds

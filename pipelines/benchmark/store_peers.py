@@ -132,7 +132,7 @@ class MosaicStreaming(RandomAccess):
         """Give the shared memory back."""
         from streaming.base.util import clean_stale_shared_memory
 
-        del self._data
+        super().close()
         clean_stale_shared_memory()
 
 

@@ -6,6 +6,7 @@ them: a view of a file is copied, by whoever hands one out.
 
 from __future__ import annotations
 
+import gc
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -59,8 +60,10 @@ class Way(ABC):
         """Yield the records in an order that follows from a seed."""
 
     def close(self) -> None:
-        """Give back what outlives the object."""
-        return
+        """Give back what ``open`` took, memory maps above all."""
+        for name in vars(self).keys() - {"folder", "features"}:
+            delattr(self, name)
+        gc.collect()  # readers hold caches of their own methods
 
 
 class RandomAccess(Way):
