@@ -121,8 +121,7 @@ class Plan:
 
     def query_range(self, image: int) -> range:
         """Return the positions of an image's queries in ``queries``."""
-        start, end = (int(n) for n in self.query_offsets[image : image + 2])
-        return range(start, end)
+        return range(int(self.query_offsets[image]), int(self.query_offsets[image + 1]))
 
     def query_owner(self, index: int) -> int:
         """Return the image a query belongs to."""

@@ -133,13 +133,13 @@ class StreamedBatches(IterableDataset[Batch]):
     def _features(self, draw: Draw, values: Values) -> ImageFeatures:
         """Return the features of a draw out of its image's sample."""
         reader, (image_tokens, text_tokens, embeddings) = self._store.features, self._names
-        text = reader.tensor(text_tokens, np.array(values[text_tokens]))
+        text = reader.tensor(text_tokens, values[text_tokens])
         rows = [self._store.catalogue.rows_of(query) for query in draw.queries]
         return ImageFeatures(
             prefix=self._store.prefix(self._layer),
-            image_tokens=reader.tensor(image_tokens, np.array(values[image_tokens])),
+            image_tokens=reader.tensor(image_tokens, values[image_tokens]),
             text_tokens=[text[mine.start : mine.stop] for mine in rows],
-            image_embedding=reader.tensor(embeddings, np.array(values[embeddings])),
+            image_embedding=reader.tensor(embeddings, values[embeddings]),
         )
 
 

@@ -80,14 +80,20 @@ class Catalogue:
 
     def rows_of(self, query: int) -> range:
         """Return the text rows of a query, counted from the first row of its image."""
-        image = self.plan.query_owner(query)
-        start = int(self.questions.offsets[query]) - self.first_row(image)
+        start = int(self._rows_into_image[query])
         return range(start, start + len(self.questions.token_ids[query]))
 
     @cached_property
     def _image_ids(self) -> list[str]:
         ids: list[str] = self.plan.images["image_id"].to_pylist()
         return ids
+
+    @cached_property
+    def _rows_into_image(self) -> NDArray[np.int64]:
+        """Row of each query's first token, counted from the first row of its image."""
+        owners = self.plan.queries["image_index"].to_numpy()
+        offsets = self.questions.offsets
+        return np.asarray(offsets - offsets[self.plan.query_offsets[owners]])
 
     @cached_property
     def _rows_before(self) -> NDArray[np.int64]:

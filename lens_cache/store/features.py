@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +15,15 @@ from lens_cache.store.catalogue import Catalogue
 from lens_cache.store.layout import ArraySpec
 from lens_cache.store.values import to_tensor
 
+_ALIGNMENT = 64  # bytes
+
 
 class FeatureReader(ABC):
     """Random access to the features of a store.
 
-    Arrays are named as in the manifest. Bytes that are returned are a copy, the caller's to keep.
-    Every method that reads raises a ``CorruptShardError`` that names the file if it is missing,
-    damaged, or does not hold the image.
+    Arrays are named as in the manifest. Bytes that are returned are a copy, the caller's to keep,
+    but for those of ``chunk_view`` and ``row_views``. Every method that reads raises a
+    ``CorruptShardError`` that names the file if it is missing, damaged, or does not hold the image.
     """
 
     def __init__(self, root: Path, catalogue: Catalogue) -> None:
@@ -35,28 +39,46 @@ class FeatureReader(ABC):
         """Return everything an array holds of an image: its chunk, or the rows of its queries."""
         if self.spec(name).per_image:
             return self.chunk(name, image)
-        return self.rows(name, image, 0, self.catalogue.text_rows(image))
+        return together([self.row_views(name, image, range(self.catalogue.text_rows(image)))])[0]
 
     def tensor(self, name: str, values: NDArray[np.uint8]) -> Tensor:
         """Return bytes of an array as values: an image's part, or (rows, d)."""
         return to_tensor(values, self.spec(name))
 
-    def image_tensor(self, name: str, image: int) -> Tensor:
-        """Return an image's chunk of an array over images as values."""
-        return self.tensor(name, self.chunk(name, image))
-
-    def row_tensor(self, name: str, image: int, rows: range) -> Tensor:
-        """Return text rows of an image, counted from the first of its rows, as values."""
-        return self.tensor(name, self.rows(name, image, rows.start, len(rows)))
+    def chunk(self, name: str, image: int) -> NDArray[np.uint8]:
+        """Return an image's chunk of an array over images."""
+        return np.array(self.chunk_view(name, image))
 
     @abstractmethod
     def prefix(self, name: str) -> NDArray[np.uint8]:
         """Return the whole of an array that stands once in a store."""
 
     @abstractmethod
-    def chunk(self, name: str, image: int) -> NDArray[np.uint8]:
-        """Return an image's chunk of an array over images."""
+    def chunk_view(self, name: str, image: int) -> NDArray[np.uint8]:
+        """Return an image's chunk of an array over images, where it lies; read-only."""
 
     @abstractmethod
-    def rows(self, name: str, image: int, start: int, length: int) -> NDArray[np.uint8]:
-        """Return text rows of an image, counted from the first of its rows."""
+    def row_views(self, name: str, image: int, rows: range) -> list[NDArray[np.uint8]]:
+        """Return text rows, counted from the first of the image, where they lie; read-only."""
+
+
+def reserve(sizes: Sequence[int]) -> list[NDArray[np.uint8]]:
+    """Return new memory, some bytes for each of several things, all of it one allocation.
+
+    A large one is cheaper than some smaller ones: NumPy asks the kernel for huge pages, and fresh
+    pages are what reading megabytes spends its time on.
+    """
+    starts = list(accumulate((size + -size % _ALIGNMENT for size in sizes), initial=0))
+    memory = np.empty(starts[-1], np.uint8)
+    return [memory[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+
+
+def together(pieces: Sequence[Sequence[NDArray[np.uint8]]]) -> list[NDArray[np.uint8]]:
+    """Copy bytes into new memory; several views that belong together become one."""
+    found = reserve([sum(map(len, views)) for views in pieces])
+    for memory, views in zip(found, pieces, strict=True):
+        at = 0
+        for view in views:
+            memory[at : at + len(view)] = view
+            at += len(view)
+    return found

@@ -147,7 +147,7 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     try:
         if is_remote(path):
             return np.frombuffer(remote.read(path), dtype=np.uint8)
-        return np.memmap(path, dtype=np.uint8, mode="r")
+        return np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
     except (OSError, ValueError) as error:
         raise CorruptShardError(f"reading {path}: {error}") from None
 
@@ -245,8 +245,8 @@ def reason(error: OSError) -> str:
     return error.strerror or one_line(error)
 
 
-def crc32c(data: bytes | memoryview, crc: int = 0) -> int:
-    """Return the CRC-32C of ``data``, continuing from ``crc``."""
+def crc32c(data: bytes | memoryview | NDArray[np.uint8], crc: int = 0) -> int:
+    """Return the CRC-32C of ``data``, continuing from ``crc``; an array is not copied."""
     return int(google_crc32c.extend(crc, bytes(data) if isinstance(data, memoryview) else data))
 
 

@@ -11,8 +11,10 @@ bytes), (rows, bytes) and (images, h, w, bytes). The prefix, once in a store, st
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -63,17 +65,17 @@ class ArraySpec:
         """Bytes of one value."""
         return _BYTES[self.dtype]
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes of one entry along the first axis."""
         return self.chunk_bytes // self.chunk[0]
 
-    @property
+    @cached_property
     def chunk_bytes(self) -> int:
         """Bytes of one chunk."""
-        return int(np.prod(self.chunk)) * self.item_bytes
+        return math.prod(self.chunk) * self.item_bytes
 
-    @property
+    @cached_property
     def chunks_per_shard(self) -> int:
         """Chunks in one shard object."""
         return self.shard[0] // self.chunk[0]

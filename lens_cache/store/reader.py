@@ -6,15 +6,20 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
+from itertools import chain
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lens_cache.errors import StoreError
 from lens_cache.frozen import FrozenParts
 from lens_cache.store.catalogue import PLAN_FOLDER, Catalogue
 from lens_cache.store.commits import committed_shards, quarantined
+from lens_cache.store.features import together
 from lens_cache.store.formats import open_features
 from lens_cache.store.layout import GROUPS
 from lens_cache.store.manifest import Manifest
@@ -24,6 +29,7 @@ from lens_cache.types import ImageFeatures
 __all__ = ["FROZEN_FOLDER", "PLAN_FOLDER", "Store", "missing_shards", "shard_images"]
 
 FROZEN_FOLDER = "frozen"
+Views = list[NDArray[np.uint8]]
 _REQUESTS = 16  # that a process has under way at a time, behind a URL
 
 
@@ -126,23 +132,28 @@ class Store:
         Raises:
             CorruptShardError: If a shard is damaged or an object is missing.
         """
-        features, text = self.features, f"layer_{layer}/text_tokens"
+        features = self.features
+        tokens, text = f"layer_{layer}/image_tokens", f"layer_{layer}/text_tokens"
         rows = [self.catalogue.rows_of(query) for query in queries]
-        prefix, image_tokens, image_embedding, *text_tokens = self._together(
-            partial(self.prefix, layer),
-            partial(features.image_tensor, f"layer_{layer}/image_tokens", image),
-            partial(features.image_tensor, "image_embeddings", image),
-            *(partial(features.row_tensor, text, image, mine) for mine in rows),
+        token_views, embedding_views, *text_views = self._fetch(
+            lambda: [features.chunk_view(tokens, image)],
+            lambda: [features.chunk_view("image_embeddings", image)],
+            *(partial(features.row_views, text, image, run) for run in _runs(rows)),
+        )
+        image_tokens, image_embedding, text_tokens = map(
+            features.tensor,
+            (tokens, "image_embeddings", text),
+            together([token_views, embedding_views, list(chain(*text_views))]),
         )
         return ImageFeatures(
-            prefix=prefix,
+            prefix=self.prefix(layer),
             image_tokens=image_tokens,
-            text_tokens=text_tokens,
+            text_tokens=torch.split(text_tokens, [len(mine) for mine in rows]),
             image_embedding=image_embedding,
         )
 
-    def _together(self, *reads: Callable[[], Tensor]) -> list[Tensor]:
-        """Read several things: behind a URL at the same time, since each waits for an answer."""
+    def _fetch(self, *reads: Callable[[], Views]) -> list[Views]:
+        """Find several things: behind a URL at the same time, since each waits for an answer."""
         if self._threads is None:
             return [read() for read in reads]
         return [future.result() for future in [self._threads.submit(read) for read in reads]]
@@ -151,6 +162,17 @@ class Store:
         """Read the states of the system prefix, the same for every image; (P, d)."""
         name = f"layer_{layer}/prefix"
         return self.features.tensor(name, self.features.prefix(name))
+
+
+def _runs(rows: Sequence[range]) -> list[range]:
+    """Return ranges with those that follow one another made one: questions lie side by side."""
+    runs: list[range] = []
+    for mine in rows:
+        if runs and runs[-1].stop == mine.start:
+            runs[-1] = range(runs[-1].start, mine.stop)
+        else:
+            runs.append(mine)
+    return runs
 
 
 def missing_shards(root: Path, num_shards: int) -> dict[str, list[int]]:

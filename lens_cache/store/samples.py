@@ -15,6 +15,7 @@ streams a tar meets whole samples alone.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterable
 from functools import cache
@@ -68,7 +69,7 @@ def npy_values(
 ) -> NDArray[np.uint8] | None:
     """Return a view of the values in a NumPy file; nothing if it is not what is expected."""
     header = npy_header(shape, spec.dtype)
-    size = int(np.prod(shape)) * spec.item_bytes
+    size = math.prod(shape) * spec.item_bytes
     if len(data) != len(header) + size or data[: len(header)].tobytes() != header:
         return None
     return data[len(header) :]

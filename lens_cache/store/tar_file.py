@@ -1,4 +1,4 @@
-"""One tar of a store: written as a stream, read by memory map, never unpacked to a disk.
+"""One tar of a store: written as a stream, read by memory map or as a stream, never unpacked.
 
 Equal members make equal bytes: a header holds a name and a size and nothing of time, user or
 machine. Only what the writer makes is read: plain files in the ustar format under plain relative
@@ -7,9 +7,11 @@ names. A link, a device, a name that leads out of the archive or anything after 
 
 from __future__ import annotations
 
+import os
 import re
 import tarfile
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from lens_cache.store.pending import pending_file
 from lens_cache.store.remote import is_remote
 
 _BLOCK = tarfile.BLOCKSIZE
+_PIECE = 1 << 18  # read and checksummed at once, while the processor has it at hand
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
 
@@ -81,9 +84,14 @@ class TarReader:
         self._bytes = map_file(path)
         self._members: dict[str, tuple[int, int]] = {}
         at = 0
-        while (header := self._header(at)) is not None:
+        while (header := _parse(path, at, self._bytes[at : at + _BLOCK].tobytes())) is not None:
             begin, end = at + _BLOCK, at + _BLOCK + header.size
-            self._check(header, end)
+            if header.name in self._members:
+                raise self._broken(f"{header.name} is there twice")
+            if end > len(self._bytes):
+                raise self._broken(
+                    f"{header.name} ends at byte {end}, the file at {len(self._bytes)}"
+                )
             self._members[header.name] = (begin, end)
             at = end + -end % _BLOCK
         if len(self._bytes) - at < 2 * _BLOCK or self._bytes[at:].any():
@@ -102,28 +110,76 @@ class TarReader:
         begin, end = self._members[name]
         return self._bytes[begin:end]
 
-    def _header(self, at: int) -> tarfile.TarInfo | None:
-        """Return the header that begins at an offset; nothing at the end of the archive."""
-        block = self._bytes[at : at + _BLOCK].tobytes()
-        if len(block) == _BLOCK and not any(block):
-            return None
-        try:
-            return tarfile.TarInfo.frombuf(block, "ascii", "strict")
-        except (tarfile.HeaderError, UnicodeDecodeError) as error:
-            raise self._broken(f"at byte {at} there is no header ({error})") from None
-
-    def _check(self, header: tarfile.TarInfo, end: int) -> None:
-        name = header.name
-        if header.type != tarfile.REGTYPE:
-            raise self._broken(f"expected plain files, found {name!r} of type {header.type!r}")
-        if not _PLAIN_NAME.fullmatch(name) or ".." in PurePosixPath(name).parts:
-            raise self._broken(f"expected plain relative names, found {name!r}")
-        if name in self._members:
-            raise self._broken(f"{name} is there twice")
-        if end > len(self._bytes):
-            raise self._broken(f"{name} ends at byte {end}, the file at {len(self._bytes)}")
-
     def _broken(self, what: str) -> CorruptShardError:
-        return CorruptShardError(
-            f"reading the tar {self.path}: {what}; run `lens-cache verify STORE --repair`"
-        )
+        return _broken(self.path, what)
+
+
+class TarStream:
+    """The members of a tar from its beginning to its end, each read or passed over."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        """Take a file that was opened; ``path`` is for messages."""
+        self.path, self._file = path, file
+        self._at = 0
+        self._next = 0
+
+    def next(self) -> tuple[str, int] | None:
+        """Return name and size of the next member; nothing at the end of the archive.
+
+        Raises:
+            CorruptShardError: If the tar ends too early, or holds anything but plain files.
+        """
+        if self._next != self._at:
+            self._file.seek(self._next - self._at, os.SEEK_CUR)
+        self._at = self._next
+        block = np.empty(_BLOCK, np.uint8)
+        self.read(block)
+        header = _parse(self.path, self._at - _BLOCK, block.tobytes())
+        if header is None:
+            return None
+        self._next = self._at + header.size + -header.size % _BLOCK
+        return header.name, header.size
+
+    def read(self, memory: NDArray[np.uint8]) -> int:
+        """Fill memory with what comes next; returns its CRC-32C.
+
+        Raises:
+            CorruptShardError: If the tar ends before.
+        """
+        crc = 0
+        for start in range(0, len(memory), _PIECE):
+            piece = memory[start : start + _PIECE]
+            self._fill(piece)
+            crc = crc32c(piece, crc)
+        self._at += len(memory)
+        return crc
+
+    def _fill(self, memory: NDArray[np.uint8]) -> None:
+        left = memory.data
+        while left:
+            count = self._file.readinto(left)  # type: ignore[attr-defined]
+            if not count:
+                raise _broken(self.path, "it ends too early")
+            left = left[count:]
+
+
+def _parse(path: Path, at: int, block: bytes) -> tarfile.TarInfo | None:
+    """Return the header of a plain file that a block is; nothing for the end of an archive."""
+    if len(block) == _BLOCK and not any(block):
+        return None
+    try:
+        header = tarfile.TarInfo.frombuf(block, "ascii", "strict")
+    except (tarfile.HeaderError, UnicodeDecodeError) as error:
+        raise _broken(path, f"at byte {at} there is no header ({error})") from None
+    name = header.name
+    if header.type != tarfile.REGTYPE:
+        raise _broken(path, f"expected plain files, found {name!r} of type {header.type!r}")
+    if not _PLAIN_NAME.fullmatch(name) or ".." in PurePosixPath(name).parts:
+        raise _broken(path, f"expected plain relative names, found {name!r}")
+    return header
+
+
+def _broken(path: Path, what: str) -> CorruptShardError:
+    return CorruptShardError(
+        f"reading the tar {path}: {what}; run `lens-cache verify STORE --repair`"
+    )

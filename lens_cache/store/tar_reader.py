@@ -41,17 +41,13 @@ class SampleReader(FeatureReader):
             raise self._broken(str(path), "is not what the manifest says")
         return np.array(values)
 
-    def chunk(self, name: str, image: int) -> NDArray[np.uint8]:
-        """Return an image's chunk."""
-        return np.array(self._values(name, image))
-
-    def rows(self, name: str, image: int, start: int, length: int) -> NDArray[np.uint8]:
+    def row_views(self, name: str, image: int, rows: range) -> list[NDArray[np.uint8]]:
         """Return text rows of an image."""
         row = self.spec(name).row_bytes
-        return np.array(self._values(name, image)[start * row : (start + length) * row])
+        return [self.chunk_view(name, image)[rows.start * row : rows.stop * row]]
 
-    def _values(self, name: str, image: int) -> NDArray[np.uint8]:
-        """Return a view of an image's part of an array."""
+    def chunk_view(self, name: str, image: int) -> NDArray[np.uint8]:
+        """Return an image's part of an array."""
         shard = image // self.catalogue.shard_size
         tar, spec = self._tar(shard), self.spec(name)
         image_id = self.catalogue.image_id(image)

@@ -1,22 +1,22 @@
-"""Read one tar of a WebDataset store from its beginning to its end, with `webdataset` itself."""
+"""Read one tar of a WebDataset store from its beginning to its end."""
 
 from __future__ import annotations
 
-import tarfile
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from lens_cache.errors import CorruptShardError, one_line
 from lens_cache.store.catalogue import Catalogue
 from lens_cache.store.commits import Commit
-from lens_cache.store.files import crc32c, open_stream
-from lens_cache.store.layout import GROUPS, ArraySpec
-from lens_cache.store.samples import npy_values, shape_of, suffix, tar_path
+from lens_cache.store.features import reserve
+from lens_cache.store.files import open_stream
+from lens_cache.store.layout import GROUPS
+from lens_cache.store.samples import npy_header, shape_of, suffix, tar_path
+from lens_cache.store.tar_file import TarStream
 
 Values = Mapping[str, NDArray[np.uint8]]
 
@@ -34,9 +34,10 @@ class SampleStream:
         self._root, self._catalogue = root, catalogue
         groups = catalogue.manifest.arrays.values()
         self._specs = {name: group[name] for group in groups for name in names if name in group}
+        self._names = {suffix(name): name for name in self._specs}
 
     def read(self, shard: int, images: Sequence[int]) -> Iterator[tuple[int, Values]]:
-        """Yield images of a shard with their parts of the wanted arrays, as read-only bytes.
+        """Yield images of a shard with their parts of the wanted arrays, the caller's to keep.
 
         Args:
             shard: The shard.
@@ -52,39 +53,50 @@ class SampleStream:
             commit = Commit.load(self._root, group, shard)
             for image_id in ids:
                 checksums[image_id] |= commit.images[image_id]
-        samples = self._samples(path, set(ids))
-        for image_id, image in ids.items():
-            sample = next(samples, None)
-            if sample is None or sample["__key__"] != image_id:
-                raise _broken(f"{path}: it does not hold image {image_id} in its place")
-            values = {}
-            for name, spec in self._specs.items():
-                found = self._values(sample, image, name, spec)
-                if found is None or crc32c(found.tobytes()) != checksums[image_id][name]:
-                    raise _broken(f"{path}: {name} of image {image_id} is damaged")
-                values[name] = found
-            yield image, values
-
-    def _samples(self, path: Path, wanted: set[str]) -> Iterator[Mapping[str, Any]]:
-        """Yield the wanted members of the wanted samples; nothing of them touches the disk."""
-        ends = {suffix(name) for name in self._specs}
-
-        def choose(name: str) -> bool:
-            image_id, _, end = name.partition(".")
-            return image_id in wanted and end in ends
-
         with open_stream(path) as file:
-            members = tar_file_expander([{"url": str(path), "stream": file}], select_files=choose)
-            try:
-                yield from group_by_keys(members)
-            except (tarfile.TarError, OSError, ValueError) as error:
-                raise _broken(f"{path}: {one_line(error)}") from None
+            tar = TarStream(path, file)
+            waiting = set(ids)
+            for image_id, image in ids.items():
+                waiting.remove(image_id)
+                try:
+                    values = self._sample(tar, image_id, image, waiting, checksums[image_id])
+                except OSError as error:
+                    raise _broken(f"{path}: {one_line(error)}") from None
+                yield image, values
 
-    def _values(
-        self, sample: Mapping[str, Any], image: int, name: str, spec: ArraySpec
-    ) -> NDArray[np.uint8] | None:
-        data = np.frombuffer(sample.get(suffix(name), b""), dtype=np.uint8)
-        return npy_values(data, shape_of(spec, self._catalogue.text_rows(image)), spec)
+    def _sample(
+        self,
+        tar: TarStream,
+        image_id: str,
+        image: int,
+        later: set[str],
+        checksums: Mapping[str, int],
+    ) -> Values:
+        """Read the wanted members of the next wanted sample."""
+        rows = self._catalogue.text_rows(image)
+        shapes = {name: shape_of(spec, rows) for name, spec in self._specs.items()}
+        sizes = [math.prod(shapes[name]) * spec.item_bytes for name, spec in self._specs.items()]
+        values = dict(zip(self._specs, reserve(sizes), strict=True))
+        wanted = set(self._specs)
+        while wanted:
+            member = tar.next()
+            owner, _, end = member[0].partition(".") if member else ("", "", "")
+            if member is None or owner in later:
+                raise _broken(f"{tar.path}: it does not hold image {image_id} in its place")
+            name = self._names.get(end)
+            if owner != image_id or name not in wanted:
+                continue
+            wanted.remove(name)
+            header = npy_header(shapes[name], self._specs[name].dtype)
+            found = np.empty(len(header), np.uint8)
+            if (
+                member[1] != len(header) + len(values[name])
+                or tar.read(found) is None
+                or found.tobytes() != header
+                or tar.read(values[name]) != checksums[name]
+            ):
+                raise _broken(f"{tar.path}: {name} of image {image_id} is damaged")
+        return values
 
 
 def _broken(what: str) -> CorruptShardError:

@@ -23,7 +23,12 @@ def to_bytes(tensor: Tensor, spec: ArraySpec) -> bytes:
     values = tensor.detach().to("cpu")
     if spec.code is not None:
         values = spec.code.encode(values.movedim(0, -1) if spec.is_map else values)
-    return values.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return plain_bytes(values)
+
+
+def plain_bytes(tensor: Tensor) -> bytes:
+    """Return a tensor's values as bytes, row-major."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def to_tensor(values: NDArray[np.uint8], spec: ArraySpec) -> Tensor:

@@ -26,27 +26,25 @@ class ZarrReader(FeatureReader):
 
     def prefix(self, name: str) -> NDArray[np.uint8]:
         """Return the one chunk of a prefix."""
-        return self._whole(self.spec(name), 0)
+        return self.chunk(name, 0)
 
-    def chunk(self, name: str, image: int) -> NDArray[np.uint8]:
+    def chunk_view(self, name: str, image: int) -> NDArray[np.uint8]:
         """Return an image's chunk."""
-        return self._whole(self.spec(name), image)
+        spec = self.spec(name)
+        return self._bytes(name, spec, image, slice(0, spec.chunk_bytes))
 
-    def rows(self, name: str, image: int, start: int, length: int) -> NDArray[np.uint8]:
-        """Return text rows of an image, across chunks where need be."""
-        spec, first = self.spec(name), self.catalogue.first_row(image) + start
-        parts = [
-            self._bytes(spec, number, where) for number, where in spec.row_slices(first, length)
+    def row_views(self, name: str, image: int, rows: range) -> list[NDArray[np.uint8]]:
+        """Return text rows of an image, one piece for each chunk that they lie in."""
+        spec, first = self.spec(name), self.catalogue.first_row(image) + rows.start
+        return [
+            self._bytes(name, spec, number, where)
+            for number, where in spec.row_slices(first, len(rows))
         ]
-        return np.concatenate(parts) if parts else np.empty(0, np.uint8)
 
-    def _whole(self, spec: ArraySpec, index: int) -> NDArray[np.uint8]:
-        return np.array(self._bytes(spec, index, slice(0, spec.chunk_bytes)))
-
-    def _bytes(self, spec: ArraySpec, index: int, where: slice) -> NDArray[np.uint8]:
+    def _bytes(self, name: str, spec: ArraySpec, index: int, where: slice) -> NDArray[np.uint8]:
         """Return bytes of a chunk, given by its number along the first axis."""
         shard, within = divmod(index, spec.chunks_per_shard)
-        data = self._shard(spec, shard).chunk(within, where)
+        data = self._shard(name, shard).chunk(within, where)
         expected = where.stop - where.start
         if data is None or len(data) != expected:
             raise CorruptShardError(
@@ -55,5 +53,6 @@ class ZarrReader(FeatureReader):
             )
         return data
 
-    def _open_shard(self, spec: ArraySpec, shard: int) -> ShardReader:
+    def _open_shard(self, name: str, shard: int) -> ShardReader:
+        spec = self.spec(name)
         return open_shard(self.root / spec.object_path(shard), num_chunks=spec.chunks_per_shard)

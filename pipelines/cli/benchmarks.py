@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,5 +40,32 @@ def benchmark_extract(
             images=images,
             images_per_batch=images_per_batch,
             rounds=rounds,
+        )
+    show(measured.report(found), as_json)
+
+
+@app.command("store")
+def benchmark_store(
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Records; 32, or 64 with --full-size, if not given.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are shown.")] = 15,
+    full_size: Annotated[
+        bool, typer.Option("--full-size", help="Records of LLaVA-1.5-7B and SAM ViT-H, 7.5 MB.")
+    ] = False,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Drop the files from the page cache before each pass.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="New folder to keep the files in; scratch if not given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare how fast stores are read with raw memory and with other packages' files."""
+    from pipelines.benchmark import store as measured
+
+    with open_bars() as bars:
+        found = measured.benchmark_store(
+            bars, full_size=full_size, images=images, rounds=rounds, cold=cold, out=out
         )
     show(measured.report(found), as_json)

@@ -30,6 +30,9 @@ COMMANDS = [
     ["data", "shapes"],
     ["config"],
     ["config", "show"],
+    ["benchmark"],
+    ["benchmark", "extract"],
+    ["benchmark", "store"],
     ["demo"],
 ]
 START = "from pipelines.cli import main; main()"
@@ -373,3 +376,20 @@ def test_a_store_is_converted_and_every_command_reads_it(lens_cache, fails, tmp_
         1, "convert", tmp_path / "none", tmp_path / "x", "--format", "zarr"
     )
     assert not (tmp_path / "x").exists()
+
+
+def test_a_store_benchmark_measures_every_way_that_is_installed(lens_cache):
+    code, out, err = lens_cache("benchmark", "store", "--images", 2, "--rounds", 1, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["images"] == 2
+    names = [way["name"] for way in found["ways"]]
+    assert names[:2] == ["raw memory map", "lens-cache, zarr"]
+    assert len(names) + len(found["not_installed"]) == 9
+    assert all(way["orders"]["shuffled"]["ratio"] > 0 for way in found["ways"])
+
+
+def test_a_store_benchmark_keeps_out_of_a_folder_in_use(fails, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    message = fails(2, "benchmark", "store", "--out", tmp_path)
+    assert "expected no folder or an empty one" in message

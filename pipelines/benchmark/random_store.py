@@ -1,0 +1,156 @@
+"""A store of random features, complete but for the frozen parts, which reading does not need."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+import lens_cache
+from lens_cache import masks
+from lens_cache.config import StoreFormat
+from lens_cache.plan import Plan
+from lens_cache.plan_files import IMAGES, QUARANTINE, QUERIES
+from lens_cache.store.catalogue import PLAN_FOLDER, Catalogue
+from lens_cache.store.files import write_bytes
+from lens_cache.store.formats import open_writers, write_array_metadata
+from lens_cache.store.layout import (
+    GROUPS,
+    QUESTIONS_FILE,
+    Questions,
+    hidden_state_arrays,
+    image_embedding_array,
+)
+from lens_cache.store.manifest import Manifest
+from lens_cache.store.reader import shard_images
+from lens_cache.store.values import plain_bytes
+from pipelines.benchmark.random_features import RandomFeatures
+
+LAYER = 14
+_PREFIX = 35  # tokens of the prompt before the image
+_SIDE = 64  # of the pictures that the plan speaks of
+_SPLIT = "train"
+
+
+def write_store(
+    root: Path, features: RandomFeatures, format: StoreFormat, *, shard_size: int
+) -> None:
+    """Write a store as an extraction does; its shards are flushed and committed as there."""
+    plan = _plan(features)
+    shards = shard_images(features.images, shard_size)
+    questions = Questions.lay_out(
+        [np.zeros(n, np.int32) for lengths in features.lengths for n in lengths],
+        [
+            range(plan.query_range(images[0]).start, plan.query_range(images[-1]).stop)
+            for images in shards
+        ],
+    )
+    manifest = _manifest(features, plan, questions, len(shards), shard_size).in_format(format)
+    catalogue = Catalogue(manifest, plan, questions)
+    plan.save(root / PLAN_FOLDER)
+    write_bytes(root, root / QUESTIONS_FILE, questions.to_bytes())
+    write_array_metadata(root, manifest)
+    for shard in range(len(shards)):
+        _write_shard(root, catalogue, features, shard)
+    replace(manifest, complete=True).save(root)
+
+
+def _write_shard(root: Path, catalogue: Catalogue, features: RandomFeatures, shard: int) -> None:
+    with open_writers(root, catalogue, shard, GROUPS) as writers:
+        states, embeddings = writers["hidden_states"], writers["image_embeddings"]
+        if shard == 0:
+            for name, spec in catalogue.prefixes("hidden_states").items():
+                states.add_prefix(name, bytes(spec.chunk_bytes))
+        for image in catalogue.images(shard):
+            image_id, parts = catalogue.image_id(image), features.record(image).parts()
+            states.add(
+                image_id,
+                {
+                    f"layer_{LAYER}/{name}": plain_bytes(parts[name])
+                    for name in ("image_tokens", "text_tokens")
+                },
+            )
+            embeddings.add(image_id, {"image_embeddings": plain_bytes(parts["image_embedding"])})
+        for writer in writers.values():
+            writer.commit()
+
+
+def _plan(features: RandomFeatures) -> Plan:
+    """Return a plan with as many images and questions as there are features."""
+    target = masks.encode(np.ones((_SIDE, _SIDE), np.bool_))["counts"]
+    images = [
+        {
+            "image_id": _image_id(image),
+            "path": f"{image}.jpg",
+            "paths": [f"{image}.jpg"],
+            "width": _SIDE,
+            "height": _SIDE,
+            "datasets": ["random"],
+        }
+        for image in range(features.images)
+    ]
+    queries = [
+        {
+            "query_id": f"{image:032x}{number:08x}",
+            "image_index": image,
+            "image_id": _image_id(image),
+            "dataset": "random",
+            "split": _SPLIT,
+            "instruction": f"thing {number}",
+            "question": f"Where is thing {number}?",
+            "kind": "class",
+            "length": "short",
+            "topic": "",
+            "target": target,
+            "ignore": None,
+        }
+        for image in range(features.images)
+        for number in range(features.sizes.questions)
+    ]
+    return Plan(
+        images=pa.Table.from_pylist(images, IMAGES),
+        queries=pa.Table.from_pylist(queries, QUERIES),
+        quarantine=pa.Table.from_pylist([], QUARANTINE),
+    )
+
+
+def _image_id(image: int) -> str:
+    return f"{image:032x}"
+
+
+def _manifest(
+    features: RandomFeatures, plan: Plan, questions: Questions, num_shards: int, shard_size: int
+) -> Manifest:
+    sizes = features.sizes
+    states = hidden_state_arrays(
+        LAYER,
+        num_images=features.images,
+        num_shards=num_shards,
+        shard_size=shard_size,
+        region=questions.region,
+        num_prefix=_PREFIX,
+        num_image_tokens=sizes.image_tokens,
+        hidden_size=sizes.hidden_size,
+        dtype="bfloat16",
+    )
+    embeddings = image_embedding_array(
+        num_images=features.images,
+        shard_size=shard_size,
+        channels=sizes.channels,
+        size=sizes.side,
+        dtype="bfloat16",
+    )
+    return Manifest(
+        code_version=lens_cache.__version__,
+        complete=False,
+        config={"store": {"shard_size": shard_size}},
+        plan={"digest": plan.digest(), "images": plan.num_images, "queries": plan.num_queries},
+        side=_SIDE,
+        fingerprints={"hidden_states": {"layers": [LAYER]}, "image_embeddings": {}},
+        arrays={
+            "hidden_states": {f"layer_{LAYER}/{name}": spec for name, spec in states.items()},
+            "image_embeddings": {"image_embeddings": embeddings},
+        },
+    )

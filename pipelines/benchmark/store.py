@@ -1,0 +1,359 @@
+"""Measure how fast a store is read, beside the limit and how others keep the same records."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from lens_cache.errors import ConfigError, StoreError
+from pipelines.benchmark.memory import keep_freed_memory
+from pipelines.benchmark.random_features import (
+    FULL_SIZE,
+    SMALL_SIZE,
+    RandomFeatures,
+    Record,
+    RecordSizes,
+)
+from pipelines.benchmark.store_peers import (
+    LitData,
+    MosaicStreaming,
+    SafetensorsFiles,
+    WebDataset,
+)
+from pipelines.benchmark.store_ways import OurStream, OurTars, OurZarr, PlainZarr, Raw, Way
+from pipelines.cost import require_space
+from pipelines.progress import Reporter
+from pipelines.report import Report
+
+WAYS: tuple[type[Way], ...] = (
+    Raw,
+    OurZarr,
+    OurTars,
+    OurStream,
+    PlainZarr,
+    WebDataset,
+    MosaicStreaming,
+    LitData,
+    SafetensorsFiles,
+)
+ORDERS = ("sequential", "shuffled")
+# What some ways need that this package does not: the module, and how to get it.
+EXTRAS: dict[type[Way], tuple[str, str]] = {
+    LitData: ("litdata", "pip install 'lens-cache[benchmark]'"),
+    # It asks for old versions of NumPy and Transformers, but does without.
+    MosaicStreaming: (
+        "streaming",
+        "pip install --no-deps mosaicml-streaming Brotli catalogue cramjam python-snappy xxhash "
+        "zstd",
+    ),
+}
+_IMAGES, _IMAGES_FULL_SIZE = 32, 64
+_BLOCK = 8 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How fast a way reads in one order.
+
+    Attributes:
+        seconds: Of every round, for all records.
+        mb_per_second: Megabytes (10^6 bytes) of features per second, by the median round.
+        slowest: The same by the slowest round.
+        fastest: The same by the fastest round.
+        records_per_second: Records per second, by the median round.
+        ratio: ``mb_per_second`` over that of the raw memory map.
+    """
+
+    seconds: tuple[float, ...]
+    mb_per_second: float
+    slowest: float
+    fastest: float
+    records_per_second: float
+    ratio: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What a way reached.
+
+    Attributes:
+        name: The way.
+        how: Its configuration.
+        disk_bytes: What it takes on disk.
+        orders: By order, ``sequential`` and ``shuffled``.
+    """
+
+    name: str
+    how: str
+    disk_bytes: int
+    orders: dict[str, Speed]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreBenchmark:
+    """The measurements and what they were made with.
+
+    Attributes:
+        records: Whose shapes the records have.
+        images: Records.
+        bytes: Of all records.
+        rounds: Rounds, each of which read every way in both orders.
+        cold: Whether the page cache was emptied of a way's files before each pass.
+        threads: CPU threads of PyTorch.
+        ways: The measurements; the first is the limit.
+        not_installed: Ways that were left out, and what installs them.
+    """
+
+    records: str
+    images: int
+    bytes: int
+    rounds: int
+    cold: bool
+    threads: int
+    ways: tuple[Measurement, ...]
+    not_installed: dict[str, str]
+
+
+def benchmark_store(
+    reporter: Reporter,
+    *,
+    full_size: bool = False,
+    images: int | None = None,
+    rounds: int = 15,
+    cold: bool = False,
+    out: Path | None = None,
+) -> StoreBenchmark:
+    """Write the same random records in every way and read them in turns.
+
+    Args:
+        reporter: Where progress goes.
+        full_size: Records of LLaVA-1.5-7B and SAM ViT-H (7.5 MB) instead of smaller ones (3.5 MB).
+        images: Records.
+        rounds: Rounds.
+        cold: Drop the files from the page cache before each pass.
+        out: A new folder to keep everything in; a scratch folder if not given.
+
+    Raises:
+        ConfigError: If ``out`` holds something already.
+        StoreError: If the disk has no room, or a way does not return what was written.
+    """
+    sizes = FULL_SIZE if full_size else SMALL_SIZE
+    images = images or (_IMAGES_FULL_SIZE if full_size else _IMAGES)
+    with ExitStack() as stack:
+        if out is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            folder = _new_folder(out)
+        return measure(folder, sizes, reporter, images=images, rounds=rounds, cold=cold)
+
+
+def measure(
+    folder: Path,
+    sizes: RecordSizes,
+    reporter: Reporter,
+    *,
+    images: int,
+    rounds: int,
+    cold: bool = False,
+) -> StoreBenchmark:
+    """Measure records of any size; see ``benchmark_store``."""
+    keep_freed_memory()
+    features = RandomFeatures(sizes, images)
+    absent = [way for way in WAYS if way in EXTRAS and find_spec(EXTRAS[way][0]) is None]
+    chosen = [way for way in WAYS if way not in absent]
+    require_space(folder, len(chosen) * features.num_bytes())
+    with ExitStack() as stack:
+        ways = []
+        for number, kind in enumerate(chosen):
+            reporter.progress("write", number, len(chosen))
+            ways.append(_written(kind, folder, features))
+            stack.callback(ways[-1].close)
+        reporter.progress("write", len(chosen), len(chosen))
+        _check(ways, features)
+        seconds = _timed_rounds(ways, reporter, rounds=rounds, cold=cold)
+    limit = {order: statistics.median(seconds[0][order]) for order in ORDERS}
+    return StoreBenchmark(
+        records=sizes.name,
+        images=images,
+        bytes=features.num_bytes(),
+        rounds=rounds,
+        cold=cold,
+        threads=torch.get_num_threads(),
+        ways=tuple(
+            Measurement(
+                name=way.name,
+                how=way.how,
+                disk_bytes=sum(path.stat().st_size for path in _files(way)),
+                orders={order: _speed(taken[order], limit[order], features) for order in ORDERS},
+            )
+            for way, taken in zip(ways, seconds, strict=True)
+        ),
+        not_installed={way.name: EXTRAS[way][1] for way in absent},
+    )
+
+
+def report(found: StoreBenchmark) -> Report:
+    """Report a benchmark as a table."""
+    record = found.bytes / found.images / 1e6
+    head = f"{'MB/s':>7} {'(of the rounds)':>17} {'records/s':>10} {'of raw':>7}"
+    lines = [
+        f"{found.images} records of {record:.1f} MB with the shapes of {found.records}, random",
+        f"one process, {found.threads} CPU threads, page cache "
+        f"{'dropped before each pass' if found.cold else 'warm'}; median of {found.rounds} rounds, "
+        "ways in turns",
+        "",
+        f"{'':<26} {'sequential':<44}   shuffled",
+        f"{'':<26} {head}   {head}",
+    ]
+    for way in found.ways:
+        cells = [
+            f"{speed.mb_per_second:>7.0f} {f'({speed.slowest:.0f} .. {speed.fastest:.0f})':>17} "
+            f"{speed.records_per_second:>10.0f} {speed.ratio:>7.0%}"
+            for speed in way.orders.values()
+        ]
+        lines.append(f"{way.name:<26} {'   '.join(cells)}")
+    lines += [f"{name:<26} not installed: {how}" for name, how in found.not_installed.items()]
+    lines += ["", *(f"{way.name + ':':<26} {way.how}" for way in found.ways)]
+    lines.append("every way gave back the same values (CRC-32C of every record)")
+    return Report(asdict(found), "\n".join(lines))
+
+
+def _new_folder(out: Path) -> Path:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(
+            f"benchmarking a store in {out}: expected no folder or an empty one; remove it or "
+            "choose another --out"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def _written(kind: type[Way], folder: Path, features: RandomFeatures) -> Way:
+    """Write the records in a way and open what was written."""
+    own = folder / "-".join(kind.name.replace(",", "").split())
+    own.mkdir(parents=True)
+    way = kind(own, features)
+    way.write()
+    _reload(_files(way))
+    way.open()
+    return way
+
+
+def _check(ways: Sequence[Way], features: RandomFeatures) -> None:
+    """Read every way once in each order, which warms it up, too, and compare all values.
+
+    Raises:
+        StoreError: If a way does not return what was written, or returns views of a file.
+    """
+    expected = [record.checksum() for record in features]
+    for way in ways:
+        in_order = [_own(way, record).checksum() for record in way.sequential()]
+        shuffled = [_own(way, record).checksum() for record in way.shuffled(seed=0)]
+        if in_order != expected or sorted(shuffled) != sorted(expected):
+            raise StoreError(
+                f"benchmarking a store: {way.name} does not return the records that were written; "
+                "this is a defect, please report it"
+            )
+
+
+def _own(way: Way, record: Record) -> Record:
+    """Return a record if none of its values lies in a mapped file."""
+    for tensor in record.tensors():
+        if (path := _mapped_file(tensor.data_ptr())) is not None:
+            raise StoreError(
+                f"benchmarking a store: {way.name} returns a view of {path} instead of a copy; "
+                "this is a defect, please report it"
+            )
+    return record
+
+
+def _mapped_file(address: int) -> str | None:
+    """Return the file that is mapped at an address of this process, where Linux tells."""
+    maps = Path("/proc/self/maps")
+    for line in maps.read_text().splitlines() if maps.exists() else ():
+        span, _, _, _, _, *path = line.split(maxsplit=5)
+        begin, end = (int(part, 16) for part in span.split("-"))
+        if begin <= address < end:
+            return path[0] if path and path[0].startswith("/") else None
+    return None
+
+
+def _timed_rounds(
+    ways: Sequence[Way], reporter: Reporter, *, rounds: int, cold: bool
+) -> list[dict[str, list[float]]]:
+    """Return per way and order the seconds of every round."""
+    seconds: list[dict[str, list[float]]] = [{order: [] for order in ORDERS} for _ in ways]
+    reporter.progress("benchmark", 0, rounds)
+    for number in range(rounds):
+        for turn in range(len(ways)):
+            place = (number + turn) % len(ways)
+            way = ways[place]
+            for order in ORDERS:
+                if cold:
+                    way.close()  # what is mapped is not dropped
+                    _drop_pages(_files(way))
+                    way.open()
+                seconds[place][order].append(_timed(way, order, number))
+        reporter.progress("benchmark", number + 1, rounds)
+    return seconds
+
+
+def _timed(way: Way, order: str, seed: int) -> float:
+    """Return the seconds of a pass; a record is thrown away when the next one is there."""
+    began = time.perf_counter()
+    for _ in _records(way, order, seed):
+        pass
+    return time.perf_counter() - began
+
+
+def _records(way: Way, order: str, seed: int) -> Iterator[Record]:
+    return way.sequential() if order == "sequential" else way.shuffled(seed)
+
+
+def _speed(seconds: Sequence[float], limit: float, features: RandomFeatures) -> Speed:
+    megabytes, median = features.num_bytes() / 1e6, statistics.median(seconds)
+    return Speed(
+        seconds=tuple(seconds),
+        mb_per_second=megabytes / median,
+        slowest=megabytes / max(seconds),
+        fastest=megabytes / min(seconds),
+        records_per_second=features.images / median,
+        ratio=limit / median,
+    )
+
+
+def _files(way: Way) -> list[Path]:
+    return [path for path in way.folder.rglob("*") if path.is_file()]
+
+
+def _reload(paths: Sequence[Path]) -> None:
+    """Bring files into the page cache from the disk, as another process finds them.
+
+    Straight after writing, the size of the kernel's pages, and with it the speed of a memory map,
+    still depends on how much a way wrote at once.
+    """
+    _drop_pages(paths)
+    for path in paths:
+        with path.open("rb", buffering=0) as file:
+            while file.read(_BLOCK):
+                pass
+
+
+def _drop_pages(paths: Sequence[Path]) -> None:
+    """Drop clean pages of files from the page cache."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
