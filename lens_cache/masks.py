@@ -56,11 +56,22 @@ def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) 
             raise ValueError(
                 f"a polygon needs an even number of values, at least 6, got {len(polygon)}"
             )
+    return merge(polygon_parts(polygons, height, width)) if polygons else empty(height, width)
+
+
+def polygon_parts(polygons: Sequence[Sequence[float]], height: int, width: int) -> list[Rle]:
+    """Rasterise flat [x0, y0, x1, y1, ...] pixel lists one by one, as pycocotools does.
+
+    Raises:
+        ValueError: If pycocotools cannot make sense of them.
+    """
     if not polygons:
-        return empty(height, width)
-    return merge(
-        [_from_coco(r) for r in coco.frPyObjects([list(p) for p in polygons], height, width)]
-    )
+        return []
+    try:
+        parts = coco.frPyObjects([list(polygon) for polygon in polygons], height, width)
+    except Exception as error:  # it raises bare exceptions
+        raise ValueError(f"polygons that cannot be rasterised: {error}") from None
+    return [_from_coco(part) for part in parts]
 
 
 def from_counts(counts: str | Sequence[int], height: int, width: int) -> Rle:

@@ -192,7 +192,8 @@ def _query_row(read: _Read, query: QueryRecord, config: DataConfig) -> dict[str,
     ignore = query.ignore["counts"] if query.ignore is not None else None
     text = question(query.instruction, query.length, config)
     dataset = read.record.dataset
-    identity = [read.image_id, query.split, dataset, query.instruction, text, target, ignore]
+    identity: list[Any] = [read.image_id, query.split, dataset, query.instruction, text]
+    identity += [target, ignore, *([query.repeat] if query.repeat else [])]
     return {
         "query_id": hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],
         "image_id": read.image_id,

@@ -29,18 +29,29 @@ def mask_from_polygons(value: Any, height: int, width: int) -> Rle:
     """Rasterise flat [x0, y0, x1, y1, ...] lists in pixels of the image; their union."""
     if not isinstance(value, list) or not value:
         raise ValueError(f"expected a list of polygons, got {brief(value)}")
+    return masks.from_polygons(polygons_of(value, height, width), height, width)
+
+
+def polygons_of(value: list[Any], height: int, width: int) -> list[list[float]]:
+    """Check that a list holds polygons of at least three points, and return it."""
+    check_numbers(value, height, width)
+    for polygon in value:
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(f"a polygon needs at least 3 points, got {len(polygon)} values")
+    return value
+
+
+def check_numbers(value: list[Any], height: int, width: int) -> None:
+    """Check that a list holds lists of numbers, none of them far outside the image."""
     limit = _FARTHEST * max(height, width)
     for polygon in value:
         if not isinstance(polygon, list):
             raise ValueError(f"expected a polygon [x0, y0, x1, y1, ...], got {brief(polygon)}")
-        if len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError(f"a polygon needs at least 3 points, got {len(polygon)} values")
         for number in polygon:
             if isinstance(number, bool) or not isinstance(number, int | float):
                 raise ValueError(f"a polygon holds numbers, got {brief(number)}")
             if not abs(number) <= limit:  # nor is it a NaN
                 raise ValueError(f"a polygon lies far outside the image: {brief(number)}")
-    return masks.from_polygons(value, height, width)
 
 
 def mask_from_rle(value: Any) -> Rle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lens_cache.datasets.lisa import reason_seg, refer
 from lens_cache.datasets.lisa.sets import SetKind
 
-KINDS: dict[str, SetKind] = {}
+KINDS: dict[str, SetKind] = {**refer.KINDS, **reason_seg.KINDS}
