@@ -130,6 +130,15 @@ def test_every_variant_has_its_own_refs_file(tmp_path, name, variants):
     assert [q.instruction for q in record.queries] == [variants.split()[0]]
 
 
+def test_two_variants_of_a_split_are_not_mixed(tmp_path):
+    for variant in ("umd", "google"):
+        refs = [ref(1, 1, 10, split, variant) for split in ("train", "val")]
+        write_refer(tmp_path, "refcocog", variant, refs, [annotation(10, 1, BOX)])
+    with pytest.raises(ConfigError, match="one split val of refcocog; plan them in two stores"):
+        open_dataset(config(tmp_path, "refcocog|umd|val", "refcocog|google|val"))
+    assert len(open_dataset(config(tmp_path, "refcocog|umd|train", "refcocog|google|val"))) == 2
+
+
 @pytest.mark.parametrize("polygons", [BOX, OVERLAPPING, SLANTED, OVERLAPPING + SLANTED])
 def test_masks_of_polygons(tmp_path, polygons):
     refs = [ref(1, 1, 10, "train", "it")]
