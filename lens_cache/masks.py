@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -129,9 +130,9 @@ def merge(rles: Sequence[Rle]) -> Rle:
     return _from_coco(coco.merge([_to_coco(rle) for rle in rles]))
 
 
-def read_png(path: Path) -> NDArray[np.bool_]:
+def read_png(source: Path | bytes) -> NDArray[np.bool_]:
     """Read a mask file: every non-zero pixel (of any channel but alpha) is foreground."""
-    with Image.open(path) as image:
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         pixels = np.asarray(
             image if image.mode in ("L", "1", "P", "I", "I;16") else image.convert("RGB")
         )

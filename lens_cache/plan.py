@@ -19,6 +19,7 @@ from lens_cache.datasets.instructions import question
 from lens_cache.datasets.targets import check_size
 from lens_cache.errors import DatasetError, ImageError
 from lens_cache.images import content_id, image_size
+from lens_cache.picture_files import read_picture_file
 from lens_cache.plan_files import IMAGES, QUARANTINE, QUERIES
 from lens_cache.plan_tables import Plan, PlannedImage, PlannedQuery
 
@@ -165,7 +166,7 @@ def _read_one(dataset: SegmentationDataset, root: Path, index: int) -> _Read:
     if not record.queries:
         return _Read(record)
     try:
-        data = (root / record.path).read_bytes()
+        data = read_picture_file(root, record.path)
         width, height = image_size(data)
     except ImageError as error:
         return _Read(record, problem=str(error))

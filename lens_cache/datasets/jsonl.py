@@ -32,7 +32,12 @@ from lens_cache.datasets.base import (
     relative_path,
 )
 from lens_cache.datasets.instructions import is_long
-from lens_cache.datasets.targets import check_not_empty, mask_from_polygons, mask_from_rle
+from lens_cache.datasets.targets import (
+    check_not_empty,
+    mask_from_file,
+    mask_from_polygons,
+    mask_from_rle,
+)
 from lens_cache.errors import DatasetError, LensCacheError, one_line
 from lens_cache.images import image_size
 from lens_cache.masks import Rle
@@ -205,7 +210,10 @@ def _build_query(root: Path, line: _Line) -> QueryRecord:
 def _read_mask(root: Path, line: _Line, key: str, value: Any) -> Rle:
     """Read a mask of any of the three forms."""
     if isinstance(value, PurePosixPath):
-        return _read_mask_file(root, value)
+        try:
+            return mask_from_file(root / value)
+        except ValueError as error:
+            raise ValueError(f"the mask file {value}: {error}") from None
     try:
         if "rle" in value:
             return mask_from_rle(value["rle"])
@@ -217,17 +225,3 @@ def _read_mask(root: Path, line: _Line, key: str, value: Any) -> Rle:
         raise ValueError(f"the image {line.image}: {error}") from None
     except ValueError as error:
         raise ValueError(f"{key!r}: {error}") from None
-
-
-def _read_mask_file(root: Path, path: PurePosixPath) -> Rle:
-    """Read a mask from an image file."""
-    try:
-        image_size(root / path)  # refuses what is not an image, or is too large
-        return masks.encode(masks.read_png(root / path))
-    except LensCacheError as error:
-        raise ValueError(f"the mask file {path}: {error}") from None
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise whatever they like on broken data
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise ValueError(f"the mask file {path}: {reason or 'cannot be decoded'}") from None

@@ -5,11 +5,13 @@ Everything here raises ValueError with a short reason, which becomes a ``Rejecte
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from lens_cache import masks
 from lens_cache.datasets.base import brief
-from lens_cache.images import MAX_PIXELS
+from lens_cache.errors import LensCacheError
+from lens_cache.images import MAX_PIXELS, image_size
 from lens_cache.masks import Rle
 
 # Rasterising costs time and memory in the length of the outline, so it may not be absurd.
@@ -67,6 +69,20 @@ def mask_from_rle(value: Any) -> Rle:
     if not isinstance(counts, str | list):
         raise ValueError(f"the counts of an RLE are a text or a list, got {brief(counts)}")
     return masks.from_counts(counts, height, width)
+
+
+def mask_from_file(source: Path | bytes) -> Rle:
+    """Read a mask from an image file, given by its path or content."""
+    try:
+        image_size(source)  # refuses what is not an image, or is too large
+        return masks.encode(masks.read_png(source))
+    except LensCacheError as error:
+        raise ValueError(str(error)) from None
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise whatever they like on broken data
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise ValueError(reason or "cannot be decoded") from None
 
 
 def check_size(rle: Rle, height: int, width: int) -> None:
