@@ -28,8 +28,9 @@ def referred_mask(segmentation: Any, height: int, width: int, rules: Rules) -> R
     parts = _parts(segmentation, height, width, rules)
     if not parts:
         return masks.empty(height, width)
-    if rules == "strict":
-        return masks.merge(parts)
+    union = masks.merge(parts)
+    if rules == "strict" or masks.area(union) == sum(map(masks.area, parts)):
+        return union  # nothing lies over anything else
     total = np.zeros((height, width), np.uint8)
     for part in parts:
         total += masks.decode(part)  # 256 parts over each other are 0 again, as in LISA
