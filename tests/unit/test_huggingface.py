@@ -11,9 +11,13 @@ from lens_cache import masks, table_files
 from lens_cache.data_config import ColumnsConfig, DataConfig
 from lens_cache.datasets import open_dataset
 from lens_cache.errors import ConfigError, DatasetError, ImageError
+from lens_cache.geometry import image_to_square
 from lens_cache.images import content_id, read_image
 from lens_cache.picture_files import read_picture_file, row_path
 from lens_cache.plan import build_plan
+from lens_cache.reading import PictureReader
+from lens_cache.stages import StageTimes
+from pipelines.evaluate import read_photo
 from tests.pictures import box_mask, box_polygon, colours, encoded, rotated, runs, write_image
 
 BOX = box_mask(1, 1, 4, 4)
@@ -318,3 +322,19 @@ def test_an_arrow_file_is_as_good_as_a_stream(tmp_path):
         writer.write_table(table)
     (tmp_path / "train.arrow").write_bytes(sink.getvalue())
     assert texts(open_dataset(config(tmp_path))) == ["thing 0"]
+
+
+def test_extraction_and_pages_read_pictures_out_of_rows(tmp_path):
+    path = parquet(tmp_path, [row(0), row(1)])
+    plan = build_plan(config(tmp_path))
+    reader = PictureReader(plan, tmp_path, side=16, pixels=None, threads=1, times=StageTimes())
+    for seed, found in enumerate(reader.read([0, 1], (), ahead=2)):
+        assert not isinstance(found.picture, ImageError)
+        np.testing.assert_array_equal(found.picture.square, image_to_square(colours(seed=seed), 16))
+        photo = read_photo(tmp_path, str(found.planned.path))
+        np.testing.assert_array_equal(photo, colours(seed=seed))
+    parquet(tmp_path, [row(2), row(3)], path.name)
+    path.unlink()
+    assert read_photo(tmp_path, str(plan.image(0).path)) is None
+    (gone,) = reader.read([0], (), ahead=1)
+    assert str(gone.picture) == "cannot be read: No such file or directory"
