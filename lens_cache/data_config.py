@@ -28,6 +28,31 @@ LISA_SETS = (
 
 
 @dataclass(frozen=True, kw_only=True, config=_strict)
+class ColumnsConfig:
+    """Which columns of a table say what; an empty one is found by its usual names.
+
+    Attributes:
+        image: The picture: its file's bytes, or its path.
+        text: The instruction, or a list of them.
+        mask: What it means: an image file, a 2-D list, RLE or polygons, or a list of these.
+        ignore: A mask of pixels that count neither way.
+        split: The split of each row; else its file's name says it.
+        kind: ``class``, ``referring``, ``plural`` or ``reasoning``; else ``referring``.
+        length: ``long`` or ``short``, or whether it is a sentence; else how it reads.
+        topic: A finer kind, for tables.
+    """
+
+    image: str | None = None
+    text: str | None = None
+    mask: str | None = None
+    ignore: str | None = None
+    split: str | None = None
+    kind: str | None = None
+    length: str | None = None
+    topic: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
 class RatesConfig:
     """How often LISA's sampler turns to each group of sets; only the ratios matter."""
 
@@ -70,11 +95,12 @@ class DataConfig:
     Attributes:
         kind: Name of the dataset adapter.
         root: Folder of the dataset.
-        split: COCO: the part of the annotation file's name, e.g. ``train2017``. JSONL: keep only
-            lines of this split; all if empty.
+        split: COCO: the part of the annotation file's name, e.g. ``train2017``. JSONL and Hugging
+            Face: keep only lines or rows of this split; all if empty.
         annotations: COCO only: which annotation file; ``auto`` prefers panoptic.
         file: JSONL only: the file's name inside ``root``.
         categories: COCO only: keep only these category names; all if empty.
+        columns: Hugging Face only: which columns say what.
         lisa: LISA only: which sets, and how they are read.
         limit: Keep only the first images (of each set); all if empty.
         queries_per_image: Keep so many instructions of an image in a set, drawn with ``seed``; all
@@ -87,12 +113,13 @@ class DataConfig:
         seed: Decides every draw of planning.
     """
 
-    kind: Literal["coco", "jsonl", "lisa"] = "coco"
+    kind: Literal["coco", "jsonl", "huggingface", "lisa"] = "coco"
     root: Path | None = None
     split: str | None = None
     annotations: Literal["auto", "instances", "panoptic"] = "auto"
     file: str = "data.jsonl"
     categories: tuple[str, ...] = ()
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     lisa: LisaConfig = field(default_factory=LisaConfig)
     limit: _Positive | None = None
     queries_per_image: _Positive | None = None

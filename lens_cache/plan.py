@@ -19,6 +19,7 @@ from lens_cache.datasets.instructions import question
 from lens_cache.datasets.targets import check_size
 from lens_cache.errors import DatasetError, ImageError
 from lens_cache.images import content_id, image_size
+from lens_cache.picture_files import read_picture_file
 from lens_cache.plan_files import IMAGES, QUARANTINE, QUERIES
 from lens_cache.plan_tables import Plan, PlannedImage, PlannedQuery
 
@@ -165,7 +166,7 @@ def _read_one(dataset: SegmentationDataset, root: Path, index: int) -> _Read:
     if not record.queries:
         return _Read(record)
     try:
-        data = (root / record.path).read_bytes()
+        data = read_picture_file(root, record.path)
         width, height = image_size(data)
     except ImageError as error:
         return _Read(record, problem=str(error))
@@ -192,7 +193,8 @@ def _query_row(read: _Read, query: QueryRecord, config: DataConfig) -> dict[str,
     ignore = query.ignore["counts"] if query.ignore is not None else None
     text = question(query.instruction, query.length, config)
     dataset = read.record.dataset
-    identity = [read.image_id, query.split, dataset, query.instruction, text, target, ignore]
+    identity: list[Any] = [read.image_id, query.split, dataset, query.instruction, text]
+    identity += [target, ignore, *([query.repeat] if query.repeat else [])]
     return {
         "query_id": hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],
         "image_id": read.image_id,

@@ -22,7 +22,7 @@ class LisaDataset:
         sets: The sets that are.
 
     Raises:
-        ConfigError: If a set is unknown or named twice.
+        ConfigError: If a set is unknown or named twice, or in two variants.
         MissingSetError: If files of a set are missing, unless ``data.lisa.missing`` is ``skip``.
         DatasetError: If a set cannot be read.
     """
@@ -36,6 +36,7 @@ class LisaDataset:
         twice = [str(name) for place, name in enumerate(names) if name in names[:place]]
         if twice:
             raise ConfigError(f"data.lisa.sets: {twice[0]} stands there twice")
+        _refuse_mixed_variants(names)
         self.skipped: list[str] = []
         self.sets: dict[SetName, SegmentationDataset] = {}
         for name in names:
@@ -73,3 +74,15 @@ class LisaDataset:
     def __getitem__(self, index: int) -> ImageRecord:
         place = bisect.bisect_right(self._ends, index)
         return self._opened[place][index - (self._ends[place - 1] if place else 0)]
+
+
+def _refuse_mixed_variants(names: list[SetName]) -> None:
+    """A plan tells sets and splits apart, not variants: two of them would give one mixed score."""
+    seen: dict[tuple[str, str], SetName] = {}
+    for name in names:
+        other = seen.setdefault((name.name, name.split), name)
+        if other != name:
+            raise ConfigError(
+                f"data.lisa.sets: {other} and {name} would be one split {name.split} of "
+                f"{name.name}; plan them in two stores"
+            )
