@@ -16,6 +16,7 @@ from lens_cache.encoders.resolve import Encoders
 from lens_cache.errors import ExtractionError
 from lens_cache.extraction import ShardExtractor, ShardReport
 from lens_cache.plan import Plan
+from lens_cache.plan_mapping import Mapper
 from lens_cache.preparation import (
     prepare_frozen,
     prepare_manifest,
@@ -112,11 +113,13 @@ class Run:
     stop: Stop
 
 
-def plan_store(root: Path, config: ExtractConfig, reporter: Reporter) -> Plan:
-    """Write only the plan of a store."""
+def plan_store(
+    root: Path, config: ExtractConfig, reporter: Reporter, mapper: Mapper | None = None
+) -> Plan:
+    """Write only the plan of a store; ``mapper`` says how the reading is spread."""
     with writer_lock(root):
         sweep_temporary(root)
-        plan = prepare_plan(root, config, reporter.progress)
+        plan = prepare_plan(root, config, reporter.progress, mapper)
         sweep_temporary(root)
     return plan
 
@@ -127,6 +130,7 @@ def extract(
     reporter: Reporter,
     runner: Runner,
     *,
+    mapper: Mapper | None = None,
     replace: tuple[Group, ...] = (),
     retry_quarantined: bool = False,
     force: bool = False,
@@ -138,6 +142,7 @@ def extract(
         config: The settings.
         reporter: Where progress goes.
         runner: Works off the missing shards, on Ray or in this process.
+        mapper: How planning is spread; threads of this process if not given.
         replace: Groups to throw away and extract anew with these settings.
         retry_quarantined: Extract shards with quarantined images anew.
         force: Begin even if the disk seems too small.
@@ -152,7 +157,7 @@ def extract(
     ):
         sweep_temporary(root)
         encoders = Encoders.resolve(config)
-        plan = prepare_plan(root, config, reporter.progress)
+        plan = prepare_plan(root, config, reporter.progress, mapper)
         manifest, questions = prepare_manifest(root, config, encoders, plan, replace)
         prepare_frozen(root, config, encoders)
         if retry_quarantined:
