@@ -40,7 +40,7 @@ from lens_cache.store.files import (
 )
 from lens_cache.store.layout import GROUPS, Group
 from lens_cache.store.manifest import MANIFEST_FILE, Manifest
-from lens_cache.store.reader import shard_images
+from lens_cache.store.reader import PLAN_FOLDER, shard_images
 from pipelines.cost import (
     Todo,
     committed,
@@ -54,8 +54,11 @@ from pipelines.interrupt import Stop, stop_on_signals
 from pipelines.ledger import Ledger, Poison
 from pipelines.progress import Reporter
 from pipelines.provenance import record_run
+from pipelines.set_aside import set_aside_lines
 
 RUNS_FOLDER = "runs"
+# Everything that the plan set aside, and why.
+QUARANTINE_TABLE = f"{PLAN_FOLDER}/quarantine.parquet"
 # Says what the store is when its manifest is damaged; nothing else in the store could.
 SPARE_MANIFEST = f"{RUNS_FOLDER}/{MANIFEST_FILE}"
 
@@ -70,6 +73,7 @@ class Summary:
         reports: The shards extracted in this run.
         quarantined: Every quarantined image of the store, per group.
         unplanned: Files and queries that the plan itself set aside.
+        set_aside: The first of them, in lines for people.
         seconds: Stage times summed over workers.
         wall: Seconds from the first task to the last commit.
     """
@@ -79,6 +83,7 @@ class Summary:
     reports: list[ShardReport] = field(default_factory=list)
     quarantined: list[Quarantine] = field(default_factory=list)
     unplanned: int = 0
+    set_aside: list[str] = field(default_factory=list)
     wall: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -166,6 +171,7 @@ def extract(
             images=plan.num_images,
             queries=plan.num_queries,
             unplanned=plan.quarantine.num_rows,
+            set_aside=set_aside_lines(plan.quarantine, root / QUARANTINE_TABLE),
         )
         todo = shards_to_do(root, plan, config)
         if manifest.complete and (todo or not commit_path(root, SHARED, 0).exists()):
