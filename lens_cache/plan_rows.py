@@ -181,7 +181,8 @@ def _query_row(
     ignore = query.ignore["counts"] if query.ignore is not None else None
     instruction, text = ask(query, choice, config)
     dataset = image["dataset"]
-    identity = [image["image_id"], query.split, dataset, instruction, text, target, ignore]
+    identity: list[Any] = [image["image_id"], query.split, dataset, instruction, text]
+    identity += [target, ignore, *([query.repeat] if query.repeat else [])]
     return {
         "query_id": hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],
         "dataset": dataset,

@@ -12,6 +12,7 @@ import typer
 
 import lens_cache
 from lens_cache.errors import ConfigError, LensCacheError, one_line
+from pipelines.check_cli import check_app
 from pipelines.interrupt import Interrupted, resume_command
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Make or look at data.", no_args_is_help=True)
 config_app = typer.Typer(help="Look at settings.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+data_app.add_typer(check_app)
 app.add_typer(config_app, name="config")
 benchmark_app = typer.Typer(help="Measure how fast the work is.", no_args_is_help=True)
 app.add_typer(benchmark_app, name="benchmark")

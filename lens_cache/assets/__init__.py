@@ -6,3 +6,5 @@ from pathlib import Path
 PHOTOGRAPHS = Path(__file__).parent / "photographs"
 # A tiny LLaVA (``llava/``) and a tiny SAM (``sam.pth``), trained on drawn shapes; see its CARD.md.
 SHAPES_MODELS = Path(__file__).parent / "shapes_models"
+# How many images and queries LISA's sets have, as published.
+PUBLISHED_COUNTS = Path(__file__).parent / "published_counts.yaml"

@@ -17,7 +17,7 @@ OWNERS = {
     "webdataset": ("lens_cache/store/tar_stream.py",),
     "fsspec": ("lens_cache/store/remote.py",),
     "upath": ("lens_cache/store/remote.py",),
-    "typer": ("pipelines/cli.py",),
+    "typer": ("pipelines/cli.py", "pipelines/check_cli.py"),
 }
 # What a folder may never import.
 BANNED = {
