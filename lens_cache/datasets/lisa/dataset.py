@@ -66,16 +66,6 @@ class LisaDataset:
             ),
         )
 
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def __iter__(self) -> Iterator[ImageRecord]:
-        return (self[index] for index in range(len(self)))
-
-    def __getitem__(self, index: int) -> ImageRecord:
-        place = bisect.bisect_right(self._ends, index)
-        return self._opened[place][index - (self._ends[place - 1] if place else 0)]
-
     def set_of(self, index: int) -> SetName:
         """Return the set that a record belongs to."""
         return list(self.sets)[bisect.bisect_right(self._ends, index)]
@@ -85,3 +75,13 @@ class LisaDataset:
         """Where the records of each set lie."""
         starts = [0, *self._ends]
         return dict(zip(self.sets, map(range, starts, self._ends), strict=True))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> ImageRecord:
+        place = bisect.bisect_right(self._ends, index)
+        return self._opened[place][index - (self._ends[place - 1] if place else 0)]
