@@ -24,7 +24,8 @@ def folder_check(found: FolderCheck) -> Report:
     lines += [_row(entry, width) for entry in found.sets]
     for entry in found.sets:
         lines += _details(entry)
-    lines += [_overlap(overlap) for overlap in sorted(found.overlaps, key=lambda o: not o.leak)]
+    lines += [_overlap(overlap) for overlap in found.overlaps if overlap.leak]
+    lines += [_overlap(overlap) for overlap in found.overlaps if overlap.training]
     if any(overlap.leak for overlap in found.overlaps):
         lines.append("data.lisa.exclude_eval_images=true leaves images that are tested on out")
     bad = sum(not entry.good for entry in found.sets)
@@ -62,7 +63,7 @@ def _published(entry: SetCheck) -> str:
 def _details(entry: SetCheck) -> list[str]:
     lines = [f"{entry.name}: {text}" for text in (entry.missing, entry.broken) if text]
     if entry.unusable:
-        lines.append(f"{entry.name}: nothing can be asked about {entry.unusable} images")
+        lines.append(f"{entry.name}: no label of {entry.unusable} images can be used")
     for problems, what in ((entry.unreadable, "unreadable"), (entry.rejected, "set aside")):
         lines += [f"{entry.name}: {what}: {_problem(each)}" for each in problems[:_SHOWN]]
         if len(problems) > _SHOWN:

@@ -19,7 +19,7 @@ GROUPS = {
     "refcocog": "referring",
     "reason_seg": "reasoning",
 }
-SPLITS = {"refcoco": ("train", "val", "testA"), "reason_seg": ("train", "val", "test")}
+SPLITS = {"refcoco": ("train", "val", "test", "testA"), "reason_seg": ("train", "val", "test")}
 
 
 class FakeSet:

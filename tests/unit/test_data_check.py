@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from lens_cache.data_config import LISA_SETS
@@ -7,7 +9,8 @@ from lens_cache.datasets.lisa.sets import SetName
 from lens_cache.errors import ConfigError, DatasetError
 from lens_cache.plan_mapping import in_threads
 from pipelines.check_report import folder_check
-from tests.lisa_sets import fake_kinds, write_set
+from tests.lisa_sets import FakeSet, fake_kinds, write_set
+from tests.pictures import write_image
 
 ONE, TWO = [["Thing"]], [["Thing"], ["Other"]]
 
@@ -49,8 +52,8 @@ def test_a_good_folder(root):
 def test_overlaps_by_content_and_by_coco_id(root):
     found = checked(root, "refcoco|val", "ade20k", "reason_seg|test")
     assert [tuple(overlap) for overlap in found.overlaps] == [
-        ("ade20k|train", "refcoco|val", 0, 1, True, ("coco/train2017/000000000009.jpg",)),
-        ("ade20k|train", "reason_seg|test", 1, 0, True, ("ade/c.png",)),
+        ("ade20k|train", "refcoco|val", 0, 1, True, False, ("coco/train2017/000000000009.jpg",)),
+        ("ade20k|train", "reason_seg|test", 1, 0, True, False, ("ade/c.png",)),
     ]
     text = folder_check(found).text
     assert "ade20k|train TRAINS ON IMAGES OF refcoco|val: 0 by content, 1 by COCO id" in text
@@ -101,8 +104,6 @@ def test_few_images_without_a_label_are_normal_and_many_are_not(tmp_path):
 
 
 def test_masks_of_another_size_are_told(root):
-    from tests.pictures import write_image
-
     write_image(root / "ade/b.png", width=20)
     found = checked(root, "ade20k").sets[0]
     reasons = [problem.reason for problem in found.rejected]
@@ -146,3 +147,22 @@ def test_mistakes(root):
         checked(root, "nope")
     with pytest.raises(DatasetError, match="it is not a folder"):
         checked(root / "nowhere", "ade20k")
+
+
+def test_training_sets_that_share_images_are_told_and_benchmarks_that_do_are_not(root):
+    shared = [("ade/b.png", 2, ONE, "short"), ("reason/a.png", 3, ONE, "short")]
+    write_set(root, "paco_lvis", shared)
+    write_set(root, "refcoco", [("reason/a.png", 3, ONE, "short")], "testA")
+    found = checked(root, "ade20k", "paco_lvis", "refcoco|testA", "reason_seg|test")
+    text = folder_check(found).text
+    assert "ade20k|train shares images with paco_lvis|train: 2 by content" in text
+    assert "refcoco|testA shares" not in text
+    assert ("refcoco|testA", "reason_seg|test") in {(o.one, o.other) for o in found.overlaps}
+
+
+def test_images_without_annotations_are_not_broken(root, monkeypatch):
+    write_set(root, "paco_lvis", [("p/a.png", 7, [], "short"), ("p/b.png", 8, ONE, "short")])
+    assert not checked(root, "paco_lvis").good
+    plain = FakeSet.__getitem__
+    monkeypatch.setattr(FakeSet, "__getitem__", lambda s, i: replace(plain(s, i), rejected=()))
+    assert checked(root, "paco_lvis").good

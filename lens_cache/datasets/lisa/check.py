@@ -55,7 +55,7 @@ class SetCheck:
         queries: What can be asked about them; None if they were not read.
         published: How many there should be.
         unreadable: Image files that cannot be decoded or are not there.
-        unusable: Images about which nothing can be asked.
+        unusable: Images about which nothing can be asked since their labels cannot be used.
         rejected: Entries that cannot be used.
     """
 
@@ -80,7 +80,7 @@ class Overlap(NamedTuple):
     """Images that two sets share; ``leak`` if one trains and the other tests.
 
     ``by_content`` counts equal files, ``by_coco_id`` equal COCO numbers; ``first`` are paths in
-    ``one``.
+    ``one``. ``training`` says that both train.
     """
 
     one: str
@@ -88,6 +88,7 @@ class Overlap(NamedTuple):
     by_content: int
     by_coco_id: int
     leak: bool
+    training: bool
     first: tuple[str, ...]
 
 
@@ -170,7 +171,7 @@ def _check_set(
         if image.unreadable:
             found.unreadable.append(Problem(image.path, "image", image.unreadable))
     found.queries = sum(image.queries for image in images)
-    found.unusable = sum(not image.queries for image in images)
+    found.unusable = sum(bool(image.rejected) and not image.queries for image in images)
     return found, images
 
 
@@ -222,5 +223,7 @@ def _overlaps(seen: dict[SetName, list[Seen]]) -> list[Overlap]:
             paths = {contents[one][key] for key in same} | {numbers[one][key] for key in equal}
             leak = is_training(one.split) and not is_training(other.split)
             first = tuple(sorted(paths)[:3])
-            found.append(Overlap(str(one), str(other), len(same), len(equal), leak, first))
+            both = is_training(one.split) and is_training(other.split)
+            names = str(one), str(other)
+            found.append(Overlap(*names, len(same), len(equal), leak, both, first))
     return found

@@ -108,14 +108,17 @@ class WithoutEvaluation:
         return ImageRecord(record.path, record.dataset, (), (Rejected(TESTED_ON, reason),))
 
 
-def benchmark_sets(wanted: tuple[str, ...] = BENCHMARKS) -> tuple[str, ...]:
-    """Return every split that is tested on, as ``data.lisa.sets`` names it."""
+def benchmark_sets() -> tuple[str, ...]:
+    """Return every split that is tested on, as ``data.lisa.sets`` names it.
+
+    RefCOCO's ``test`` is its testA and testB once more, so it is not among them.
+    """
     return tuple(
         f"{name}|{split}"
-        for name in wanted
+        for name in BENCHMARKS
         if name in KINDS
         for split in KINDS[name].splits
-        if not is_training(split)
+        if not is_training(split) and not (split == "test" and "testA" in KINDS[name].splits)
     )
 
 
