@@ -14,7 +14,8 @@ from lens_cache.plan_draws import Drawn, draw
 from lens_cache.plan_exclusion import without_evaluation
 from lens_cache.plan_mapping import CHUNK, DataSource, Mapper, in_threads
 from lens_cache.plan_rows import Pick, quarantine_row, read_rows
-from lens_cache.plan_tables import Plan, PlannedImage, PlannedQuery
+from lens_cache.plan_tables import Plan
+from lens_cache.planned import PlannedImage, PlannedQuery
 
 __all__ = ["Plan", "PlannedImage", "PlannedQuery", "build_plan"]
 

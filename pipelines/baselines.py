@@ -24,7 +24,7 @@ from lens_cache.datasets.things import SCENES_FILE, Things, read_things
 from lens_cache.errors import DatasetError
 from lens_cache.metrics import intersection_and_union, iou
 from lens_cache.plan import PlannedImage
-from lens_cache.plan_tables import PlannedQuery
+from lens_cache.planned import PlannedQuery
 from lens_cache.store.reader import Store
 from pipelines.evaluate import Progress
 from pipelines.scores import Sample, Scores, score_all

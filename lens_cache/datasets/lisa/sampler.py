@@ -11,6 +11,8 @@ Where it must differ, or can:
   (LISA's ``--explanatory -1``).
 * LISA lists COCO-Stuff and ReasonSeg as the file system has them, and the images of RefCOCO in the
   order of a Python set; here a set has one order.
+* The queries of a set are LISA's only by ``data.lisa.rules: parity``; ``strict`` asks for a class
+  of PACO or PASCAL-Part once, where LISA has every annotation.
 * An annotation whose mask cannot be decoded is not among the queries, so it is never drawn. LISA
   draws it, fails, and takes another image.
 * An image without queries is replaced like one without a label in LISA. That holds for ReasonSeg
