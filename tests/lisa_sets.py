@@ -8,6 +8,7 @@ import numpy as np
 from lens_cache import masks
 from lens_cache.datasets import ImageRecord, QueryRecord
 from lens_cache.datasets.base import Rejected
+from lens_cache.datasets.lisa import KINDS
 from lens_cache.datasets.lisa.sets import SetKind, require_files
 from tests.pictures import colours, encoded
 
@@ -78,6 +79,14 @@ def fake_kinds():
         )
         for name, group in GROUPS.items()
     }
+
+
+def only_fake_kinds(monkeypatch):
+    """Let ``KINDS`` hold these and nothing else."""
+    for name in list(KINDS):
+        monkeypatch.delitem(KINDS, name)
+    for name, kind in fake_kinds().items():
+        monkeypatch.setitem(KINDS, name, kind)
 
 
 def write_set(root, name, records, split="train"):

@@ -9,7 +9,7 @@ from lens_cache.datasets.lisa.sets import SetName
 from lens_cache.errors import ConfigError, DatasetError
 from lens_cache.plan_mapping import in_threads
 from pipelines.check_report import folder_check
-from tests.lisa_sets import FakeSet, fake_kinds, write_set
+from tests.lisa_sets import FakeSet, only_fake_kinds, write_set
 from tests.pictures import write_image
 
 ONE, TWO = [["Thing"]], [["Thing"], ["Other"]]
@@ -17,8 +17,7 @@ ONE, TWO = [["Thing"]], [["Thing"], ["Other"]]
 
 @pytest.fixture(autouse=True)
 def kinds(monkeypatch):
-    for name, kind in fake_kinds().items():
-        monkeypatch.setitem(KINDS, name, kind)
+    only_fake_kinds(monkeypatch)
 
 
 @pytest.fixture

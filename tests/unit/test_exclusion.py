@@ -4,12 +4,11 @@ from pathlib import PurePosixPath
 import pytest
 
 from lens_cache.data_config import DataConfig, LisaConfig
-from lens_cache.datasets.lisa import KINDS
 from lens_cache.datasets.lisa.evaluation_images import benchmark_sets, coco_id
 from lens_cache.errors import DatasetError
 from lens_cache.plan import build_plan
 from lens_cache.plan_mapping import in_threads
-from tests.lisa_sets import fake_kinds, write_set
+from tests.lisa_sets import only_fake_kinds, write_set
 
 ONE = [["Thing"]]
 COCO_VAL = "mscoco/COCO_train2014_000000000009.jpg"
@@ -17,8 +16,7 @@ COCO_VAL = "mscoco/COCO_train2014_000000000009.jpg"
 
 @pytest.fixture(autouse=True)
 def kinds(monkeypatch):
-    for name, kind in fake_kinds().items():
-        monkeypatch.setitem(KINDS, name, kind)
+    only_fake_kinds(monkeypatch)
 
 
 @pytest.fixture

@@ -8,18 +8,16 @@ import pyarrow as pa
 import pytest
 
 from lens_cache.data_config import DataConfig, LisaConfig, RatesConfig
-from lens_cache.datasets.lisa import KINDS
 from lens_cache.datasets.templates import PUBLISHED
 from lens_cache.errors import ConfigError, DatasetError, StoreError
 from lens_cache.plan import Plan, build_plan
 from lens_cache.plan_mapping import in_threads
-from tests.lisa_sets import GROUPS, fake_kinds, write_set, write_world
+from tests.lisa_sets import GROUPS, only_fake_kinds, write_set, write_world
 
 
 @pytest.fixture
 def kinds(monkeypatch):
-    for name, kind in fake_kinds().items():
-        monkeypatch.setitem(KINDS, name, kind)
+    only_fake_kinds(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,10 @@ import sys
 
 import pytest
 
-from lens_cache.datasets.lisa import KINDS
 from lens_cache.plan import Plan
 from pipelines import cli
 from pipelines.set_aside import set_aside_lines
-from tests.lisa_sets import fake_kinds, write_set
+from tests.lisa_sets import only_fake_kinds, write_set
 from tests.pictures import write_coco
 
 
@@ -57,8 +56,7 @@ def test_only_the_first_few_are_shown(tmp_path, lens_cache):
 
 
 def test_images_to_test_on_are_counted_apart(tmp_path, monkeypatch, lens_cache):
-    for name, kind in fake_kinds().items():
-        monkeypatch.setitem(KINDS, name, kind)
+    only_fake_kinds(monkeypatch)
     one = [["Thing"]]
     records = [
         ("a.png", 1, one, "short"),
@@ -79,8 +77,7 @@ def test_images_to_test_on_are_counted_apart(tmp_path, monkeypatch, lens_cache):
 
 
 def test_data_check(tmp_path, monkeypatch, lens_cache):
-    for name, kind in fake_kinds().items():
-        monkeypatch.setitem(KINDS, name, kind)
+    only_fake_kinds(monkeypatch)
     write_set(tmp_path, "ade20k", [("a.png", 1, [["Thing"]], "short")])
     code, out = lens_cache("data", "check", tmp_path, "--sets", "ade20k")
     assert (code, out.splitlines()[-1]) == (0, f"{tmp_path}: good")
