@@ -13,11 +13,12 @@ _strict = ConfigDict(extra="forbid")
 _Positive = Annotated[int, Field(gt=0)]
 Rules = Literal["strict", "parity"]
 Templates = Literal["fixed", "lens", "lisa"]
+# In the order of LISA's own defaults, on which its stream of draws depends.
 LISA_SETS = (
     "ade20k",
     "cocostuff",
-    "paco_lvis",
     "pascal_part",
+    "paco_lvis",
     "mapillary",
     "refclef",
     "refcoco",
@@ -73,8 +74,9 @@ class LisaConfig:
         missing: What to do about a set that is not there: stop, or do without it.
         exclude_eval_images: Leave out images of training splits that a benchmark tests on, known
             by content or by COCO id.
-        draws: Empty plans everything. A number plans what LISA's sampler draws, so many times, and
-            nothing else.
+        draws: Empty plans everything. A number plans what LISA's sampler draws of the training
+            splits, so many times (``data.seed`` seeds it), and nothing else of them; other splits
+            stay whole.
         queries_per_draw: Conversations that LISA's sampler holds about a drawn image.
         rates: How often it turns to each group of sets.
     """
@@ -104,7 +106,7 @@ class DataConfig:
         lisa: LISA only: which sets, and how they are read.
         limit: Keep only the first images (of each set); all if empty.
         queries_per_image: Keep so many instructions of an image in a set, drawn with ``seed``; all
-            if empty.
+            if empty. Not together with ``lisa.draws``.
         templates: How an instruction becomes a question: ``fixed`` uses the two questions below;
             ``lens`` and ``lisa`` draw one of the published ones with ``seed`` in training splits,
             and take the published evaluation prompt in the others.

@@ -15,6 +15,7 @@ from lens_cache.geometry import image_to_square
 from lens_cache.images import content_id, read_image
 from lens_cache.picture_files import read_picture_file, row_path
 from lens_cache.plan import build_plan
+from lens_cache.plan_mapping import in_threads
 from lens_cache.reading import PictureReader
 from lens_cache.stages import StageTimes
 from pipelines.evaluate import read_photo
@@ -238,7 +239,7 @@ def test_bad_rows_are_named_and_the_others_stand(tmp_path):
 
 def test_a_plan_of_rows_has_their_bytes(tmp_path):
     parquet(tmp_path, [row(n % 3) for n in range(7)], row_group_size=2)
-    plan = build_plan(config(tmp_path), threads=4)
+    plan = build_plan(config(tmp_path), mapper=in_threads(4))
     assert plan.num_images == 3
     for index in range(3):
         planned = plan.image(index)
@@ -246,7 +247,7 @@ def test_a_plan_of_rows_has_their_bytes(tmp_path):
         assert content_id(data) == planned.image_id
         np.testing.assert_array_equal(read_image(data), colours(seed=index))
     assert [len(plan.image(n).paths) for n in range(3)] == [3, 2, 2]
-    assert build_plan(config(tmp_path), threads=1).digest() == plan.digest()
+    assert build_plan(config(tmp_path), mapper=in_threads(1)).digest() == plan.digest()
 
 
 def test_a_row_group_is_read_once_not_once_a_row(tmp_path, monkeypatch):
@@ -260,7 +261,7 @@ def test_a_row_group_is_read_once_not_once_a_row(tmp_path, monkeypatch):
             1
         ],
     )
-    build_plan(config(tmp_path), threads=3)
+    build_plan(config(tmp_path), mapper=in_threads(3))
     assert sorted(reads) == sorted(
         (group, column) for group in (0, 1) for column in ("image", "mask", "text")
     )

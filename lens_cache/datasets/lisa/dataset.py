@@ -20,6 +20,7 @@ class LisaDataset:
     Attributes:
         skipped: Why sets that were asked for are not part of it.
         sets: The sets that are.
+        root: The folder of all.
 
     Raises:
         ConfigError: If a set is unknown or named twice, or in two variants.
@@ -48,6 +49,7 @@ class LisaDataset:
                 self.skipped.append(str(error))
         if not self.sets:
             raise DatasetError(f"opening the lisa dataset {root}: none of its sets is there")
+        self.root = root
         self._opened = list(self.sets.values())
         lengths = [min(len(opened), config.limit or len(opened)) for opened in self._opened]
         self._ends = list(accumulate(lengths))
@@ -64,6 +66,16 @@ class LisaDataset:
                 for entry in opened.rejected
             ),
         )
+
+    def set_of(self, index: int) -> SetName:
+        """Return the set that a record belongs to."""
+        return list(self.sets)[bisect.bisect_right(self._ends, index)]
+
+    @property
+    def ranges(self) -> dict[SetName, range]:
+        """Where the records of each set lie."""
+        starts = [0, *self._ends]
+        return dict(zip(self.sets, map(range, starts, self._ends), strict=True))
 
     def __len__(self) -> int:
         return self._ends[-1]
