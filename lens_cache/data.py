@@ -16,7 +16,7 @@ from lens_cache.config import BatchConfig, LossConfig
 from lens_cache.geometry import inside_image, mask_to_square
 from lens_cache.losses import Targets
 from lens_cache.masks import Rle
-from lens_cache.plan_tables import PlannedQuery
+from lens_cache.planned import PlannedQuery
 from lens_cache.sampling import Draw, DrawSampler, Share, sources, split_queries
 from lens_cache.store.reader import Store
 from lens_cache.types import Features, ImageFeatures

@@ -13,11 +13,12 @@ _strict = ConfigDict(extra="forbid")
 _Positive = Annotated[int, Field(gt=0)]
 Rules = Literal["strict", "parity"]
 Templates = Literal["fixed", "lens", "lisa"]
+# In the order of LISA's own defaults, on which its stream of draws depends.
 LISA_SETS = (
     "ade20k",
     "cocostuff",
-    "paco_lvis",
     "pascal_part",
+    "paco_lvis",
     "mapillary",
     "refclef",
     "refcoco",
@@ -25,6 +26,31 @@ LISA_SETS = (
     "refcocog",
     "reason_seg",
 )
+
+
+@dataclass(frozen=True, kw_only=True, config=_strict)
+class ColumnsConfig:
+    """Which columns of a table say what; an empty one is found by its usual names.
+
+    Attributes:
+        image: The picture: its file's bytes, or its path.
+        text: The instruction, or a list of them.
+        mask: What it means: an image file, a 2-D list, RLE or polygons, or a list of these.
+        ignore: A mask of pixels that count neither way.
+        split: The split of each row; else its file's name says it.
+        kind: ``class``, ``referring``, ``plural`` or ``reasoning``; else ``referring``.
+        length: ``long`` or ``short``, or whether it is a sentence; else how it reads.
+        topic: A finer kind, for tables.
+    """
+
+    image: str | None = None
+    text: str | None = None
+    mask: str | None = None
+    ignore: str | None = None
+    split: str | None = None
+    kind: str | None = None
+    length: str | None = None
+    topic: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_strict)
@@ -48,8 +74,9 @@ class LisaConfig:
         missing: What to do about a set that is not there: stop, or do without it.
         exclude_eval_images: Leave out images of training splits that a benchmark tests on, known
             by content or by COCO id.
-        draws: Empty plans everything. A number plans what LISA's sampler draws, so many times, and
-            nothing else.
+        draws: Empty plans everything. A number plans what LISA's sampler draws of the training
+            splits, so many times (``data.seed`` seeds it), and nothing else of them; other splits
+            stay whole.
         queries_per_draw: Conversations that LISA's sampler holds about a drawn image.
         rates: How often it turns to each group of sets.
     """
@@ -70,15 +97,16 @@ class DataConfig:
     Attributes:
         kind: Name of the dataset adapter.
         root: Folder of the dataset.
-        split: COCO: the part of the annotation file's name, e.g. ``train2017``. JSONL: keep only
-            lines of this split; all if empty.
+        split: COCO: the part of the annotation file's name, e.g. ``train2017``. JSONL and Hugging
+            Face: keep only lines or rows of this split; all if empty.
         annotations: COCO only: which annotation file; ``auto`` prefers panoptic.
         file: JSONL only: the file's name inside ``root``.
         categories: COCO only: keep only these category names; all if empty.
+        columns: Hugging Face only: which columns say what.
         lisa: LISA only: which sets, and how they are read.
         limit: Keep only the first images (of each set); all if empty.
         queries_per_image: Keep so many instructions of an image in a set, drawn with ``seed``; all
-            if empty.
+            if empty. Not together with ``lisa.draws``.
         templates: How an instruction becomes a question: ``fixed`` uses the two questions below;
             ``lens`` and ``lisa`` draw one of the published ones with ``seed`` in training splits,
             and take the published evaluation prompt in the others.
@@ -87,12 +115,13 @@ class DataConfig:
         seed: Decides every draw of planning.
     """
 
-    kind: Literal["coco", "jsonl", "lisa"] = "coco"
+    kind: Literal["coco", "jsonl", "huggingface", "lisa"] = "coco"
     root: Path | None = None
     split: str | None = None
     annotations: Literal["auto", "instances", "panoptic"] = "auto"
     file: str = "data.jsonl"
     categories: tuple[str, ...] = ()
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     lisa: LisaConfig = field(default_factory=LisaConfig)
     limit: _Positive | None = None
     queries_per_image: _Positive | None = None

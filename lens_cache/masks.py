@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -71,11 +72,22 @@ def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) 
             raise ValueError(
                 f"a polygon needs an even number of values, at least 6, got {len(polygon)}"
             )
+    return merge(polygon_parts(polygons, height, width)) if polygons else empty(height, width)
+
+
+def polygon_parts(polygons: Sequence[Sequence[float]], height: int, width: int) -> list[Rle]:
+    """Rasterise flat [x0, y0, x1, y1, ...] pixel lists one by one, as pycocotools does.
+
+    Raises:
+        ValueError: If pycocotools cannot make sense of them.
+    """
     if not polygons:
-        return empty(height, width)
-    return merge(
-        [_from_coco(r) for r in coco.frPyObjects([list(p) for p in polygons], height, width)]
-    )
+        return []
+    try:
+        parts = coco.frPyObjects([list(polygon) for polygon in polygons], height, width)
+    except Exception as error:  # it raises bare exceptions
+        raise ValueError(f"polygons that cannot be rasterised: {error}") from None
+    return [_from_coco(part) for part in parts]
 
 
 def from_counts(counts: str | Sequence[int], height: int, width: int) -> Rle:
@@ -176,9 +188,9 @@ def merge(rles: Sequence[Rle]) -> Rle:
     return _from_coco(coco.merge([_to_coco(rle) for rle in rles]))
 
 
-def read_png(path: Path) -> NDArray[np.bool_]:
+def read_png(source: Path | bytes) -> NDArray[np.bool_]:
     """Read a mask file: every non-zero pixel (of any channel but alpha) is foreground."""
-    with Image.open(path) as image:
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         pixels = np.asarray(
             image if image.mode in ("L", "1", "P", "I", "I;16") else image.convert("RGB")
         )

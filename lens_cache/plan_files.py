@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lens_cache.errors import StoreError
@@ -35,7 +38,10 @@ QUERIES = _schema(
     ignore=pa.large_string(),
 )
 QUARANTINE = _schema(path=_text, what=_text, reason=_text)
+# What LISA's sampler drew: the queries of each draw, by id. Not in every plan.
+DRAWS = _schema(draw=pa.int32(), queries=_texts)
 SCHEMAS = {"quarantine": QUARANTINE, "images": IMAGES, "queries": QUERIES}
+DRAWS_FILE = "draws.parquet"
 FILES = tuple(f"{name}.parquet" for name in SCHEMAS)
 
 
@@ -61,3 +67,19 @@ def from_parquet(data: bytes | None, schema: Any, where: str) -> Any:
     if not table.schema.equals(schema):
         raise StoreError(f"reading {where}: not the columns of a plan; plan again")
     return table
+
+
+def belong_together(tables: Mapping[str, Any]) -> bool:
+    """Tell whether queries are sorted and their images, and the queries of draws, are there."""
+    images, queries = tables["images"], tables["queries"]
+    owners = queries["image_index"].to_numpy()
+    if len(owners) and (owners[0] < 0 or owners[-1] >= images.num_rows):
+        return False
+    if (np.diff(owners) < 0).any():
+        return False
+    if not images["image_id"].take(queries["image_index"]).equals(queries["image_id"]):
+        return False
+    if "draws" not in tables:
+        return True
+    drawn = pc.list_flatten(tables["draws"]["queries"])
+    return bool(pc.all(pc.is_in(drawn, queries["query_id"].combine_chunks())).as_py() is not False)

@@ -15,76 +15,30 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lens_cache.errors import StoreError, one_line
-from lens_cache.masks import Rle
-from lens_cache.plan_files import FILES, SCHEMAS, from_parquet, to_parquet
-
-
-@dataclass(frozen=True)
-class PlannedImage:
-    """One picture; several files if the same content lies under several paths.
-
-    Attributes:
-        index: Its position in the plan and in every array of the store.
-        image_id: Hash of the file's content.
-        path: The first of ``paths``.
-        paths: Files relative to the dataset's root.
-        width: In pixels, after EXIF orientation.
-        height: In pixels, after EXIF orientation.
-        datasets: The datasets it belongs to.
-    """
-
-    index: int
-    image_id: str
-    path: PurePosixPath
-    paths: tuple[PurePosixPath, ...]
-    width: int
-    height: int
-    datasets: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class PlannedQuery:
-    """One question about one image; ``size`` is the image's (height, width).
-
-    ``target_counts`` and ``ignore_counts`` are COCO run-length encodings, ``ignore_counts`` is
-    None if every pixel counts.
-    """
-
-    query_id: str
-    image_index: int
-    image_id: str
-    dataset: str
-    split: str
-    instruction: str
-    question: str
-    kind: str
-    length: str
-    topic: str
-    size: tuple[int, int]
-    target_counts: str
-    ignore_counts: str | None
-
-    def target(self) -> Rle:
-        """Return the target mask."""
-        return Rle(size=list(self.size), counts=self.target_counts)
-
-    def ignore(self) -> Rle | None:
-        """Return the mask of the pixels that count neither way."""
-        if self.ignore_counts is None:
-            return None
-        return Rle(size=list(self.size), counts=self.ignore_counts)
+from lens_cache.plan_files import (
+    DRAWS,
+    DRAWS_FILE,
+    FILES,
+    SCHEMAS,
+    belong_together,
+    from_parquet,
+    to_parquet,
+)
+from lens_cache.planned import PlannedImage, PlannedQuery
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """Images, queries (sorted by image) and what was left out and why; see the schemas.
 
-    Compare two plans by ``digest``.
+    ``draws`` says which queries LISA's sampler drew at a time, by id, so that a trainer can replay
+    it (``drawn``); None if the plan holds everything there is. Compare two plans by ``digest``.
     """
 
     images: Any
     queries: Any
     quarantine: Any
+    draws: Any = None
 
     @property
     def num_images(self) -> int:
@@ -101,6 +55,24 @@ class Plan:
         """Where each image's queries begin, shape (num_images + 1,); the last one is their end."""
         owners = self.queries["image_index"].to_numpy()
         return np.searchsorted(owners, np.arange(self.num_images + 1)).astype(np.int64)
+
+    def drawn(self, index: int) -> list[int]:
+        """Return the positions in ``queries`` of what one draw asks, in the order drawn.
+
+        It is empty where the drawn image could not be read.
+
+        Raises:
+            IndexError: If there is no such draw.
+        """
+        count = 0 if self.draws is None else self.draws.num_rows
+        if not 0 <= index < count:
+            raise IndexError(f"draw {index} of a plan with {count} draws")
+        return [self._positions[query_id] for query_id in self.draws["queries"][index].as_py()]
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        ids = self.queries["query_id"].to_pylist()
+        return {query_id: position for position, query_id in enumerate(ids)}
 
     def image(self, index: int) -> PlannedImage:
         """Return one image.
@@ -172,8 +144,7 @@ class Plan:
     def digest(self) -> str:
         """Return the SHA-256 of the content, whatever the Parquet files look like."""
         sha = hashlib.sha256()
-        for name in SCHEMAS:
-            table = getattr(self, name)
+        for name, table in self._tables().items():
             for column in table.column_names:
                 sha.update(f"{name}.{column}:{table.num_rows}\n".encode())
                 for start in range(0, table.num_rows, 4096):
@@ -183,7 +154,11 @@ class Plan:
 
     def to_files(self) -> dict[str, bytes]:
         """Return the Parquet files by name; equal plans give equal bytes."""
-        return {f"{name}.parquet": to_parquet(getattr(self, name)) for name in SCHEMAS}
+        return {f"{name}.parquet": to_parquet(table) for name, table in self._tables().items()}
+
+    def _tables(self) -> dict[str, Any]:
+        tables = {name: getattr(self, name) for name in SCHEMAS}
+        return tables if self.draws is None else {**tables, "draws": self.draws}
 
     def save(self, folder: Path) -> None:
         """Write the Parquet files into ``folder``; a store moves it into place when it is whole.
@@ -205,15 +180,14 @@ class Plan:
         Raises:
             StoreError: If a file is missing, broken, or does not belong to the others.
         """
-        tables = {}
-        for name, schema in SCHEMAS.items():
-            tables[name] = from_parquet(files.get(f"{name}.parquet"), schema, f"{where}/{name}")
-        plan = cls(**tables)
-        owners = plan.queries["image_index"].to_numpy()
-        sound = not len(owners) or (owners[0] >= 0 and owners[-1] < plan.num_images)
-        if not sound or (np.diff(owners) < 0).any() or not _ids_agree(plan):
+        schemas = {**SCHEMAS, "draws": DRAWS} if DRAWS_FILE in files else SCHEMAS
+        tables = {
+            name: from_parquet(files.get(f"{name}.parquet"), schema, f"{where}/{name}")
+            for name, schema in schemas.items()
+        }
+        if not belong_together(tables):
             raise StoreError(f"reading {where}: its tables do not belong together; plan again")
-        return plan
+        return cls(**tables)
 
     @classmethod
     def load(cls, folder: Path) -> Plan:
@@ -224,6 +198,8 @@ class Plan:
         """
         try:
             files = {name: (folder / name).read_bytes() for name in FILES}
+            if (folder / DRAWS_FILE).exists():
+                files[DRAWS_FILE] = (folder / DRAWS_FILE).read_bytes()
         except FileNotFoundError:
             raise StoreError(
                 f"reading the plan {folder}: it is not there; make it with `lens-cache plan`"
@@ -240,8 +216,3 @@ class Plan:
 
 def _split_name(item: dict[str, Any]) -> str:
     return str(item["values"])
-
-
-def _ids_agree(plan: Plan) -> bool:
-    owners = plan.queries["image_index"]
-    return bool(plan.images["image_id"].take(owners).equals(plan.queries["image_id"]))

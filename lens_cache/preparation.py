@@ -23,6 +23,7 @@ from lens_cache.encoders.resolve import Encoders
 from lens_cache.errors import StoreError, StoreMismatchError
 from lens_cache.frozen import CONFIG_FILE, FrozenParts
 from lens_cache.plan import Plan, build_plan
+from lens_cache.plan_mapping import Mapper
 from lens_cache.store.commits import committed_shards
 from lens_cache.store.files import (
     has_folder,
@@ -56,8 +57,10 @@ def with_overrides(manifest: Manifest, overrides: Iterable[str] = ()) -> Extract
     return override_config(ExtractConfig, manifest.config, overrides, source="the store's settings")
 
 
-def prepare_plan(root: Path, config: ExtractConfig, progress: Progress) -> Plan:
-    """Load the store's plan, or build and save it.
+def prepare_plan(
+    root: Path, config: ExtractConfig, progress: Progress, mapper: Mapper | None = None
+) -> Plan:
+    """Load the store's plan, or build and save it; ``mapper`` says how the reading is spread.
 
     Raises:
         StoreMismatchError: If the store was planned from other data settings.
@@ -67,14 +70,14 @@ def prepare_plan(root: Path, config: ExtractConfig, progress: Progress) -> Plan:
     if (root / MANIFEST_FILE).exists() or planned:
         moved = _require_same_data(root, config)
     if not planned:
-        plan = _build_plan(config, progress)
+        plan = build_plan(config.data, progress=progress, mapper=mapper)
         with new_folder(root, folder, last=PLAN_SETTINGS) as scratch:
             plan.save(scratch)
             (scratch / PLAN_SETTINGS).write_bytes(sealed(_absolute(config)["data"]))
         return plan
     plan = Plan.load(folder)
     if moved:
-        found = _build_plan(config, progress)
+        found = build_plan(config.data, progress=progress, mapper=mapper)
         _require_same_plan(root, plan.digest(), plan.num_images, plan.num_queries, found)
     return plan
 
@@ -235,10 +238,6 @@ def require_same_store(
                 "Use the store's settings, or extract this group anew: `lens-cache extract "
                 f"... --replace {group}`",
             )
-
-
-def _build_plan(config: ExtractConfig, progress: Progress) -> Plan:
-    return build_plan(config.data, progress=lambda done, total: progress("plan", done, total))
 
 
 def _require_same_data(root: Path, config: ExtractConfig) -> bool:

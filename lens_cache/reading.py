@@ -16,6 +16,7 @@ from lens_cache.frozen_models import Picture
 from lens_cache.geometry import image_to_square
 from lens_cache.images import content_id, read_image
 from lens_cache.overlap import read_ahead
+from lens_cache.picture_files import read_picture_file
 from lens_cache.plan import Plan, PlannedImage
 from lens_cache.stages import StageTimes
 
@@ -87,7 +88,7 @@ class PictureReader:
 
     def _read(self, planned: PlannedImage) -> Picture | ImageError:
         try:
-            data = (self._root / planned.path).read_bytes()
+            data = read_picture_file(self._root, planned.path)
             if content_id(data) != planned.image_id:
                 return ImageError("the file has changed since it was planned")
             image = read_image(data)

@@ -19,6 +19,7 @@ from lens_cache.encoders.resolve import Encoders
 from lens_cache.errors import ImageError
 from lens_cache.geometry import image_to_square
 from lens_cache.images import content_id, read_image
+from lens_cache.picture_files import read_picture_file
 from lens_cache.store.layout import ArraySpec
 from lens_cache.store.manifest import require_same
 from lens_cache.store.reader import Store
@@ -109,12 +110,11 @@ def _compare(
     planned = store.plan.query(query)
     image = store.plan.image(planned.image_index)
     assert config.data.root is not None
-    path = config.data.root / image.path
     try:
-        data = path.read_bytes()
+        data = read_picture_file(config.data.root, image.path)
     except OSError as error:
         raise ImageError(
-            f"recomputing {image.path}: {path}: {error.strerror}; "
+            f"recomputing {image.path}: {config.data.root / image.path}: {error.strerror}; "
             "give the data's folder with --set data.root=..."
         ) from None
     if content_id(data) != image.image_id:

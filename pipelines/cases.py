@@ -13,7 +13,7 @@ from lens_cache import masks
 from lens_cache.data import evaluation_draws
 from lens_cache.metrics import intersection_and_union, iou
 from lens_cache.plan import PlannedImage
-from lens_cache.plan_tables import PlannedQuery
+from lens_cache.planned import PlannedQuery
 from lens_cache.sampling import Draw
 from lens_cache.store.reader import Store
 from pipelines.evaluate import Progress

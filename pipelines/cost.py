@@ -12,6 +12,7 @@ from lens_cache.encoders.resolve import Encoders
 from lens_cache.errors import LensCacheError, StoreError
 from lens_cache.estimate import Estimate, estimate
 from lens_cache.plan import Plan, build_plan
+from lens_cache.plan_mapping import Mapper
 from lens_cache.preparation import PLAN_SETTINGS, describe, require_same_store, tokenise
 from lens_cache.store.files import has_folder
 from lens_cache.store.layout import GROUPS, Group, Questions
@@ -57,7 +58,9 @@ class DryRun:
     shards: dict[str, int]
 
 
-def dry_run(root: Path, config: ExtractConfig, reporter: Reporter) -> DryRun:
+def dry_run(
+    root: Path, config: ExtractConfig, reporter: Reporter, mapper: Mapper | None = None
+) -> DryRun:
     """Count what an extraction would cost, and write nothing.
 
     Raises:
@@ -65,17 +68,17 @@ def dry_run(root: Path, config: ExtractConfig, reporter: Reporter) -> DryRun:
             than the store's.
     """
     with plain_errors(root, "reading the store"):
-        return _dry_run(root, config, reporter)
+        return _dry_run(root, config, reporter, mapper)
 
 
-def _dry_run(root: Path, config: ExtractConfig, reporter: Reporter) -> DryRun:
+def _dry_run(
+    root: Path, config: ExtractConfig, reporter: Reporter, mapper: Mapper | None
+) -> DryRun:
     encoders = Encoders.resolve(config)
     plan = (
         Plan.load(root / PLAN_FOLDER)
         if has_folder(root / PLAN_FOLDER, last=PLAN_SETTINGS)
-        else build_plan(
-            config.data, progress=lambda done, total: reporter.progress("plan", done, total)
-        )
+        else build_plan(config.data, progress=reporter.progress, mapper=mapper)
     )
     questions = tokenise(plan, encoders.prompt, config.store.shard_size)
     manifest = describe(config, encoders, plan, questions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from lens_cache.evaluation import MaskPair, masks_of
 from lens_cache.images import read_image
 from lens_cache.metrics import intersection_and_union, iou
 from lens_cache.panels import Panel
+from lens_cache.picture_files import read_picture_file
 from lens_cache.predictor import autocast
 from lens_cache.run import Run, Which
 from lens_cache.sampling import Draw
@@ -145,7 +146,7 @@ def _draw_panels(
         if not mine:
             continue
         for sample, pair, answer in answers.of(Draw(draw.image, mine)):
-            photo = read_photo(root / sample.image)
+            photo = read_photo(root, sample.image)
             missing += photo is None
             path = folder / "panels" / chosen[sample.query_id]
             panel_of(sample, pair, answer, photo).draw().save(path)
@@ -155,10 +156,10 @@ def _draw_panels(
     return sorted(names), missing
 
 
-def read_photo(path: Path) -> NDArray[np.uint8] | None:
+def read_photo(root: Path, path: str) -> NDArray[np.uint8] | None:
     """Return a photograph, RGB (H, W, 3); None if it is not there or cannot be decoded."""
     try:
-        return read_image(path.read_bytes())
+        return read_image(read_picture_file(root, PurePosixPath(path)))
     except (OSError, ImageError):
         return None
 

@@ -16,6 +16,7 @@ from lens_cache.encoders.resolve import Encoders
 from lens_cache.errors import ExtractionError
 from lens_cache.extraction import ShardExtractor, ShardReport
 from lens_cache.plan import Plan
+from lens_cache.plan_mapping import Mapper
 from lens_cache.preparation import (
     prepare_frozen,
     prepare_manifest,
@@ -39,7 +40,7 @@ from lens_cache.store.files import (
 )
 from lens_cache.store.layout import GROUPS, Group
 from lens_cache.store.manifest import MANIFEST_FILE, Manifest
-from lens_cache.store.reader import shard_images
+from lens_cache.store.reader import PLAN_FOLDER, shard_images
 from pipelines.cost import (
     Todo,
     committed,
@@ -53,8 +54,11 @@ from pipelines.interrupt import Stop, stop_on_signals
 from pipelines.ledger import Ledger, Poison
 from pipelines.progress import Reporter
 from pipelines.provenance import record_run
+from pipelines.set_aside import set_aside_lines
 
 RUNS_FOLDER = "runs"
+# Everything that the plan set aside, and why.
+QUARANTINE_TABLE = f"{PLAN_FOLDER}/quarantine.parquet"
 # Says what the store is when its manifest is damaged; nothing else in the store could.
 SPARE_MANIFEST = f"{RUNS_FOLDER}/{MANIFEST_FILE}"
 
@@ -69,6 +73,7 @@ class Summary:
         reports: The shards extracted in this run.
         quarantined: Every quarantined image of the store, per group.
         unplanned: Files and queries that the plan itself set aside.
+        set_aside: The first of them, in lines for people.
         seconds: Stage times summed over workers.
         wall: Seconds from the first task to the last commit.
     """
@@ -78,6 +83,7 @@ class Summary:
     reports: list[ShardReport] = field(default_factory=list)
     quarantined: list[Quarantine] = field(default_factory=list)
     unplanned: int = 0
+    set_aside: list[str] = field(default_factory=list)
     wall: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -112,11 +118,13 @@ class Run:
     stop: Stop
 
 
-def plan_store(root: Path, config: ExtractConfig, reporter: Reporter) -> Plan:
-    """Write only the plan of a store."""
+def plan_store(
+    root: Path, config: ExtractConfig, reporter: Reporter, mapper: Mapper | None = None
+) -> Plan:
+    """Write only the plan of a store; ``mapper`` says how the reading is spread."""
     with writer_lock(root):
         sweep_temporary(root)
-        plan = prepare_plan(root, config, reporter.progress)
+        plan = prepare_plan(root, config, reporter.progress, mapper)
         sweep_temporary(root)
     return plan
 
@@ -127,6 +135,7 @@ def extract(
     reporter: Reporter,
     runner: Runner,
     *,
+    mapper: Mapper | None = None,
     replace: tuple[Group, ...] = (),
     retry_quarantined: bool = False,
     force: bool = False,
@@ -138,6 +147,7 @@ def extract(
         config: The settings.
         reporter: Where progress goes.
         runner: Works off the missing shards, on Ray or in this process.
+        mapper: How planning is spread; threads of this process if not given.
         replace: Groups to throw away and extract anew with these settings.
         retry_quarantined: Extract shards with quarantined images anew.
         force: Begin even if the disk seems too small.
@@ -152,7 +162,7 @@ def extract(
     ):
         sweep_temporary(root)
         encoders = Encoders.resolve(config)
-        plan = prepare_plan(root, config, reporter.progress)
+        plan = prepare_plan(root, config, reporter.progress, mapper)
         manifest, questions = prepare_manifest(root, config, encoders, plan, replace)
         prepare_frozen(root, config, encoders)
         if retry_quarantined:
@@ -161,6 +171,7 @@ def extract(
             images=plan.num_images,
             queries=plan.num_queries,
             unplanned=plan.quarantine.num_rows,
+            set_aside=set_aside_lines(plan.quarantine, root / QUARANTINE_TABLE),
         )
         todo = shards_to_do(root, plan, config)
         if manifest.complete and (todo or not commit_path(root, SHARED, 0).exists()):

@@ -124,7 +124,7 @@ def extraction(root: Path, summary: Summary) -> Report:
             f"memory ran out: a worker went on with {images} images per batch in {group}; lower "
             "workers.images_per_batch"
         )
-    lines += _quarantine_lines(records, summary.unplanned)
+    lines += _quarantine_lines(records) + summary.set_aside
     return Report(document, "\n".join(lines))
 
 
@@ -259,12 +259,10 @@ def evaluation(found: Evaluation) -> Report:
     return Report(asdict(found), "\n".join(lines))
 
 
-def _quarantine_lines(records: list[dict[str, Any]], unplanned: int) -> list[str]:
+def _quarantine_lines(records: list[dict[str, Any]]) -> list[str]:
     lines = [f"quarantined {r['path']}: {r['group']}: {r['reason']}" for r in records[:20]]
     if len(records) > 20:
         lines.append(f"... and {len(records) - 20} more; see `lens-cache inspect --json`")
-    if unplanned:
-        lines.append(f"the plan set aside {unplanned} files or queries; see `lens-cache inspect`")
     return lines
 
 

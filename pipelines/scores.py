@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lens_cache.metrics import Interval, bootstrap
 from lens_cache.plan import PlannedImage
-from lens_cache.plan_tables import PlannedQuery
+from lens_cache.planned import PlannedQuery
 
 
 @dataclass(frozen=True, kw_only=True)

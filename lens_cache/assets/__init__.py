@@ -8,3 +8,5 @@ PHOTOGRAPHS = Path(__file__).parent / "photographs"
 SHAPES_MODELS = Path(__file__).parent / "shapes_models"
 # Names of classes whose label maps come without them; SOURCES.md among them says whose they are.
 CLASSES = Path(__file__).parent / "classes"
+# How many images and queries LISA's sets have, as published.
+PUBLISHED_COUNTS = Path(__file__).parent / "published_counts.yaml"

@@ -13,12 +13,14 @@ from lens_cache.datasets.base import (
     dataset_root,
 )
 from lens_cache.datasets.coco import CocoDataset
+from lens_cache.datasets.huggingface import HuggingfaceDataset
 from lens_cache.datasets.jsonl import JsonlDataset
 from lens_cache.datasets.lisa.dataset import LisaDataset
 from lens_cache.errors import DatasetError
 
 DATASETS: dict[str, Callable[[DataConfig], SegmentationDataset]] = {
     "coco": CocoDataset,
+    "huggingface": HuggingfaceDataset,
     "jsonl": JsonlDataset,
     "lisa": LisaDataset,
 }

@@ -30,6 +30,9 @@ class QueryRecord:
         alternatives: Other ways to say ``instruction``; planning draws one of them all.
         question: What the multimodal LLM is asked, where that is decided already; else planning
             makes it from the instruction.
+        repeat: How many equal queries come before it. Benchmarks count sentences, and two people
+            may have written the same one, so these stay apart; equal queries of equal ``repeat``
+            are one.
     """
 
     instruction: str
@@ -41,6 +44,7 @@ class QueryRecord:
     topic: str = ""
     alternatives: tuple[str, ...] = ()
     question: str = ""
+    repeat: int = 0
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
     root/annotations/instances_train2017.json
     root/annotations/panoptic_train2017.json  and  root/annotations/panoptic_train2017/*.png
     root/train2017/*.jpg  (or root/images/train2017, or wherever file_name leads from root)
+    root/train/_annotations.coco.json  beside its images, as labelling tools export it
 
 Images come in the order of their file names. An image without a single annotation (of the wanted
 categories) is not part of the dataset, and does not count towards ``limit``.
@@ -34,6 +35,8 @@ from lens_cache.datasets.coco_masks import (
 )
 from lens_cache.datasets.instructions import clean_class_name
 from lens_cache.errors import ConfigError, DatasetError
+
+_EXPORTED = "_annotations.coco.json"
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,8 @@ def _choose_split(root: Path, config: DataConfig) -> str:
 def splits_of(root: Path) -> list[str]:
     """Return the splits that a COCO folder has annotations for."""
     files = [*root.glob("annotations/instances_*.json"), *root.glob("annotations/panoptic_*.json")]
-    return sorted({file.stem.partition("_")[2] for file in files})
+    exported = {file.parent.name for file in root.glob(f"*/{_EXPORTED}")}
+    return sorted({file.stem.partition("_")[2] for file in files} | exported)
 
 
 def _choose_source(root: Path, split: str, config: DataConfig) -> _Source:
@@ -145,6 +149,8 @@ def _choose_source(root: Path, split: str, config: DataConfig) -> _Source:
                 f"{source.pngs.name}.zip or set data.annotations=instances"
             )
         return source
+    if "instances" in kinds and (exported := root / split / _EXPORTED).is_file():
+        return _Source("instances", exported, root / split)
     expected = " or ".join(f"{kind}_{split}.json" for kind in kinds)
     raise DatasetError(
         f"opening the coco dataset: expected {expected} in {folder}; splits found: "

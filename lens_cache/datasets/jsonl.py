@@ -4,10 +4,12 @@
     {"image": "images/a.jpg", "instruction": "What can hold tea?", "mask": {"polygons": [[...]]}}
     {"image": "images/b.jpg", "instruction": "dog", "mask": {"rle": {"size": [4, 4], "counts": []}}}
 
-Optional: "split" ("train"), "ignore" (a mask; its pixels count neither way), "kind" ("referring"),
-"length" ("long" if the instruction reads as a sentence), "topic" (any text: a finer kind, for the
-tables of an evaluation). Masks are in the frame of the image after EXIF orientation. Paths are
-relative to the root. A line that is not understood is rejected with its number; the others stand.
+"instruction" may be a list of texts that mean the same, each a query; "mask" a list of masks, which
+are united. Optional: "split" ("train"), "ignore" (as "mask"; its pixels count neither way), "kind"
+("referring"), "length" ("long" if the instruction reads as a sentence), "topic" (any text: a finer
+kind, for the tables of an evaluation). Masks are in the frame of the image after EXIF orientation.
+Paths are relative to the root. A line that is not understood is rejected with its number; the
+others stand.
 """
 
 from __future__ import annotations
@@ -32,7 +34,12 @@ from lens_cache.datasets.base import (
     relative_path,
 )
 from lens_cache.datasets.instructions import is_long
-from lens_cache.datasets.targets import check_not_empty, mask_from_polygons, mask_from_rle
+from lens_cache.datasets.targets import (
+    check_not_empty,
+    mask_from_file,
+    mask_from_polygons,
+    mask_from_rle,
+)
 from lens_cache.errors import DatasetError, LensCacheError, one_line
 from lens_cache.images import image_size
 from lens_cache.masks import Rle
@@ -46,13 +53,13 @@ class _Line:
 
     number: int
     image: PurePosixPath
-    instruction: str
+    instructions: tuple[str, ...]
     split: str
     kind: Kind
-    length: Length
+    length: Length | None
     topic: str
-    mask: Any
-    ignore: Any
+    mask: list[Any]
+    ignore: list[Any]
 
 
 class JsonlDataset:
@@ -93,7 +100,7 @@ class JsonlDataset:
         group = self._groups[index]
         for line in group:
             try:
-                queries.append(_build_query(self._root, line))
+                queries += _build_queries(self._root, line)
             except ValueError as error:
                 rejected.append(Rejected(f"line {line.number}", one_line(error)))
         return ImageRecord(group[0].image, self.name, tuple(queries), tuple(rejected))
@@ -144,18 +151,18 @@ def _parse_line(number: int, text: bytes) -> _Line:
     missing = [key for key in _KEYS[:3] if key not in entry]
     if missing:
         raise ValueError(f"the key {missing[0]!r} is missing")
-    instruction = _text(entry, "instruction")
-    length = "long" if is_long(instruction) else "short"
+    texts = entry["instruction"]
+    texts = texts if isinstance(texts, list) and texts else [texts]
     return _Line(
         number=number,
         image=relative_path(entry["image"]),
-        instruction=instruction,
+        instructions=tuple(_text({"instruction": text}, "instruction") for text in texts),
         split=_text(entry, "split", "train"),
         kind=_choice(entry, "kind", "referring", get_args(Kind)),
-        length=_choice(entry, "length", length, get_args(Length)),
+        length=_choice(entry, "length", "short", get_args(Length)) if "length" in entry else None,
         topic="" if entry.get("topic", "") == "" else _text(entry, "topic"),
-        mask=_check_form("mask", entry["mask"]),
-        ignore=_check_form("ignore", entry["ignore"]) if "ignore" in entry else None,
+        mask=_check_forms("mask", entry["mask"]),
+        ignore=_check_forms("ignore", entry["ignore"]) if "ignore" in entry else [],
     )
 
 
@@ -173,8 +180,14 @@ def _choice(entry: dict[str, Any], key: str, default: str, allowed: tuple[str, .
     return value
 
 
+def _check_forms(key: str, value: Any) -> list[Any]:
+    """Return the parts of a mask, whose content is read later."""
+    parts = value if isinstance(value, list) and value else [value]
+    return [_check_form(key, part) for part in parts]
+
+
 def _check_form(key: str, value: Any) -> Any:
-    """Check which of the three forms a mask has; its content is read later."""
+    """Check which of the three forms a mask has."""
     if isinstance(value, str):
         return relative_path(value)
     if isinstance(value, dict) and len(value) == 1 and set(value) <= {"polygons", "rle"}:
@@ -184,28 +197,35 @@ def _check_form(key: str, value: Any) -> Any:
     )
 
 
-def _build_query(root: Path, line: _Line) -> QueryRecord:
+def _build_queries(root: Path, line: _Line) -> list[QueryRecord]:
     """Read the masks of a line; raise ValueError with the reason."""
-    target = _read_mask(root, line, "mask", line.mask)
+    target = masks.merge([_read_mask(root, line, "mask", part) for part in line.mask])
     check_not_empty(target)
-    ignore = _read_mask(root, line, "ignore", line.ignore) if line.ignore is not None else None
+    ignored = [_read_mask(root, line, "ignore", part) for part in line.ignore]
+    ignore = masks.merge(ignored) if ignored else None
     if ignore is not None and ignore["size"] != target["size"]:
         raise ValueError("'mask' and 'ignore' differ in size")
-    return QueryRecord(
-        instruction=line.instruction,
-        kind=line.kind,
-        length=line.length,
-        split=line.split,
-        target=target,
-        ignore=ignore if ignore is not None and masks.area(ignore) else None,
-        topic=line.topic,
-    )
+    return [
+        QueryRecord(
+            instruction=text,
+            kind=line.kind,
+            length=line.length or ("long" if is_long(text) else "short"),
+            split=line.split,
+            target=target,
+            ignore=ignore if ignore is not None and masks.area(ignore) else None,
+            topic=line.topic,
+        )
+        for text in line.instructions
+    ]
 
 
 def _read_mask(root: Path, line: _Line, key: str, value: Any) -> Rle:
     """Read a mask of any of the three forms."""
     if isinstance(value, PurePosixPath):
-        return _read_mask_file(root, value)
+        try:
+            return mask_from_file(root / value)
+        except ValueError as error:
+            raise ValueError(f"the mask file {value}: {error}") from None
     try:
         if "rle" in value:
             return mask_from_rle(value["rle"])
@@ -217,17 +237,3 @@ def _read_mask(root: Path, line: _Line, key: str, value: Any) -> Rle:
         raise ValueError(f"the image {line.image}: {error}") from None
     except ValueError as error:
         raise ValueError(f"{key!r}: {error}") from None
-
-
-def _read_mask_file(root: Path, path: PurePosixPath) -> Rle:
-    """Read a mask from an image file."""
-    try:
-        image_size(root / path)  # refuses what is not an image, or is too large
-        return masks.encode(masks.read_png(root / path))
-    except LensCacheError as error:
-        raise ValueError(f"the mask file {path}: {error}") from None
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise whatever they like on broken data
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise ValueError(f"the mask file {path}: {reason or 'cannot be decoded'}") from None

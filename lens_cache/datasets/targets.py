@@ -5,11 +5,13 @@ Everything here raises ValueError with a short reason, which becomes a ``Rejecte
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from lens_cache import masks
 from lens_cache.datasets.base import brief
-from lens_cache.images import MAX_PIXELS
+from lens_cache.errors import LensCacheError
+from lens_cache.images import MAX_PIXELS, image_size
 from lens_cache.masks import Rle
 
 # Rasterising costs time and memory in the length of the outline, so it may not be absurd.
@@ -29,18 +31,29 @@ def mask_from_polygons(value: Any, height: int, width: int) -> Rle:
     """Rasterise flat [x0, y0, x1, y1, ...] lists in pixels of the image; their union."""
     if not isinstance(value, list) or not value:
         raise ValueError(f"expected a list of polygons, got {brief(value)}")
+    return masks.from_polygons(polygons_of(value, height, width), height, width)
+
+
+def polygons_of(value: list[Any], height: int, width: int) -> list[list[float]]:
+    """Check that a list holds polygons of at least three points, and return it."""
+    check_numbers(value, height, width)
+    for polygon in value:
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(f"a polygon needs at least 3 points, got {len(polygon)} values")
+    return value
+
+
+def check_numbers(value: list[Any], height: int, width: int) -> None:
+    """Check that a list holds lists of numbers, none of them far outside the image."""
     limit = _FARTHEST * max(height, width)
     for polygon in value:
         if not isinstance(polygon, list):
             raise ValueError(f"expected a polygon [x0, y0, x1, y1, ...], got {brief(polygon)}")
-        if len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError(f"a polygon needs at least 3 points, got {len(polygon)} values")
         for number in polygon:
             if isinstance(number, bool) or not isinstance(number, int | float):
                 raise ValueError(f"a polygon holds numbers, got {brief(number)}")
             if not abs(number) <= limit:  # nor is it a NaN
                 raise ValueError(f"a polygon lies far outside the image: {brief(number)}")
-    return masks.from_polygons(value, height, width)
 
 
 def mask_from_rle(value: Any) -> Rle:
@@ -56,6 +69,20 @@ def mask_from_rle(value: Any) -> Rle:
     if not isinstance(counts, str | list):
         raise ValueError(f"the counts of an RLE are a text or a list, got {brief(counts)}")
     return masks.from_counts(counts, height, width)
+
+
+def mask_from_file(source: Path | bytes) -> Rle:
+    """Read a mask from an image file, given by its path or content."""
+    try:
+        image_size(source)  # refuses what is not an image, or is too large
+        return masks.encode(masks.read_png(source))
+    except LensCacheError as error:
+        raise ValueError(str(error)) from None
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise whatever they like on broken data
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise ValueError(reason or "cannot be decoded") from None
 
 
 def check_size(rle: Rle, height: int, width: int) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lens_cache.errors import ConfigError, DatasetError
-from pipelines.cli.options import open_bars
+from pipelines.cli.options import Address, Json, open_bars, show
 
 app = typer.Typer(help="Make or look at data.", no_args_is_help=True)
 
@@ -89,3 +89,36 @@ def pascal_part(
     print(f"wrote {out}; {counts}, set aside: {len(rejected)}")
     for entry in rejected:
         typer.echo(f"set aside: {entry.what}: {entry.reason}", err=True)
+
+
+@app.command("check")
+def check(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="LISA's folder of datasets.")],
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sets",
+            metavar="NAME[|VARIANT][|SPLIT]",
+            help="Only these, separated by commas or given again; every set by default.",
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only look for files and count images.")
+    ] = False,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Look at LISA's folder: what is missing, what is broken, which sets share images.
+
+    Exit code 1 if a set that was asked for is missing or broken.
+    """
+    from lens_cache.datasets.lisa.check import check_folder
+    from pipelines.check_report import folder_check
+    from pipelines.planning import on_ray
+
+    wanted = [name for text in sets or () for name in text.split(",") if name]
+    with open_bars() as bars:
+        found = check_folder(root, wanted, on_ray(address), bars.progress, quick=quick)
+    show(folder_check(found), as_json)
+    if not found.good:
+        raise typer.Exit(1)

@@ -47,6 +47,9 @@ Checkpoint = Annotated[
     Literal["best", "last"] | None,
     typer.Option(help="Which checkpoint; the best one where there is one, by default."),
 ]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster, e.g. auto; this machine by default.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; a GPU if there is one.")]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from pipelines.cli.options import (
+    Address,
     ConfigFile,
     Device,
     Json,
@@ -26,19 +27,26 @@ Precision = Literal["model", "fp8", "int8"]
 
 
 @app.command()
-def plan(store: StorePath, config: ConfigFile = None, overrides: Overrides = None) -> None:
+def plan(
+    store: StorePath,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    address: Address = None,
+) -> None:
     """List every image and query of the data, without any model."""
     from lens_cache.config import ExtractConfig
     from lens_cache.config_file import load_config
-    from pipelines.extract import plan_store
+    from pipelines.extract import QUARANTINE_TABLE, plan_store
+    from pipelines.planning import on_ray
+    from pipelines.set_aside import set_aside_lines
 
     settings = load_config(ExtractConfig, config, overrides or ())
     with open_bars() as bars:
-        made = plan_store(store, settings, bars)
-    print(
-        f"planned {made.num_images} images and {made.num_queries} queries into {store}"
-        + (f"; set aside {made.quarantine.num_rows}" if made.quarantine.num_rows else "")
-    )
+        made = plan_store(store, settings, bars, on_ray(address))
+    drawn = "" if made.draws is None else f" of {made.draws.num_rows} draws"
+    lines = set_aside_lines(made.quarantine, store / QUARANTINE_TABLE)
+    head = f"planned {made.num_images} images and {made.num_queries} queries{drawn} into {store}"
+    print("\n".join([head, *lines]))
 
 
 @app.command()
@@ -46,9 +54,7 @@ def extract(
     store: StorePath,
     config: ConfigFile = None,
     overrides: Overrides = None,
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster, e.g. auto; this machine by default.")
-    ] = None,
+    address: Address = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would cost and write nothing.")
     ] = False,
@@ -80,14 +86,14 @@ def extract(
     """
     from lens_cache.config import ExtractConfig
     from lens_cache.config_file import load_config
-    from pipelines import cost, report
+    from pipelines import cost, planning, report
     from pipelines import extract as phase
     from pipelines.rate import duration
 
     settings = load_config(ExtractConfig, config, overrides or ())
     with open_bars() as bars:
         if dry_run:
-            found = cost.dry_run(store, settings, bars)
+            found = cost.dry_run(store, settings, bars, planning.on_ray(address))
             time = duration(store, found, settings, gpus=gpus, told=rate)
             show(report.dry_run(found, time), as_json)
             return
@@ -97,6 +103,7 @@ def extract(
             settings,
             bars,
             runner,
+            mapper=planning.on_ray(address),
             replace=(replace,) if replace else (),
             retry_quarantined=retry_quarantined,
             force=force,

@@ -28,6 +28,7 @@ COMMANDS = [
     ["data"],
     ["data", "tiny-checkpoints"],
     ["data", "shapes"],
+    ["data", "check"],
     ["config"],
     ["config", "show"],
     ["benchmark"],

@@ -345,3 +345,19 @@ def test_unreadable_annotation_file(root, text, message):
     assert message in str(caught.value)
     assert path.name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_labelling_tool_exports(tmp_path):
+    root = write_coco(tmp_path / "coco")
+    folder = root / "train"
+    (root / "train2017").rename(folder)
+    (root / "annotations/instances_train2017.json").rename(folder / "_annotations.coco.json")
+    shutil.rmtree(root / "annotations")
+    with pytest.raises(ConfigError, match=r"splits found: train$"):
+        opened(root, split=None)
+    dataset = opened(root, split="train")
+    assert dataset.source == PurePosixPath("train/_annotations.coco.json")
+    assert dataset[0].path == PurePosixPath("train/0000.png")
+    assert list(by_name(dataset[0])) == ["dog", "person"]
+    with pytest.raises(DatasetError, match=r"expected panoptic_train\.json"):
+        opened(root, split="train", annotations="panoptic")

@@ -15,7 +15,7 @@ from lens_cache.data import (
 from lens_cache.errors import StoreError
 from lens_cache.geometry import inside_image, mask_to_square
 from lens_cache.masks import encode
-from lens_cache.plan_tables import PlannedQuery
+from lens_cache.planned import PlannedQuery
 from lens_cache.sampling import Draw, Share
 from lens_cache.store.reader import Store
 

@@ -76,6 +76,44 @@ def test_an_empty_ignore_mask_is_no_ignore_mask(root):
     assert record.queries[0].ignore is None
 
 
+def test_several_texts_of_a_line_share_its_mask(root):
+    line = {**LINE, "instruction": ["the box", "What is square here? "], "topic": "shape"}
+    (record,) = opened(root, [line])
+    assert [(q.instruction, q.length) for q in record.queries] == [
+        ("the box", "short"),
+        ("What is square here?", "long"),
+    ]
+    assert len({(q.target["counts"], q.topic) for q in record.queries}) == 1
+    (record,) = opened(root, [{**line, "length": "short"}])
+    assert {q.length for q in record.queries} == {"short"}
+
+
+def test_several_masks_of_a_line_are_united(root):
+    masks.write_png(root / "m.png", box_mask(6, 2, 9, 7))
+    parts = [BOX, "m.png"]
+    (record,) = opened(root, [{**LINE, "mask": parts, "ignore": parts}])
+    expected = box_mask(1, 1, 4, 4) | box_mask(6, 2, 9, 7)
+    np.testing.assert_array_equal(masks.decode(record.queries[0].target), expected)
+    assert record.queries[0].ignore == record.queries[0].target
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"instruction": []}, "'instruction' must be a text that is not empty, got []"),
+        ({"instruction": ["it", ""]}, "'instruction' must be a text"),
+        ({"mask": []}, "'mask' must be a path"),
+        ({"mask": [BOX, [BOX]]}, "'mask' must be a path"),
+        ({"mask": [BOX, {"rle": {"size": [2, 2], "counts": [4]}}]}, "different sizes"),
+    ],
+)
+def test_lists_that_make_no_sense_are_rejected(root, change, reason):
+    dataset = opened(root, [LINE, {**LINE, **change}])
+    rejected = [*dataset.rejected, *dataset[0].rejected]
+    assert [r.what for r in rejected] == ["line 2"]
+    assert reason in rejected[0].reason
+
+
 def test_lines_of_an_image_are_grouped(root):
     other = {**LINE, "image": "b.png"}
     dataset = opened(root, [LINE, other, "", {**LINE, "image": "./a.png", "instruction": "it"}])

@@ -17,6 +17,7 @@ from lens_cache.errors import ConfigError, DatasetError, StoreError
 from lens_cache.images import content_id
 from lens_cache.plan import Plan, build_plan
 from lens_cache.plan_files import IMAGES, QUARANTINE, QUERIES
+from lens_cache.plan_mapping import in_threads
 from tests.pictures import box_mask, box_polygon, colours, edit_json, rotated, write_coco
 from tests.pictures import write_image as write
 
@@ -77,7 +78,7 @@ def test_query_ids_are_distinct(coco):
 
 
 def test_threads_and_repetition_change_nothing(coco):
-    plans = [build_plan(coco, threads=threads) for threads in (1, 2, 7)]
+    plans = [build_plan(coco, mapper=in_threads(threads)) for threads in (1, 2, 7)]
     assert len({plan.digest() for plan in plans}) == 1
     assert plans[0].to_files() == plans[1].to_files() == plans[2].to_files()
 
@@ -221,12 +222,12 @@ def test_nothing_usable_left(tmp_path):
 
 def test_progress_counts_to_the_end(coco):
     calls = []
-    build_plan(coco, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(done, 6) for done in range(1, 7)]
+    build_plan(coco, progress=lambda *call: calls.append(call))
+    assert calls == [("plan", 6, 6)]
 
 
 def test_an_error_in_progress_stops_the_threads(coco):
-    def interrupt(done, total):
+    def interrupt(what, done, total):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lens_cache.datasets.lisa import reason_seg, refer
 from lens_cache.datasets.lisa.ade20k import ADE20K
 from lens_cache.datasets.lisa.cocostuff import COCOSTUFF
 from lens_cache.datasets.lisa.mapillary import MAPILLARY
@@ -11,7 +12,9 @@ from lens_cache.datasets.lisa.sets import SetKind
 KINDS: dict[str, SetKind] = {
     "ade20k": ADE20K,
     "cocostuff": COCOSTUFF,
-    "paco_lvis": PACO_LVIS,
     "pascal_part": PASCAL_PART,
+    "paco_lvis": PACO_LVIS,
     "mapillary": MAPILLARY,
+    **refer.KINDS,
+    **reason_seg.KINDS,
 }

@@ -20,9 +20,10 @@ class LisaDataset:
     Attributes:
         skipped: Why sets that were asked for are not part of it.
         sets: The sets that are.
+        root: The folder of all.
 
     Raises:
-        ConfigError: If a set is unknown or named twice.
+        ConfigError: If a set is unknown or named twice, or in two variants.
         MissingSetError: If files of a set are missing, unless ``data.lisa.missing`` is ``skip``.
         DatasetError: If a set cannot be read.
     """
@@ -36,6 +37,7 @@ class LisaDataset:
         twice = [str(name) for place, name in enumerate(names) if name in names[:place]]
         if twice:
             raise ConfigError(f"data.lisa.sets: {twice[0]} stands there twice")
+        _refuse_mixed_variants(names)
         self.skipped: list[str] = []
         self.sets: dict[SetName, SegmentationDataset] = {}
         for name in names:
@@ -47,6 +49,7 @@ class LisaDataset:
                 self.skipped.append(str(error))
         if not self.sets:
             raise DatasetError(f"opening the lisa dataset {root}: none of its sets is there")
+        self.root = root
         self._opened = list(self.sets.values())
         lengths = [min(len(opened), config.limit or len(opened)) for opened in self._opened]
         self._ends = list(accumulate(lengths))
@@ -64,6 +67,16 @@ class LisaDataset:
             ),
         )
 
+    def set_of(self, index: int) -> SetName:
+        """Return the set that a record belongs to."""
+        return list(self.sets)[bisect.bisect_right(self._ends, index)]
+
+    @property
+    def ranges(self) -> dict[SetName, range]:
+        """Where the records of each set lie."""
+        starts = [0, *self._ends]
+        return dict(zip(self.sets, map(range, starts, self._ends), strict=True))
+
     def __len__(self) -> int:
         return self._ends[-1]
 
@@ -73,3 +86,15 @@ class LisaDataset:
     def __getitem__(self, index: int) -> ImageRecord:
         place = bisect.bisect_right(self._ends, index)
         return self._opened[place][index - (self._ends[place - 1] if place else 0)]
+
+
+def _refuse_mixed_variants(names: list[SetName]) -> None:
+    """A plan tells sets and splits apart, not variants: two of them would give one mixed score."""
+    seen: dict[tuple[str, str], SetName] = {}
+    for name in names:
+        other = seen.setdefault((name.name, name.split), name)
+        if other != name:
+            raise ConfigError(
+                f"data.lisa.sets: {other} and {name} would be one split {name.split} of "
+                f"{name.name}; plan them in two stores"
+            )

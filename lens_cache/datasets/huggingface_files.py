@@ -1,0 +1,83 @@
+"""The tables of a folder, as the Hub has them or as ``save_to_disk`` writes them.
+
+root/data/train-00000-of-00002-0123456789abcdef.parquet     the Hub's
+root/train.parquet, root/val/anything.parquet
+root/state.json, root/data-00000-of-00001.arrow             a Dataset saved to disk
+root/dataset_dict.json, root/train/state.json, ...          a DatasetDict saved to disk
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from lens_cache.errors import DatasetError, one_line
+from lens_cache.table_files import SUFFIXES
+
+_NUMBERED = re.compile(r"(?P<stem>.+?)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
+_SPLIT = re.compile(r"(train|val|dev|test|eval)\w*", re.IGNORECASE)
+_NO_SPLIT = ("data", "part", "chunk")
+
+
+def find_tables(root: Path) -> list[tuple[PurePosixPath, str]]:
+    """Return the tables below a folder, relative to it, and the split that each one's place says.
+
+    Raises:
+        DatasetError: If there are none, or a ``state.json`` is not understood.
+    """
+    saved = [path.parent for path in sorted(root.rglob("state.json"))]
+    found = [file for folder in saved for file in _saved_files(folder)]
+    found += [
+        (path, _split_of(path.relative_to(root)))
+        for path in sorted(root.rglob("*"))
+        if path.suffix in SUFFIXES
+        and path.parent not in saved
+        and not path.name.startswith("cache-")  # what ``Dataset.map`` leaves behind
+    ]
+    if not found:
+        raise DatasetError(
+            f"opening the huggingface dataset {root}: expected *.parquet files, or a folder that "
+            "save_to_disk wrote; found none (download one with `hf download NAME --repo-type "
+            "dataset --local-dir FOLDER`)"
+        )
+    return [(PurePosixPath(path.relative_to(root).as_posix()), split) for path, split in found]
+
+
+def _saved_files(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Return the files of a saved Dataset in the order of its rows."""
+    path = folder / "state.json"
+    try:
+        state = json.loads(path.read_bytes())
+        names = [str(entry["filename"]) for entry in state["_data_files"]]
+        shuffled = bool(state.get("_indices_data_files"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(
+            f"reading {path}: expected what save_to_disk writes: {type(error).__name__} "
+            f"{one_line(error, 80)}; save the dataset anew"
+        ) from None
+    if shuffled:
+        raise DatasetError(
+            f"reading {path}: its rows are chosen by a list of indices; save the dataset anew, "
+            "after flatten_indices()"
+        )
+    split = state.get("_split") or folder.name
+    for name in names:
+        if Path(name).name != name:
+            raise DatasetError(f"reading {path}: the file {name!r} is outside its folder")
+        yield folder / name, split if _SPLIT.fullmatch(split) else "train"
+
+
+def _split_of(path: Path) -> str:
+    """Return the split that a file's name says, or its folder's; ``train`` if they do not.
+
+    The cache of ``datasets`` has the set's name before it: "shapes-test-00000-of-00001.arrow".
+    """
+    numbered = _NUMBERED.fullmatch(path.stem)
+    if numbered is not None and numbered["stem"] not in _NO_SPLIT:
+        return numbered["stem"].rpartition("-")[2]
+    for name in (path.stem, path.stem.rpartition("-")[2], path.parent.name):
+        if _SPLIT.fullmatch(name):
+            return name
+    return "train"

@@ -1,0 +1,85 @@
+"""Masks as tables of the Hub state them. Raises ValueError with a short reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from lens_cache import masks
+from lens_cache.datasets.base import brief, relative_path
+from lens_cache.datasets.targets import (
+    check_size,
+    mask_from_file,
+    mask_from_polygons,
+    mask_from_rle,
+)
+from lens_cache.masks import Rle
+from lens_cache.picture_files import stored_bytes
+
+
+def mask_from_value(value: Any, root: Path, height: int, width: int) -> Rle:
+    """Read a mask from a ``pyarrow`` scalar.
+
+    An image file (its bytes, or its path relative to the root), where what is not 0 is foreground;
+    a list of ``height`` lists of ``width`` numbers or booleans; {"size", "counts"}, an RLE; a list
+    of polygons [x0, y0, x1, y1, ...] or one of them; or a list of files or RLEs. Parts are united.
+
+    Args:
+        value: The scalar.
+        root: Where paths begin.
+        height: Of the picture.
+        width: Of the picture.
+    """
+    raster = _raster(value, height, width)
+    rle = raster if raster is not None else _part(value.as_py(), root, height, width)
+    check_size(rle, height, width)
+    return rle
+
+
+def _raster(value: Any, height: int, width: int) -> Rle | None:
+    """Read a 2-D list without making a Python object of every pixel; None if it is not one."""
+    if not value.is_valid or not _is_list(value.type) or not _is_list(value.type.value_type):
+        return None
+    rows = value.values
+    widths = set(rows.value_lengths().to_pylist())
+    pixels = rows.flatten()
+    if len(rows) != height or widths != {width} or pixels.null_count or _is_list(pixels.type):
+        if pa.types.is_boolean(pixels.type):  # then polygons it is not
+            raise ValueError(
+                f"expected a 2-D list of {height} rows with {width} values each, got {len(rows)} "
+                f"rows with {', '.join(map(str, sorted(map(str, widths))[:3]))}"
+            )
+        return None
+    return masks.encode(pixels.to_numpy(zero_copy_only=False).reshape(height, width) != 0)
+
+
+def _is_list(kind: Any) -> bool:
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+
+
+def _part(value: Any, root: Path, height: int, width: int) -> Rle:
+    """Read any form but a raster."""
+    if isinstance(value, list) and value:
+        if isinstance(value[0], dict | bytes | str):
+            parts = [_part(part, root, height, width) for part in value]
+            for part in parts:
+                check_size(part, height, width)
+            return masks.merge(parts)
+        polygons = value if isinstance(value[0], list) else [value]
+        return mask_from_polygons(polygons, height, width)
+    if isinstance(value, dict) and "counts" in value:
+        counts = value["counts"]
+        if isinstance(counts, bytes):
+            counts = counts.decode("ascii", errors="replace")
+        return mask_from_rle({"size": value.get("size"), "counts": counts})
+    data = stored_bytes(value)
+    if data is not None:
+        return mask_from_file(data)
+    path = value.get("path") if isinstance(value, dict) else value
+    if isinstance(path, str):
+        return mask_from_file(root / relative_path(path))
+    raise ValueError(f"expected an image file, a 2-D list, an RLE or polygons, got {brief(value)}")

@@ -1,0 +1,152 @@
+"""RefCLEF, RefCOCO, RefCOCO+ and RefCOCOg: sentences, each about one thing of an image.
+
+    root/refer_seg/refcoco/instances.json and refs(unc).p
+    root/refer_seg/images/mscoco/images/train2014/COCO_train2014_*.jpg
+    root/refer_seg/images/saiapr_tc-12/...                                (RefCLEF)
+
+Images come in the order in which the refs file first names them; the queries of an image are all
+its sentences of the split, ref after ref, as often as they stand there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from lens_cache.data_config import Rules
+from lens_cache.datasets.base import ImageRecord, QueryRecord, Rejected, brief, is_text
+from lens_cache.datasets.lisa.refer_files import (
+    Picture,
+    Ref,
+    index_refs,
+    read_instances,
+    read_refs,
+)
+from lens_cache.datasets.lisa.refer_masks import referred_mask
+from lens_cache.datasets.lisa.sets import SetKind, SetName, require_files
+from lens_cache.datasets.targets import check_not_empty
+from lens_cache.errors import one_line
+from lens_cache.masks import Rle
+
+_FOLDER = PurePosixPath("refer_seg")
+_COCO = _FOLDER / "images/mscoco/images/train2014"
+_SAIAPR = _FOLDER / "images/saiapr_tc-12"
+_ANNOTATIONS = (
+    "get {name}.zip (its links at UNC are dead: web.archive.org has copies of "
+    "bvisionweb1.cs.unc.edu/licheng/referit/data, the Hugging Face Hub and Kaggle have mirrors)"
+)
+
+
+class ReferDataset:
+    """One split of one of the sets; see the module.
+
+    Attributes:
+        name: The set.
+        source: Its refs file.
+        rejected: Refs that belong to no image.
+    """
+
+    def __init__(self, root: Path, name: SetName, rules: Rules) -> None:
+        """Read both files.
+
+        Raises:
+            MissingSetError: If files are not there.
+            ConfigError: If the variant has no such split.
+            DatasetError: If a file cannot be read.
+        """
+        folder = _FOLDER / name.name
+        instances, self.source = folder / "instances.json", folder / f"refs({name.variant}).p"
+        images = _SAIAPR if name.name == "refclef" else _COCO
+        needed = [path.as_posix() for path in (instances, self.source, images)]
+        require_files(root, name, needed, KINDS[name.name].source)
+        self.name, self._split, self._rules = name.name, name.split, rules
+        self._pictures, self.rejected = index_refs(
+            read_refs(root / self.source, name), read_instances(root / instances), images
+        )
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> ImageRecord:
+        picture = self._pictures[index]
+        queries: list[QueryRecord] = []
+        rejected = list(picture.rejected)
+        seen: Counter[tuple[str, str]] = Counter()
+        for ref in picture.refs:
+            try:
+                target = self._target(ref, picture)
+            except ValueError as error:
+                rejected.append(Rejected(f"ref {ref.number}", one_line(error)))
+                continue
+            texts, unusable = self._texts(ref)
+            rejected += unusable
+            for text in texts:
+                key = text, target["counts"]
+                queries.append(self._query(text, target, seen[key]))
+                seen[key] += 1
+        return ImageRecord(picture.path, self.name, tuple(queries), tuple(rejected))
+
+    def _target(self, ref: Ref, picture: Picture) -> Rle:
+        try:
+            size = picture.height, picture.width
+            target = referred_mask(ref.segmentation, *size, self._rules)
+            # A benchmark keeps what has no mask: to segment nothing is right there, and counts.
+            if self._rules == "strict" and self._split == "train":
+                check_not_empty(target)
+        except ValueError as error:
+            where = f"annotation {ref.annotation} of instances.json"
+            raise ValueError(f"{where}: {error}") from None
+        return target
+
+    def _texts(self, ref: Ref) -> tuple[list[str], list[Rejected]]:
+        """Return the sentences as LISA asks them, which asks empty ones too."""
+        texts, rejected = [], []
+        for position, entry in enumerate(ref.sentences):
+            text = entry.get("sent") if isinstance(entry, dict) else None
+            blank = isinstance(text, str) and not text.strip()
+            if is_text(text) or (blank and self._rules == "parity"):
+                texts.append(str(text).strip().lower())
+            else:
+                reason = f"expected a text under sent, got {brief(entry)}"
+                rejected.append(Rejected(f"ref {ref.number}, sentence {position}", reason))
+        return texts, rejected
+
+    def _query(self, text: str, target: Rle, repeat: int) -> QueryRecord:
+        return QueryRecord(
+            instruction=text,
+            kind="referring",
+            length="short",
+            split=self._split,
+            target=target,
+            ignore=None,
+            repeat=repeat,
+        )
+
+
+def _kind(name: str, images: str, splits: str, *variants: str) -> SetKind:
+    return SetKind(
+        group="referring",
+        splits=tuple(splits.split()),
+        variants=variants,
+        open=ReferDataset,
+        source=f"{_ANNOTATIONS.format(name=name)} and {images}",
+    )
+
+
+_TRAIN2014 = "train2014.zip of cocodataset.org"
+KINDS = {
+    "refclef": _kind(
+        "refclef",
+        "saiapr_tc-12.zip, from the same place (only RefCLEF needs it)",
+        "train val test testA testB testC",
+        "unc",
+        "berkeley",
+    ),
+    "refcoco": _kind("refcoco", _TRAIN2014, "train val test testA testB", "unc", "google"),
+    "refcoco+": _kind("refcoco+", _TRAIN2014, "train val test testA testB", "unc"),
+    "refcocog": _kind("refcocog", _TRAIN2014, "train val test", "umd", "google"),
+}
