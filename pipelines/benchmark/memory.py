@@ -7,10 +7,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 # Numbers of glibc's mallopt, with the largest values that it takes.
 _KEEP_FREED = {-1: 2**31 - 1, -3: 32 << 20}
+_BLOCK = 16 << 20
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -35,16 +37,22 @@ def extra_memory(work: Callable[[], object], device: str) -> int | None:
     return 1024 * (_kibibytes("VmHWM") - before)
 
 
-def keep_freed_memory() -> None:
-    """Let this process keep what it frees, to be given out again, where the C library is glibc.
+def ready_memory(size: int) -> None:
+    """Have memory at hand, and let this process keep what it frees, where the C library is glibc.
 
-    By default it is chance, which depends on what was freed before, whether an allocation of
-    megabytes is memory at hand or fresh pages; and pages cost twice what filling them does.
+    Otherwise it is chance, which depends on what was freed before, whether an allocation of
+    megabytes is fresh pages or not, and whether these are huge ones; either can cost more than
+    filling them. NumPy asks for huge pages where it allocates 4 MB or more.
+
+    Args:
+        size: Bytes.
     """
     tune = getattr(ctypes.CDLL(None), "mallopt", None)
     if tune is not None:
         for parameter, value in _KEEP_FREED.items():
             tune(parameter, value)
+    blocks = [np.ones(_BLOCK, np.uint8) for _ in range(-(-size // _BLOCK))]
+    del blocks
 
 
 def _kibibytes(name: str) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from lens_cache.errors import ConfigError, StoreError
-from pipelines.benchmark.memory import keep_freed_memory
+from pipelines.benchmark.memory import ready_memory
 from pipelines.benchmark.random_features import (
     FULL_SIZE,
     SMALL_SIZE,
@@ -29,7 +29,15 @@ from pipelines.benchmark.store_peers import (
     SafetensorsFiles,
     WebDataset,
 )
-from pipelines.benchmark.store_ways import OurStream, OurTars, OurZarr, PlainZarr, Raw, Way
+from pipelines.benchmark.store_ways import (
+    SHUFFLE_BUFFER,
+    OurStream,
+    OurTars,
+    OurZarr,
+    PlainZarr,
+    Raw,
+    Way,
+)
 from pipelines.cost import require_space
 from pipelines.progress import Reporter
 from pipelines.report import Report
@@ -166,8 +174,8 @@ def measure(
     cold: bool = False,
 ) -> StoreBenchmark:
     """Measure records of any size; see ``benchmark_store``."""
-    keep_freed_memory()
     features = RandomFeatures(sizes, images)
+    ready_memory(2 * min(images, SHUFFLE_BUFFER + 2) * features.num_bytes() // images)
     absent = [way for way in WAYS if way in EXTRAS and find_spec(EXTRAS[way][0]) is None]
     chosen = [way for way in WAYS if way not in absent]
     require_space(folder, len(chosen) * features.num_bytes())

@@ -78,7 +78,7 @@ def few(monkeypatch):
     """Only the ways that are always there, and one that is not."""
     monkeypatch.setattr(benchmark, "WAYS", (*ALWAYS, LitData))
     monkeypatch.setitem(benchmark.EXTRAS, LitData, ("no_such_module", "pip install it"))
-    monkeypatch.setattr(benchmark, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(benchmark, "ready_memory", lambda size: None)
 
 
 def measured(folder, **options):
