@@ -113,7 +113,7 @@ class Engine:
     def prefix(self) -> dict[int, Tensor]:
         """Return the states of the system prefix per layer, each of shape (P, d)."""
         assert self._llava is not None
-        return self._llava.encode(self._reader.blank.square, []).prefix
+        return self._llava.prefix
 
     def texts(self, image: int) -> list[list[int]]:
         """Return the token ids of each question of an image."""

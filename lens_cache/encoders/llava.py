@@ -15,17 +15,10 @@ from torch import Tensor, nn
 from transformers import LlavaModel
 
 from lens_cache.encoders.llava_weights import load_config, load_model
-from lens_cache.encoders.packed_attention import SPLIT_ATTENTION
+from lens_cache.encoders.packed_decoder import PackedDecoder, States
 from lens_cache.encoders.prompt import LlavaPrompt
 from lens_cache.errors import ConfigError
-from lens_cache.packing import (
-    additive_mask,
-    block_mask,
-    chunks,
-    pack_ids,
-    position_ids,
-    row_groups,
-)
+from lens_cache.packing import chunks, row_groups
 from lens_cache.transfer import Transfer
 
 # Questions packed into one forward hold at most so many tokens, padding included (unless one alone
@@ -45,8 +38,8 @@ class LlavaFeatures:
         text_tokens: States of each question, in order, shapes (T_q, d).
     """
 
-    prefix: dict[int, Tensor]
-    image_tokens: dict[int, Tensor]
+    prefix: States
+    image_tokens: States
     text_tokens: dict[int, list[Tensor]]
 
 
@@ -60,9 +53,9 @@ class LlavaBatch:
         text_tokens: States of all questions, one after another, image by image, shape (tokens, d).
     """
 
-    prefix: dict[int, Tensor]
-    image_tokens: dict[int, Tensor]
-    text_tokens: dict[int, Tensor]
+    prefix: States
+    image_tokens: States
+    text_tokens: States
 
 
 @dataclass(frozen=True)
@@ -94,18 +87,15 @@ class LlavaEncoder:
         layers: tuple[int, ...],
         num_layers: int,
         device: torch.device | str,
-        split: bool | None = None,
     ) -> None:
-        """Take a model.
+        """Take a model and run the prefix.
 
         Args:
-            model: A ``LlavaModel`` that ends at the last of the layers.
+            model: A ``LlavaModel`` that ends at the last of the layers; it is changed.
             prompt: Its prompt.
             layers: Tapped layers in ascending order.
             num_layers: Decoder layers of the whole model.
             device: Where it runs.
-            split: Attend apart in the shared part, without a mask, and in the questions; on GPUs
-                by default, whose fastest kernels take no mask.
         """
         self.prompt = prompt
         self.layers = layers
@@ -114,11 +104,11 @@ class LlavaEncoder:
         self.device = torch.device(device)
         self.dtype: torch.dtype = model.dtype
         self.model = model.to(self.device).eval().requires_grad_(False)
-        self._split = self.device.type == "cuda" if split is None else split
-        if self._split:
-            self.model.language_model.config._attn_implementation = SPLIT_ATTENTION
+        _end_tower(self.model)
         self._transfer = Transfer(self.device)
-        self._prefix_ids = torch.tensor(prompt.prefix_ids, device=self.device)
+        self._decoder = PackedDecoder(
+            self.model.language_model, prompt.prefix_ids, layers, self._transfer
+        )
 
     @classmethod
     def from_checkpoint(
@@ -160,6 +150,11 @@ class LlavaEncoder:
         return cls(model, prompt, layers=tapped, num_layers=num_layers, device=device)
 
     @property
+    def prefix(self) -> States:
+        """States of the system prefix, shape (P, d), per tapped layer."""
+        return self._decoder.prefix
+
+    @property
     def num_image_tokens(self) -> int:
         """How many tokens an image has (576)."""
         return self.prompt.num_image_tokens
@@ -194,8 +189,8 @@ class LlavaEncoder:
     def encode(self, square: NDArray[np.uint8], texts: _Texts) -> LlavaFeatures:
         """Run one image with all its questions, packed behind it.
 
-        Prefix and image states depend on nothing behind them. Their bits may still depend on the
-        *number* of packed tokens, because kernels depend on sizes.
+        Image states depend on nothing behind them. Their bits may still depend on the *number* of
+        packed tokens, because kernels depend on sizes.
 
         Args:
             square: The image from ``geometry.image_to_square``, shape (side, side, 3), any side.
@@ -236,16 +231,23 @@ class LlavaEncoder:
         ]
         lengths = [sum(map(len, row.texts)) for row in rows]
         parts = [
-            self._forward(features, rows[group.start : group.stop])
+            self._decoder.run(
+                torch.stack([features[row.image] for row in chosen]), [row.texts for row in chosen]
+            )
             for group in row_groups(lengths, MAX_TEXT_TOKENS)
+            for chosen in [rows[group.start : group.stop]]
         ]
+        begins = self._transfer.upload(
+            torch.tensor([place for place, row in enumerate(rows) if row.begins])
+        )
+        images, words = (
+            {n: torch.cat([states[n] for states in found]) for n in self.layers}
+            for found in zip(*parts, strict=True)
+        )
         return LlavaBatch(
-            prefix={n: parts[0][n][0] for n in self.layers},
-            image_tokens={
-                n: torch.stack([states for part in parts for states in part[n][1]])
-                for n in self.layers
-            },
-            text_tokens={n: torch.cat([part[n][2] for part in parts]) for n in self.layers},
+            prefix=self.prefix,
+            image_tokens={n: states.index_select(0, begins) for n, states in images.items()},
+            text_tokens=words,
         )
 
     def _image_features(self, pixels: Tensor) -> Tensor:
@@ -253,36 +255,12 @@ class LlavaEncoder:
         output = self.model.get_image_features(pixel_values=pixels.to(self.dtype))
         return torch.stack(list(output.pooler_output))
 
-    def _forward(
-        self, features: Tensor, rows: Sequence[_Row]
-    ) -> dict[int, tuple[Tensor, list[Tensor], Tensor]]:
-        """Return per layer the states of prefix, of images that begin here, and of all texts.
 
-        Nothing here waits for the device: the host alone decides what goes where.
-        """
-        packed, language = pack_ids([row.texts for row in rows]), self.model.language_model
-        ids, owner, places = map(self._transfer.upload, (packed.ids, packed.owner, packed.places))
-        images = torch.stack([features[row.image] for row in rows])
-        prefix = language.embed_tokens(self._prefix_ids).expand(len(rows), -1, -1)
-        shared = torch.cat([prefix, images.to(prefix.dtype)], dim=1)
-        end = shared.shape[1]
-        mask = additive_mask(block_mask(end, owner), self.dtype)
-        split = {"attention_mask": mask[:, :, end:], "num_shared": end}
-        output = language(
-            inputs_embeds=torch.cat([shared, language.embed_tokens(ids)], dim=1),
-            position_ids=position_ids(end, owner),
-            use_cache=False,
-            output_hidden_states=len(self.layers) > 1,
-            **(split if self._split else {"attention_mask": mask}),
-        )
-        states = {n: output.hidden_states[n] for n in self.layers[:-1]}
-        states[self.layers[-1]] = output.last_hidden_state
-        start = prefix.shape[1]
-        return {
-            n: (
-                state[0, :start],
-                [state[i, start:end] for i, row in enumerate(rows) if row.begins],
-                state[:, end:].flatten(0, 1).index_select(0, places),
-            )
-            for n, state in states.items()
-        }
+def _end_tower(model: Any) -> None:
+    """Drop the layers of the vision tower that stand behind what the projector reads."""
+    tower, config = model.vision_tower, model.config
+    depth = len(tower.encoder.layers)
+    read = config.vision_feature_layer
+    places = [place % (depth + 1) for place in ([read] if isinstance(read, int) else read)]
+    tower.encoder.layers = tower.encoder.layers[: max(places)]
+    config.vision_feature_layer = places[0] if isinstance(read, int) else places
