@@ -14,6 +14,7 @@ from PIL import Image
 
 from lens_cache.config import DataConfig
 from lens_cache.encoders.llava import LlavaEncoder
+from lens_cache.encoders.packed_decoder import PackedDecoder
 from lens_cache.encoders.sam import SamEncoder
 from lens_cache.encoders.tiny import write_tiny_checkpoints
 from lens_cache.errors import (
@@ -160,7 +161,13 @@ def test_bfloat16_is_stored_as_its_bits(tmp_path, tiny_coco, tiny_checkpoints):
 def test_nothing_of_a_store_is_a_pickle(tiny_store):
     suffixes = {path.suffix for path in tiny_store.rglob("*") if path.is_file()}
     assert suffixes <= {"", ".json", ".parquet", ".safetensors", ".jsonl", ".yaml"}
-    assert all(not data.startswith(b"\x80") for data in contents(tiny_store).values())
+    # A pickle begins with its protocol and ends with STOP; features begin with any byte.
+    pickles = [
+        name
+        for name, data in contents(tiny_store).items()
+        if data[:1] == b"\x80" and data[1:2] <= b"\x05" and data.endswith(b".")
+    ]
+    assert pickles == []
 
 
 # Determinism and resuming
@@ -330,6 +337,50 @@ def failing(monkeypatch, model, fails):
         return real(self, pictures, *rest)
 
     monkeypatch.setattr(model, "encode_batch", encode_batch)
+
+
+@pytest.fixture
+def no_memory_for_the_prefix(monkeypatch):
+    """Let the first tries to run the prefix find no memory; returns how many were made."""
+    real, tries = PackedDecoder._run_prefix, []
+
+    def arm(failures):
+        def run_prefix(self, prefix_ids):
+            tries.append(len(tries))
+            if len(tries) <= failures:
+                raise RuntimeError("[enforce fail at DefaultCPUAllocator] you tried to allocate 9")
+            return real(self, prefix_ids)
+
+        monkeypatch.setattr(PackedDecoder, "_run_prefix", run_prefix)
+        monkeypatch.setattr("lens_cache.memory._PAUSES_SECONDS", (0.0, 0.0))
+        return tries
+
+    return arm
+
+
+def test_memory_that_lacks_for_a_moment_while_the_prefix_runs_is_waited_for(
+    tmp_path, batched_store, no_memory_for_the_prefix
+):
+    good, config = batched_store
+    tries = no_memory_for_the_prefix(2)
+    extracted(tmp_path / "s", config)
+    assert len(tries) == 3
+    assert_same(tmp_path / "s", good)
+
+
+def test_memory_that_never_suffices_for_the_prefix_is_one_line(
+    tmp_path, batched_store, no_memory_for_the_prefix
+):
+    good, config = batched_store
+    tries = no_memory_for_the_prefix(100)
+    with pytest.raises(ExtractionError, match=r"prefix: memory ran out.*workers\.count") as error:
+        extracted(tmp_path / "s", config)
+    assert len(tries) == 3
+    assert "\n" not in str(error.value)
+    tries.clear()
+    no_memory_for_the_prefix(0)
+    extracted(tmp_path / "s", config)
+    assert_same(tmp_path / "s", good)
 
 
 def test_a_failing_image_costs_its_batch_nothing(tmp_path, batched_store, monkeypatch):
