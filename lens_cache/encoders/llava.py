@@ -17,6 +17,7 @@ from transformers import LlavaModel
 from lens_cache.encoders.llava_weights import load_config, load_model
 from lens_cache.encoders.packed_decoder import PackedDecoder, States
 from lens_cache.encoders.prompt import LlavaPrompt
+from lens_cache.encoders.vision_tower import end_tower, image_features
 from lens_cache.errors import ConfigError
 from lens_cache.packing import chunks, row_groups
 from lens_cache.transfer import Transfer
@@ -48,12 +49,10 @@ class LlavaBatch:
     """States of B images and their questions, per tapped layer.
 
     Attributes:
-        prefix: States of the system prefix, shape (P, d).
         image_tokens: States of the images, shape (B, N, d).
         text_tokens: States of all questions, one after another, image by image, shape (tokens, d).
     """
 
-    prefix: States
     image_tokens: States
     text_tokens: States
 
@@ -104,7 +103,7 @@ class LlavaEncoder:
         self.device = torch.device(device)
         self.dtype: torch.dtype = model.dtype
         self.model = model.to(self.device).eval().requires_grad_(False)
-        _end_tower(self.model)
+        end_tower(self.model)
         self._transfer = Transfer(self.device)
         self._decoder = PackedDecoder(
             self.model.language_model, prompt.prefix_ids, layers, self._transfer
@@ -205,7 +204,7 @@ class LlavaEncoder:
         batch = self.encode_batch([self.pixels(square)], [texts])
         lengths = [len(text) for text in texts]
         return LlavaFeatures(
-            prefix=batch.prefix,
+            prefix=self.prefix,
             image_tokens={n: states[0] for n, states in batch.image_tokens.items()},
             text_tokens={
                 n: list(torch.split(states, lengths)) for n, states in batch.text_tokens.items()
@@ -223,7 +222,7 @@ class LlavaEncoder:
         Returns:
             States in the encoder's dtype and on its device.
         """
-        features = self._image_features(self._transfer.upload(torch.stack(list(pixels))))
+        features = image_features(self.model, self._transfer.upload(torch.stack(list(pixels))))
         rows = [
             _Row(image, number == 0, group)
             for image, asked in enumerate(texts)
@@ -245,22 +244,6 @@ class LlavaEncoder:
             for found in zip(*parts, strict=True)
         )
         return LlavaBatch(
-            prefix=self.prefix,
             image_tokens={n: states.index_select(0, begins) for n, states in images.items()},
             text_tokens=words,
         )
-
-    def _image_features(self, pixels: Tensor) -> Tensor:
-        """Return what stands for B images in the language model's input, shape (B, N, d)."""
-        output = self.model.get_image_features(pixel_values=pixels.to(self.dtype))
-        return torch.stack(list(output.pooler_output))
-
-
-def _end_tower(model: Any) -> None:
-    """Drop the layers of the vision tower that stand behind what the projector reads."""
-    tower, config = model.vision_tower, model.config
-    depth = len(tower.encoder.layers)
-    read = config.vision_feature_layer
-    places = [place % (depth + 1) for place in ([read] if isinstance(read, int) else read)]
-    tower.encoder.layers = tower.encoder.layers[: max(places)]
-    config.vision_feature_layer = places[0] if isinstance(read, int) else places

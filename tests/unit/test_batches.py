@@ -45,7 +45,7 @@ def test_a_batch_equals_plain_forwards(llava, tiny_checkpoints):
         for image, questions in enumerate(ASKED):
             for question in questions:
                 prefix, tokens, words = plain.states(picture(image), question, (layer,))[layer]
-                close(batch.prefix[layer], prefix)
+                close(llava.prefix[layer], prefix)
                 close(batch.image_tokens[layer][image], tokens)
                 close(next(text), words)
         alone = plain.states(picture(1), "anything", (layer,))[layer]
