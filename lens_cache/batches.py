@@ -15,10 +15,9 @@ from torch import Tensor
 
 from lens_cache.errors import one_line
 from lens_cache.frozen_models import FrozenModel, Picture, Texts
+from lens_cache.memory import out_of_memory
 from lens_cache.transfer import Arrival, Mark, Transfer
 
-# How PyTorch says that a CPU has no memory left; on GPUs it has an exception of its own.
-_NO_HOST_MEMORY = ("DefaultCPUAllocator", "not enough memory")
 _FINITE = "/finite"
 
 
@@ -121,7 +120,7 @@ class BatchRunner:
         except torch.AcceleratorError:
             raise
         except RuntimeError as error:
-            if _out_of_memory(error) and len(batch) > 1:
+            if out_of_memory(error) and len(batch) > 1:
                 self.size = len(batch) // 2
                 return None
             if len(wanted) == 1:
@@ -167,12 +166,6 @@ def _checked(image: Mapping[str, Tensor]) -> dict[str, Tensor] | str:
     arrays = {name: value for name, value in image.items() if not name.endswith(_FINITE)}
     bad = [name for name in arrays if not bool(image[f"{name}{_FINITE}"].all())]
     return f"values that are not finite in {', '.join(bad)}" if bad else arrays
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error) for words in _NO_HOST_MEMORY
-    )
 
 
 def _reason(error: RuntimeError) -> str:

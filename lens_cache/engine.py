@@ -20,6 +20,7 @@ from lens_cache.frozen_models import (
     load_llava,
     load_sam,
 )
+from lens_cache.memory import within_memory
 from lens_cache.overlap import batched
 from lens_cache.plan import Plan
 from lens_cache.reading import PictureReader, ReadImage
@@ -64,7 +65,7 @@ class Engine:
         side: int,
         device: str,
     ) -> None:
-        """Load models.
+        """Load models, and run what is the same for all images.
 
         Args:
             plan: The images.
@@ -73,6 +74,9 @@ class Engine:
             groups: Feature groups; only their models are loaded.
             side: Side of the square frame.
             device: Where the models run.
+
+        Raises:
+            ExtractionError: If they do not fit into memory.
         """
         self._plan, self._questions = plan, questions
         self.times = StageTimes()
@@ -80,11 +84,19 @@ class Engine:
         self._in_flight = _IN_FLIGHT if on_gpu else 0
         self._batch = config.workers.images_per_batch or (_GPU_BATCH if on_gpu else 1)
         models: dict[Group, FrozenModel] = {}
-        self._llava = load_llava(config, device) if "hidden_states" in groups else None
+        self._llava = (
+            within_memory(
+                f"loading LLaVA onto {device} and running its prompt's prefix",
+                lambda: load_llava(config, device),
+            )
+            if "hidden_states" in groups
+            else None
+        )
         if self._llava is not None:
             models["hidden_states"] = HiddenStates(self._llava)
         if "image_embeddings" in groups:
-            models["image_embeddings"] = ImageEmbeddings(load_sam(config, device))
+            sam = within_memory(f"loading SAM onto {device}", lambda: load_sam(config, device))
+            models["image_embeddings"] = ImageEmbeddings(sam)
         assert config.data.root is not None
         self._reader = PictureReader(
             plan,
@@ -113,7 +125,7 @@ class Engine:
     def prefix(self) -> dict[int, Tensor]:
         """Return the states of the system prefix per layer, each of shape (P, d)."""
         assert self._llava is not None
-        return self._llava.encode(self._reader.blank.square, []).prefix
+        return self._llava.prefix
 
     def texts(self, image: int) -> list[list[int]]:
         """Return the token ids of each question of an image."""

@@ -7,7 +7,8 @@ a test or a notebook can hold one without Ray.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,9 +39,10 @@ class ShardReport:
         queries: Their queries.
         quarantined: What failed, per group.
         seconds: Time per stage: ``read``, summed over the threads that do it; ``llava`` and
-            ``sam``, on their device; ``write``, behind the models; ``commit``, when all is written.
+            ``sam``, on their device; ``write``, behind the models; ``commit``, when all is written,
+            beside the models of the next shard.
         readers: Threads that read.
-        wall: Seconds from beginning to commit.
+        wall: Seconds from the beginning until its commit could begin.
         size: Bytes committed.
         smaller_batches: Images per batch from now on, of groups whose memory ran out here.
     """
@@ -59,8 +61,8 @@ class ShardReport:
 class ShardExtractor:
     """Extracts shards of one store with the frozen models of some groups.
 
-    Attributes:
-        images_done: Images of the current shard that the models are done with.
+    The commit of a shard takes a thread of its own, so that the models need not wait for it: one
+    commit at a time, in the order of the shards.
     """
 
     def __init__(
@@ -79,9 +81,11 @@ class ShardExtractor:
         self._plan = Plan.load(root / PLAN_FOLDER)
         self._shards = shard_images(self._plan.num_images, config.store.shard_size)
         self._failures: dict[str, int] = {}
-        self.images_done = 0
         groups_of_arrays = self._manifest.arrays.values()
         self._arrays = {name: spec for group in groups_of_arrays for name, spec in group.items()}
+        self._done: dict[int, int] = {}
+        self._committer = ThreadPoolExecutor(1, "commit")
+        self._last_commit: Future[ShardReport] | None = None
         questions = Questions.load(root / QUESTIONS_FILE)
         self._catalogue = Catalogue(self._manifest, self._plan, questions)
         self._engine = Engine(
@@ -93,6 +97,11 @@ class ShardExtractor:
             device=device,
         )
 
+    @property
+    def images_done(self) -> int:
+        """Images that the models are done with, of shards that are not committed yet."""
+        return sum(self._done.values())
+
     def extract(self, shard: int, groups: Sequence[Group]) -> ShardReport:
         """Extract and commit one shard of the given groups.
 
@@ -101,35 +110,56 @@ class ShardExtractor:
             OSError: If the store cannot be written.
             torch.AcceleratorError: If the device failed.
         """
+        return self.extract_ahead(shard, groups).result()
+
+    def extract_ahead(self, shard: int, groups: Sequence[Group]) -> Future[ShardReport]:
+        """Extract one shard of the given groups, and begin to commit it.
+
+        Waits for the commit before, whose failure is not told here.
+
+        Returns:
+            The commit, which ends when the shard is on disk, or with the ``OSError`` that it met.
+
+        Raises:
+            ExtractionError: If too many images failed one after another.
+            OSError: If the store cannot be written.
+            torch.AcceleratorError: If the device failed.
+        """
         torch.set_num_threads(self._config.workers.threads_per_worker)
         engine = self._engine
-        began, self.images_done = time.perf_counter(), 0
+        began = time.perf_counter()
         engine.times.take()
         report = ShardReport(shard=shard, readers=engine.readers)
         sizes = engine.batch_sizes
         images, crashed = self._shards[shard], self._crashed(groups)
-        with ExitStack() as stack:
-            writers = stack.enter_context(open_writers(self._root, self._catalogue, shard, groups))
+        with ExitStack() as until_committed:
+            until_committed.callback(self._done.pop, shard, None)
+            writers = until_committed.enter_context(
+                open_writers(self._root, self._catalogue, shard, groups)
+            )
             if shard == 0 and "hidden_states" in writers:
                 self._write_prefix(writers["hidden_states"])
-            behind = stack.enter_context(WriteBehind())
-            for done in stack.enter_context(closing(engine.run(images, groups, crashed))):
-                for group, outcome in done.outcomes.items():
-                    self._count(group, outcome, report)
-                    behind.submit(self._write, writers[group], done.image, done.image_id, outcome)
-                self.images_done += 1
-                report.images += 1
-                report.queries += len(self._plan.query_range(done.image))
-            behind.wait()
-            for writer in writers.values():
-                with engine.times.timed("commit"):
-                    writer.commit()
-                report.size += writer.size
-        report.smaller_batches = {
-            group: size for group, size in engine.batch_sizes.items() if size < sizes[group]
-        }
-        report.seconds, report.wall = engine.times.take(), time.perf_counter() - began
-        return report
+            with WriteBehind() as behind, closing(engine.run(images, groups, crashed)) as stream:
+                for done in stream:
+                    for group, outcome in done.outcomes.items():
+                        self._count(group, outcome, report)
+                        behind.submit(
+                            self._write, writers[group], done.image, done.image_id, outcome
+                        )
+                    report.images += 1
+                    report.queries += len(self._plan.query_range(done.image))
+                    self._done[shard] = report.images
+                behind.wait()
+            report.smaller_batches = {
+                group: size for group, size in engine.batch_sizes.items() if size < sizes[group]
+            }
+            if self._last_commit is not None:
+                wait([self._last_commit])
+            report.seconds, report.wall = engine.times.take(), time.perf_counter() - began
+            self._last_commit = self._committer.submit(
+                _commit, until_committed.pop_all(), writers, report
+            )
+        return self._last_commit
 
     def probe(self, images: Sequence[int], groups: Sequence[Group]) -> None:
         """Run the models over some images and write nothing: does the process survive them?"""
@@ -180,3 +210,16 @@ class ShardExtractor:
                 f"({outcome.stage}: {outcome.reason}); mend the cause and run the same command "
                 "again, or raise workers.max_consecutive_failures"
             )
+
+
+def _commit(
+    opened: ExitStack, writers: Mapping[Group, GroupWriter], report: ShardReport
+) -> ShardReport:
+    """Commit a shard that is wholly given to its writers."""
+    with opened:
+        began = time.perf_counter()
+        for writer in writers.values():
+            writer.commit()
+            report.size += writer.size
+        report.seconds["commit"] = time.perf_counter() - began
+    return report

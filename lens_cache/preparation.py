@@ -17,7 +17,7 @@ import lens_cache
 from lens_cache.config import ExtractConfig
 from lens_cache.config_file import override_config, parse_config, to_tree
 from lens_cache.data_config import DataConfig
-from lens_cache.encoders import llava_weights, sam
+from lens_cache.encoders import llava_weights, sam_checkpoint
 from lens_cache.encoders.prompt import LlavaPrompt
 from lens_cache.encoders.resolve import Encoders
 from lens_cache.errors import StoreError, StoreMismatchError
@@ -132,7 +132,7 @@ def prepare_frozen(root: Path, config: ExtractConfig, encoders: Encoders) -> Non
         decoder_layers=llava_weights.decoder_layer_weights(
             encoders.llava, config.encoders.llava.layers
         ),
-        sam=sam.prompt_and_decoder_weights(encoders.sam),
+        sam=sam_checkpoint.prompt_and_decoder_weights(encoders.sam),
     )
     with new_folder(root, root / FROZEN_FOLDER, last=CONFIG_FILE) as scratch:
         parts.save(scratch)

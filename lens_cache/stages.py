@@ -1,8 +1,8 @@
 """How long each stage of an extraction is at work, and which one sets the pace.
 
 Stages overlap, so their times do not add up to the time on the clock. What tells the slowest one is
-how much of the clock it was busy: threads read, a device computes, one thread writes, and while a
-shard is committed nothing else runs.
+how much of the clock it was busy: threads read, a device computes, one thread writes, and one
+commits the shard before.
 """
 
 from __future__ import annotations

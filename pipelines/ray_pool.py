@@ -1,4 +1,4 @@
-"""Ray: a pool of actors that each hold the frozen models and take one shard at a time.
+"""Ray: a pool of workers, each of which takes one shard at a time.
 
 Only shard numbers and reports travel through Ray; features go from the model to the store. The pool
 grows while the cluster does, and does not replace what was lost with a node until there is room.
@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import errno
 import time
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from lens_cache.config import ExtractConfig
-from lens_cache.config_file import parse_config, to_tree
+from lens_cache.config_file import to_tree
 from lens_cache.errors import ExtractionError, LensCacheError, one_line
-from lens_cache.extraction import ShardExtractor, ShardReport
-from lens_cache.store.layout import Group
 from pipelines import ray_cluster
 from pipelines.extract import Run
 from pipelines.ledger import Ledger, Task
+from pipelines.ray_worker import Worker
 
 _POLL_SECONDS = 0.5
 _LOOK_SECONDS = 2.0
@@ -29,35 +26,6 @@ _LOOK_SECONDS = 2.0
 _PATIENCE_SECONDS = 60.0
 # Errors of a disk that no second try on another machine mends.
 _FINAL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-
-
-class Worker:
-    """The actor: a ``ShardExtractor`` that is built on first use, so that its errors come back."""
-
-    def __init__(
-        self, root: Path, config: dict[str, Any], groups: tuple[Group, ...], device: str
-    ) -> None:
-        self._root, self._groups, self._device = root, groups, device
-        self._config = parse_config(ExtractConfig, config, source="the store's settings")
-        self._extractor: ShardExtractor | None = None
-
-    def ready(self) -> str:
-        """Return the node's id once the process is there."""
-        node: str = ray.get_runtime_context().get_node_id()
-        return node
-
-    def run(self, task: Task) -> ShardReport | None:
-        """Extract a shard, or probe some of its images."""
-        if self._extractor is None:
-            self._extractor = ShardExtractor(self._root, self._config, self._groups, self._device)
-        if task.probe:
-            self._extractor.probe(task.probe, task.groups)
-            return None
-        return self._extractor.extract(task.shard, task.groups)
-
-    def images_done(self) -> int:
-        """Return how far the current shard is."""
-        return self._extractor.images_done if self._extractor is not None else 0
 
 
 def run_on_ray(run: Run, ledger: Ledger, address: str | None) -> None:
@@ -87,6 +55,7 @@ class _Pool:
     def __init__(self, run: Run, ledger: Ledger, options: dict[str, Any]) -> None:
         self._run, self._ledger, self._options = run, ledger, options
         self._running: dict[Any, tuple[Any, Task]] = {}
+        self._committing: dict[Any, tuple[Any, Task]] = {}
         self._starting: dict[Any, Any] = {}
         self._idle: list[Any] = []
         self._nodes: dict[Any, str] = {}
@@ -100,14 +69,17 @@ class _Pool:
             if not self._run.stop.requested:
                 self._fill()
                 self._deal()
-            elif not self._running:
+            elif not self._running and not self._committing:
                 return
-            done, _ = ray.wait([*self._running, *self._starting], timeout=_POLL_SECONDS)
+            awaited = [*self._committing, *self._running, *self._starting]
+            done, _ = ray.wait(awaited, timeout=_POLL_SECONDS)
             for reference in done:
                 if reference in self._starting:
                     self._welcome(reference)
-                else:
+                elif reference in self._running:
                     self._collect(reference)
+                else:
+                    self._note_commit(reference)
             self._poll_progress()
 
     def _fill(self) -> None:
@@ -160,14 +132,12 @@ class _Pool:
             self._running[worker.run.remote(task)] = (worker, task)
 
     def _collect(self, reference: Any) -> None:
+        """Note how a task ended; a shard is not done before it is committed."""
         worker, task = self._running.pop(reference)
         try:
-            report = ray.get(reference)
+            ray.get(reference)
         except RayTaskError as error:
-            cause = error.cause
-            transient = isinstance(cause, OSError) and cause.errno not in _FINAL
-            if not (transient and self._ledger.failed(task)):
-                raise _plain(cause, task) from None
+            self._try_again(task, error.cause)
             self._idle.append(worker)
         except RayError:  # the process or its node is gone
             node = self._nodes.pop(worker)
@@ -176,14 +146,44 @@ class _Pool:
             if poison is not None:
                 self._run.on_poison(poison)
         else:
-            self._ledger.done(task)
             self._idle.append(worker)
-            if report is not None:
-                self._run.on_report(report)
+            if task.probe:
+                self._ledger.done(task)
+            else:
+                self._committing[worker.committed.remote(task.shard)] = (worker, task)
+
+    def _note_commit(self, reference: Any) -> None:
+        """Note how a commit ended; meanwhile its worker may be at work on the next shard."""
+        worker, task = self._committing.pop(reference)
+        try:
+            report = ray.get(reference)
+        except RayTaskError as error:
+            self._try_again(task, error.cause)
+        except RayError:
+            # The models had survived this shard: it is dealt again as if its node were lost.
+            self._ledger.died(task, node_lost=True)
+            if worker in self._idle:
+                self._idle.remove(worker)
+                del self._nodes[worker]
+        else:
+            self._ledger.done(task)
+            self._run.on_report(report)
+
+    def _try_again(self, task: Task, cause: BaseException | None) -> None:
+        """Deal out a task again if another try may mend its error.
+
+        Raises:
+            LensCacheError: If not.
+        """
+        transient = isinstance(cause, OSError) and cause.errno not in _FINAL
+        if not (transient and self._ledger.failed(task)):
+            raise _plain(cause, task) from None
 
     def _poll_progress(self) -> None:
+        at_work = [*self._running.values(), *self._committing.values()]
         busy = [
-            worker.images_done.remote() for worker, task in self._running.values() if not task.probe
+            worker.images_done.remote()
+            for worker in {worker for worker, task in at_work if not task.probe}
         ]
         ready, _ = (
             ray.wait(busy, num_returns=len(busy), timeout=_POLL_SECONDS) if busy else ([], [])
@@ -196,10 +196,10 @@ class _Pool:
     def _start_worker(self) -> None:
         """Ask for one more worker. Nothing is retried by Ray: the ledger decides.
 
-        A second thread answers for progress.
+        Other threads than that of the models answer for a commit and for progress.
         """
         device = "cuda" if "num_gpus" in self._options else "cpu"
-        options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 2}
+        options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 3}
         remote = ray.remote(**options, **self._options)(Worker)
         run = self._run
         worker: Any = remote.remote(run.root, to_tree(run.config), run.groups, device)

@@ -14,19 +14,14 @@ from typing import Any, TypeVar
 import torch
 from segment_anything.modeling import ImageEncoderViT
 from torch import nn
-from transformers import (
-    AutoModelForImageTextToText,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-)
+from transformers import AutoModelForImageTextToText
 
 from lens_cache.encoders.llava import LlavaEncoder
 from lens_cache.encoders.llava_weights import ATTENTION
 from lens_cache.encoders.prompt import LlavaPrompt, quiet
 from lens_cache.encoders.sam import SamEncoder, build_image_encoder
 from lens_cache.encoders.shapes_models import shapes_tokenizer
-from lens_cache.encoders.small_llava import build_processor
+from lens_cache.encoders.small_llava import LlavaSize, build_processor, llava_config
 from lens_cache.sam_architecture import SamArchitecture
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -48,15 +43,13 @@ class PairSizes:
     Attributes:
         name: What the pair is called.
         layer: The tapped layer.
-        vision: What differs from ``CLIPVisionConfig``'s defaults.
-        text: What differs from ``LlamaConfig``'s defaults.
+        llava: Sizes of the LLaVA.
         sam: Sizes of the SAM.
     """
 
     name: str
     layer: int
-    vision: Mapping[str, Any]
-    text: Mapping[str, Any]
+    llava: LlavaSize
     sam: SamArchitecture
 
 
@@ -64,15 +57,19 @@ class PairSizes:
 FULL_SIZE = PairSizes(
     name="LLaVA-1.5-7B and SAM ViT-H",
     layer=14,
-    vision={
-        "image_size": 336,
-        "patch_size": 14,
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-    },
-    text={"vocab_size": 32064},  # Llama-2-7B's sizes are the defaults
+    llava=LlavaSize(
+        image_side=336,
+        patch_size=14,
+        tower_width=1024,
+        tower_feedforward=4096,
+        tower_layers=24,
+        tower_heads=16,
+        width=4096,
+        feedforward=11008,
+        layers=32,
+        heads=32,
+        vocabulary=32064,
+    ),
     sam=SamArchitecture(
         image_size=1024,
         patch_size=16,
@@ -90,21 +87,18 @@ FULL_SIZE = PairSizes(
 CPU_SIZE = PairSizes(
     name="a small LLaVA and SAM",
     layer=7,
-    vision={
-        "image_size": 224,
-        "patch_size": 14,
-        "hidden_size": 256,
-        "intermediate_size": 1024,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-    },
-    text={
-        "vocab_size": 1024,
-        "hidden_size": 512,
-        "intermediate_size": 1376,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 8,
-    },
+    llava=LlavaSize(
+        image_side=224,
+        patch_size=14,
+        tower_width=256,
+        tower_feedforward=1024,
+        tower_layers=4,
+        width=512,
+        feedforward=1376,
+        layers=16,
+        heads=8,
+        vocabulary=1024,
+    ),
     sam=SamArchitecture(
         image_size=384,
         patch_size=16,
@@ -145,21 +139,13 @@ class Pair:
 def build_pair(sizes: PairSizes, dtype: torch.dtype, device: str, seed: int = 0) -> Pair:
     """Build a pair with random weights, on the device."""
     torch.manual_seed(seed)
-    text = LlamaConfig(**sizes.text)
-    vision = CLIPVisionConfig(**sizes.vision)
+    tokenizer = shapes_tokenizer(())
     prompt = LlavaPrompt(
         build_processor(
-            shapes_tokenizer(()),
-            image_side=sizes.vision["image_size"],
-            patch_size=sizes.vision["patch_size"],
+            tokenizer, image_side=sizes.llava.image_side, patch_size=sizes.llava.patch_size
         )
     )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_seq_length=prompt.num_image_tokens,
-        image_token_index=prompt.image_token_id,
-    )
+    config = llava_config(sizes.llava, len(tokenizer))
     with quiet(), torch.device(device):
         whole = AutoModelForImageTextToText.from_config(
             config, dtype=dtype, attn_implementation=ATTENTION
@@ -171,7 +157,7 @@ def build_pair(sizes: PairSizes, dtype: torch.dtype, device: str, seed: int = 0)
         _ended(whole.model, sizes.layer),
         prompt,
         layers=(sizes.layer,),
-        num_layers=text.num_hidden_layers,
+        num_layers=sizes.llava.layers,
         device=device,
     )
     return Pair(
@@ -181,7 +167,7 @@ def build_pair(sizes: PairSizes, dtype: torch.dtype, device: str, seed: int = 0)
         plain_sam=plain_sam,
         sam=SamEncoder(_around_same_weights(plain_sam), sizes.sam, dtype=dtype, device=device),
         layer=sizes.layer,
-        configs=(vision.to_dict(), text.to_dict()),
+        configs=(config.vision_config.to_dict(), config.text_config.to_dict()),
     )
 
 

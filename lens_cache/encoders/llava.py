@@ -15,17 +15,11 @@ from torch import Tensor, nn
 from transformers import LlavaModel
 
 from lens_cache.encoders.llava_weights import load_config, load_model
-from lens_cache.encoders.packed_attention import SPLIT_ATTENTION
+from lens_cache.encoders.packed_decoder import PackedDecoder, States
 from lens_cache.encoders.prompt import LlavaPrompt
+from lens_cache.encoders.vision_tower import end_tower, image_features
 from lens_cache.errors import ConfigError
-from lens_cache.packing import (
-    additive_mask,
-    block_mask,
-    chunks,
-    pack_ids,
-    position_ids,
-    row_groups,
-)
+from lens_cache.packing import chunks, row_groups
 from lens_cache.transfer import Transfer
 
 # Questions packed into one forward hold at most so many tokens, padding included (unless one alone
@@ -45,8 +39,8 @@ class LlavaFeatures:
         text_tokens: States of each question, in order, shapes (T_q, d).
     """
 
-    prefix: dict[int, Tensor]
-    image_tokens: dict[int, Tensor]
+    prefix: States
+    image_tokens: States
     text_tokens: dict[int, list[Tensor]]
 
 
@@ -55,14 +49,12 @@ class LlavaBatch:
     """States of B images and their questions, per tapped layer.
 
     Attributes:
-        prefix: States of the system prefix, shape (P, d).
         image_tokens: States of the images, shape (B, N, d).
         text_tokens: States of all questions, one after another, image by image, shape (tokens, d).
     """
 
-    prefix: dict[int, Tensor]
-    image_tokens: dict[int, Tensor]
-    text_tokens: dict[int, Tensor]
+    image_tokens: States
+    text_tokens: States
 
 
 @dataclass(frozen=True)
@@ -94,18 +86,15 @@ class LlavaEncoder:
         layers: tuple[int, ...],
         num_layers: int,
         device: torch.device | str,
-        split: bool | None = None,
     ) -> None:
-        """Take a model.
+        """Take a model and run the prefix.
 
         Args:
-            model: A ``LlavaModel`` that ends at the last of the layers.
+            model: A ``LlavaModel`` that ends at the last of the layers; it is changed.
             prompt: Its prompt.
             layers: Tapped layers in ascending order.
             num_layers: Decoder layers of the whole model.
             device: Where it runs.
-            split: Attend apart in the shared part, without a mask, and in the questions; on GPUs
-                by default, whose fastest kernels take no mask.
         """
         self.prompt = prompt
         self.layers = layers
@@ -114,11 +103,11 @@ class LlavaEncoder:
         self.device = torch.device(device)
         self.dtype: torch.dtype = model.dtype
         self.model = model.to(self.device).eval().requires_grad_(False)
-        self._split = self.device.type == "cuda" if split is None else split
-        if self._split:
-            self.model.language_model.config._attn_implementation = SPLIT_ATTENTION
+        end_tower(self.model)
         self._transfer = Transfer(self.device)
-        self._prefix_ids = torch.tensor(prompt.prefix_ids, device=self.device)
+        self._decoder = PackedDecoder(
+            self.model.language_model, prompt.prefix_ids, layers, self._transfer
+        )
 
     @classmethod
     def from_checkpoint(
@@ -160,6 +149,11 @@ class LlavaEncoder:
         return cls(model, prompt, layers=tapped, num_layers=num_layers, device=device)
 
     @property
+    def prefix(self) -> States:
+        """States of the system prefix, shape (P, d), per tapped layer."""
+        return self._decoder.prefix
+
+    @property
     def num_image_tokens(self) -> int:
         """How many tokens an image has (576)."""
         return self.prompt.num_image_tokens
@@ -194,8 +188,8 @@ class LlavaEncoder:
     def encode(self, square: NDArray[np.uint8], texts: _Texts) -> LlavaFeatures:
         """Run one image with all its questions, packed behind it.
 
-        Prefix and image states depend on nothing behind them. Their bits may still depend on the
-        *number* of packed tokens, because kernels depend on sizes.
+        Image states depend on nothing behind them. Their bits may still depend on the *number* of
+        packed tokens, because kernels depend on sizes.
 
         Args:
             square: The image from ``geometry.image_to_square``, shape (side, side, 3), any side.
@@ -210,7 +204,7 @@ class LlavaEncoder:
         batch = self.encode_batch([self.pixels(square)], [texts])
         lengths = [len(text) for text in texts]
         return LlavaFeatures(
-            prefix=batch.prefix,
+            prefix=self.prefix,
             image_tokens={n: states[0] for n, states in batch.image_tokens.items()},
             text_tokens={
                 n: list(torch.split(states, lengths)) for n, states in batch.text_tokens.items()
@@ -228,7 +222,7 @@ class LlavaEncoder:
         Returns:
             States in the encoder's dtype and on its device.
         """
-        features = self._image_features(self._transfer.upload(torch.stack(list(pixels))))
+        features = image_features(self.model, self._transfer.upload(torch.stack(list(pixels))))
         rows = [
             _Row(image, number == 0, group)
             for image, asked in enumerate(texts)
@@ -236,53 +230,20 @@ class LlavaEncoder:
         ]
         lengths = [sum(map(len, row.texts)) for row in rows]
         parts = [
-            self._forward(features, rows[group.start : group.stop])
-            for group in row_groups(lengths, MAX_TEXT_TOKENS)
-        ]
-        return LlavaBatch(
-            prefix={n: parts[0][n][0] for n in self.layers},
-            image_tokens={
-                n: torch.stack([states for part in parts for states in part[n][1]])
-                for n in self.layers
-            },
-            text_tokens={n: torch.cat([part[n][2] for part in parts]) for n in self.layers},
-        )
-
-    def _image_features(self, pixels: Tensor) -> Tensor:
-        """Return what stands for B images in the language model's input, shape (B, N, d)."""
-        output = self.model.get_image_features(pixel_values=pixels.to(self.dtype))
-        return torch.stack(list(output.pooler_output))
-
-    def _forward(
-        self, features: Tensor, rows: Sequence[_Row]
-    ) -> dict[int, tuple[Tensor, list[Tensor], Tensor]]:
-        """Return per layer the states of prefix, of images that begin here, and of all texts.
-
-        Nothing here waits for the device: the host alone decides what goes where.
-        """
-        packed, language = pack_ids([row.texts for row in rows]), self.model.language_model
-        ids, owner, places = map(self._transfer.upload, (packed.ids, packed.owner, packed.places))
-        images = torch.stack([features[row.image] for row in rows])
-        prefix = language.embed_tokens(self._prefix_ids).expand(len(rows), -1, -1)
-        shared = torch.cat([prefix, images.to(prefix.dtype)], dim=1)
-        end = shared.shape[1]
-        mask = additive_mask(block_mask(end, owner), self.dtype)
-        split = {"attention_mask": mask[:, :, end:], "num_shared": end}
-        output = language(
-            inputs_embeds=torch.cat([shared, language.embed_tokens(ids)], dim=1),
-            position_ids=position_ids(end, owner),
-            use_cache=False,
-            output_hidden_states=len(self.layers) > 1,
-            **(split if self._split else {"attention_mask": mask}),
-        )
-        states = {n: output.hidden_states[n] for n in self.layers[:-1]}
-        states[self.layers[-1]] = output.last_hidden_state
-        start = prefix.shape[1]
-        return {
-            n: (
-                state[0, :start],
-                [state[i, start:end] for i, row in enumerate(rows) if row.begins],
-                state[:, end:].flatten(0, 1).index_select(0, places),
+            self._decoder.run(
+                torch.stack([features[row.image] for row in chosen]), [row.texts for row in chosen]
             )
-            for n, state in states.items()
-        }
+            for group in row_groups(lengths, MAX_TEXT_TOKENS)
+            for chosen in [rows[group.start : group.stop]]
+        ]
+        begins = self._transfer.upload(
+            torch.tensor([place for place, row in enumerate(rows) if row.begins])
+        )
+        images, words = (
+            {n: torch.cat([states[n] for states in found]) for n in self.layers}
+            for found in zip(*parts, strict=True)
+        )
+        return LlavaBatch(
+            image_tokens={n: states.index_select(0, begins) for n, states in images.items()},
+            text_tokens=words,
+        )

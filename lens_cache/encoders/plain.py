@@ -20,7 +20,8 @@ from transformers import LlavaForConditionalGeneration
 
 from lens_cache.encoders.llava_weights import load_config, load_model
 from lens_cache.encoders.prompt import LlavaPrompt
-from lens_cache.encoders.sam import build_sam, load_state, load_strictly, read_architecture
+from lens_cache.encoders.sam import build_sam
+from lens_cache.encoders.sam_checkpoint import load_state, load_strictly, read_architecture
 from lens_cache.geometry import resized_size
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_cache.config import ExtractConfig
-from lens_cache.encoders import llava_weights, sam
+from lens_cache.encoders import llava_weights, sam_checkpoint
 from lens_cache.encoders.checkpoints import resolve_file, resolve_folder, weights_digest
 from lens_cache.encoders.llava import MAX_TEXT_TOKENS
 from lens_cache.encoders.prompt import LlavaPrompt
@@ -15,7 +15,7 @@ from lens_cache.errors import ConfigError
 from lens_cache.sam_architecture import SamArchitecture
 
 # Raise it when a change to this package changes the bytes of a group for the same models.
-EXTRACTION_VERSION = 1
+EXTRACTION_VERSION = {"hidden_states": 2, "image_embeddings": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Encoders:
         )
         file = resolve_file(config.encoders.sam.checkpoint, root, config.encoders.sam.revision)
         prompt = LlavaPrompt.from_folder(folder)
-        architecture = sam.architecture(file)
+        architecture = sam_checkpoint.architecture(file)
         text_config = llava_weights.text_config(folder)
         layers = list(config.encoders.llava.layers)
         depth = int(text_config["num_hidden_layers"])
@@ -65,13 +65,13 @@ class Encoders:
                 "side": architecture.image_size,
                 "dtype": config.encoders.llava.dtype,
                 "attention": llava_weights.ATTENTION,
-                "extraction_version": EXTRACTION_VERSION,
+                "extraction_version": EXTRACTION_VERSION["hidden_states"],
             },
             "image_embeddings": {
                 "weights": weights_digest(file),
                 "side": architecture.image_size,
                 "dtype": config.encoders.sam.dtype,
-                "extraction_version": EXTRACTION_VERSION,
+                "extraction_version": EXTRACTION_VERSION["image_embeddings"],
             },
         }
         return cls(

@@ -1,4 +1,4 @@
-"""A LLaVA-1.5 of any size, untrained: its model, its tokenizer over chosen words, its processor."""
+"""A LLaVA of any size, untrained: its model, its tokenizer over chosen words, its processor."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import (
     CLIPVisionConfig,
@@ -22,12 +23,11 @@ from lens_cache.encoders.prompt import quiet
 
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<image>", "<pad>")
 _BOS, _EOS, _PAD = (SPECIAL_TOKENS.index(token) for token in ("<s>", "</s>", "<pad>"))
-_HEADS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class LlavaSize:
-    """What sets a small LLaVA apart from LLaVA-1.5-7B.
+    """What sets one LLaVA-1.5 apart from another.
 
     Attributes:
         image_side: Side of the tower's input in pixels.
@@ -35,10 +35,13 @@ class LlavaSize:
         tower_width: Width of the CLIP tower.
         tower_feedforward: Hidden width of its feed-forward blocks.
         tower_layers: Its layers.
+        tower_heads: Its attention heads.
         tower_feature_layer: Which of them the projector reads; -2 in LLaVA-1.5.
         width: Width of the language model.
         feedforward: Hidden width of its feed-forward blocks.
         layers: Its layers.
+        heads: Its attention heads.
+        vocabulary: Tokens that it knows; as many as the tokenizer if not given.
     """
 
     image_side: int
@@ -46,10 +49,13 @@ class LlavaSize:
     tower_width: int
     tower_feedforward: int
     tower_layers: int
+    tower_heads: int = 4
     tower_feature_layer: int = -2
     width: int
     feedforward: int
     layers: int
+    heads: int = 4
+    vocabulary: int | None = None
 
 
 def build_tokenizer(words: Iterable[str]) -> LlamaTokenizer:
@@ -101,21 +107,33 @@ def build_llava(
         tokenizer: Of ``build_tokenizer``.
         attention: A registered attention implementation; Hugging Face's default if not given.
     """
-    config = LlavaConfig(
+    config = llava_config(size, len(tokenizer))
+    if attention is not None:
+        config._attn_implementation = attention
+    model = LlavaForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        bos_token_id=_BOS, eos_token_id=_EOS, pad_token_id=_PAD, do_sample=False
+    )
+    return model
+
+
+def llava_config(size: LlavaSize, num_tokens: int) -> Any:
+    """Return the configuration of a size with a tokenizer of so many tokens."""
+    return LlavaConfig(
         vision_config=CLIPVisionConfig(
             image_size=size.image_side,
             patch_size=size.patch_size,
             hidden_size=size.tower_width,
             intermediate_size=size.tower_feedforward,
             num_hidden_layers=size.tower_layers,
-            num_attention_heads=_HEADS,
+            num_attention_heads=size.tower_heads,
         ),
         text_config=LlamaConfig(
-            vocab_size=len(tokenizer),
+            vocab_size=size.vocabulary or num_tokens,
             hidden_size=size.width,
             intermediate_size=size.feedforward,
             num_hidden_layers=size.layers,
-            num_attention_heads=_HEADS,
+            num_attention_heads=size.heads,
             max_position_embeddings=4096,
             bos_token_id=_BOS,
             eos_token_id=_EOS,
@@ -126,13 +144,6 @@ def build_llava(
         vision_feature_layer=size.tower_feature_layer,
         vision_feature_select_strategy="default",
     )
-    if attention is not None:
-        config._attn_implementation = attention
-    model = LlavaForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(
-        bos_token_id=_BOS, eos_token_id=_EOS, pad_token_id=_PAD, do_sample=False
-    )
-    return model
 
 
 def save_llava(

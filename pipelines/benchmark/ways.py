@@ -192,5 +192,11 @@ class Work:
         def alone(layers: int) -> float:
             return sum(tower + embed + decoder_flops(text, layers, shared, [n]) for n in every)
 
-        ours = sum(tower + embed + decoder_flops(text, layer, shared, row) for row in texts)
+        # The prefix runs once a worker, and the tower's last layers not at all.
+        read = len(self._pair.llava.model.vision_tower.encoder.layers)
+        begun = decoder_flops(text, layer, len(prompt.prefix_ids), [])
+        tower_read = vision_flops({**vision, "num_hidden_layers": read})
+        ours = sum(
+            tower_read + embed + decoder_flops(text, layer, shared, row) - begun for row in texts
+        )
         return alone(depth), alone(layer), ours

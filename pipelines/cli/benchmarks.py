@@ -29,10 +29,11 @@ def benchmark_extract(
     as_json: Json = False,
 ) -> None:
     """Compare an extraction with running everything for every instruction; random weights."""
-    from pipelines.benchmark import extract as measured
+    from pipelines.benchmark.extract import benchmark_extract as measure
+    from pipelines.benchmark.measurement import report
 
     with open_bars() as bars:
-        found = measured.benchmark_extract(
+        found = measure(
             bars,
             full_size=full_size,
             device=device or default_device(),
@@ -41,7 +42,7 @@ def benchmark_extract(
             images_per_batch=images_per_batch,
             rounds=rounds,
         )
-    show(measured.report(found), as_json)
+    show(report(found), as_json)
 
 
 @app.command("store")

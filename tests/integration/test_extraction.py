@@ -5,6 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from PIL import Image
 
 from lens_cache.data_config import DataConfig
 from lens_cache.encoders.llava import LlavaEncoder
+from lens_cache.encoders.packed_decoder import PackedDecoder
 from lens_cache.encoders.sam import SamEncoder
 from lens_cache.encoders.tiny import write_tiny_checkpoints
 from lens_cache.errors import (
@@ -34,6 +38,7 @@ from lens_cache.store.files import read_json, write_json, writer_lock
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.reader import Store
 from lens_cache.store.verify import verify_store
+from lens_cache.store.writer import GroupShardWriter
 from pipelines.cost import dry_run
 from pipelines.extract import plan_store, run_in_process
 from pipelines.verify import check, repair_store
@@ -160,7 +165,13 @@ def test_bfloat16_is_stored_as_its_bits(tmp_path, tiny_coco, tiny_checkpoints):
 def test_nothing_of_a_store_is_a_pickle(tiny_store):
     suffixes = {path.suffix for path in tiny_store.rglob("*") if path.is_file()}
     assert suffixes <= {"", ".json", ".parquet", ".safetensors", ".jsonl", ".yaml"}
-    assert all(not data.startswith(b"\x80") for data in contents(tiny_store).values())
+    # A pickle begins with its protocol and ends with STOP; features begin with any byte.
+    pickles = [
+        name
+        for name, data in contents(tiny_store).items()
+        if data[:1] == b"\x80" and data[1:2] <= b"\x05" and data.endswith(b".")
+    ]
+    assert pickles == []
 
 
 # Determinism and resuming
@@ -330,6 +341,50 @@ def failing(monkeypatch, model, fails):
         return real(self, pictures, *rest)
 
     monkeypatch.setattr(model, "encode_batch", encode_batch)
+
+
+@pytest.fixture
+def no_memory_for_the_prefix(monkeypatch):
+    """Let the first tries to run the prefix find no memory; returns how many were made."""
+    real, tries = PackedDecoder._run_prefix, []
+
+    def arm(failures):
+        def run_prefix(self, prefix_ids):
+            tries.append(len(tries))
+            if len(tries) <= failures:
+                raise RuntimeError("[enforce fail at DefaultCPUAllocator] you tried to allocate 9")
+            return real(self, prefix_ids)
+
+        monkeypatch.setattr(PackedDecoder, "_run_prefix", run_prefix)
+        monkeypatch.setattr("lens_cache.memory._PAUSES_SECONDS", (0.0, 0.0))
+        return tries
+
+    return arm
+
+
+def test_memory_that_lacks_for_a_moment_while_the_prefix_runs_is_waited_for(
+    tmp_path, batched_store, no_memory_for_the_prefix
+):
+    good, config = batched_store
+    tries = no_memory_for_the_prefix(2)
+    extracted(tmp_path / "s", config)
+    assert len(tries) == 3
+    assert_same(tmp_path / "s", good)
+
+
+def test_memory_that_never_suffices_for_the_prefix_is_one_line(
+    tmp_path, batched_store, no_memory_for_the_prefix
+):
+    good, config = batched_store
+    tries = no_memory_for_the_prefix(100)
+    with pytest.raises(ExtractionError, match=r"prefix: memory ran out.*workers\.count") as error:
+        extracted(tmp_path / "s", config)
+    assert len(tries) == 3
+    assert "\n" not in str(error.value)
+    tries.clear()
+    no_memory_for_the_prefix(0)
+    extracted(tmp_path / "s", config)
+    assert_same(tmp_path / "s", good)
 
 
 def test_a_failing_image_costs_its_batch_nothing(tmp_path, batched_store, monkeypatch):
@@ -625,6 +680,82 @@ def test_an_image_that_killed_a_worker_is_not_touched_again(
     assert set(quarantined(root, "hidden_states")) == {poison.image_id}
     extractor = ShardExtractor(root, config, ("image_embeddings",), "cpu")
     extractor.probe([0, 1, 2], ("image_embeddings",))
+
+
+# Commits
+
+
+class Gate:
+    """Stands before commits: each waits until it is let through, or fails."""
+
+    def __init__(self, monkeypatch):
+        self.came, self.errors, self.opened = [], {}, threading.Event()
+        real = GroupShardWriter.commit
+
+        def commit(writer):
+            shard = writer._commit.shard
+            self.came.append(shard)
+            assert self.opened.wait(60)
+            if shard in self.errors:
+                raise self.errors.pop(shard)
+            real(writer)
+
+        monkeypatch.setattr(GroupShardWriter, "commit", commit)
+
+
+@pytest.fixture
+def prepared(tmp_path, tiny_coco, tiny_checkpoints, monkeypatch):
+    """A store without any shard, and an extractor whose commits wait at a gate."""
+    root, config = tmp_path / "s", settings(tiny_coco, tiny_checkpoints)
+    with pytest.raises(ExtractionError, match="not committed"):
+        extracted(root, config, runner=lambda run, ledger: None)
+    absolute = with_overrides(Manifest.load(root))
+    gate = Gate(monkeypatch)
+    return root, config, ShardExtractor(root, absolute, ("image_embeddings",), "cpu"), gate
+
+
+def committed_shards(root):
+    return [n for n in range(3) if commit_path(root, "image_embeddings", n).exists()]
+
+
+def test_models_go_on_while_a_shard_is_committed(prepared, tiny_store):
+    root, config, extractor, gate = prepared
+    first = extractor.extract_ahead(0, ("image_embeddings",))
+    assert not first.done()
+    assert extractor.images_done == 2
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(extractor.extract_ahead, 1, ("image_embeddings",))
+        until = time.monotonic() + 60
+        while extractor.images_done < 4:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        # The models are through; the second commit waits for the first.
+        assert (first.done(), second.done(), committed_shards(root)) == (False, False, [])
+        assert set(gate.came) == {0}
+        gate.opened.set()
+        reports = [first.result(60), second.result(60).result(60)]
+    assert [report.shard for report in reports] == [0, 1]
+    assert all(report.size > 0 and report.seconds["commit"] > 0 for report in reports)
+    assert extractor.images_done == 0
+    assert committed_shards(root) == [0, 1]
+    extracted(root, config)
+    assert_same(root, tiny_store)
+
+
+def test_a_commit_that_fails_is_its_own_shards_failure(prepared, tiny_store):
+    root, config, extractor, gate = prepared
+    gate.opened.set()
+    gate.errors[0] = OSError(errno.EIO, "broken")
+    first = extractor.extract_ahead(0, ("image_embeddings",))
+    second = extractor.extract_ahead(1, ("image_embeddings",))
+    assert second.result(60).shard == 1
+    with pytest.raises(OSError, match="broken"):
+        first.result(60)
+    assert committed_shards(root) == [1]
+    assert not list((root / "image_embeddings").rglob("*.tmp*"))
+    assert extractor.extract(0, ("image_embeddings",)).shard == 0
+    extracted(root, config)
+    assert_same(root, tiny_store)
 
 
 # Disks

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import LlavaModel
 
 from lens_cache.batches import BatchRunner
 from lens_cache.encoders.llava import LlavaEncoder
@@ -10,6 +11,7 @@ from lens_cache.encoders.plain import PlainLlava, PlainSam
 from lens_cache.encoders.sam import SamEncoder
 from lens_cache.frozen_models import HiddenStates, ImageEmbeddings, Picture
 from lens_cache.geometry import image_to_square
+from lens_cache.packing import additive_mask, block_mask, position_ids
 from lens_cache.transfer import Transfer
 from tests.unit.llava_helpers import QUESTIONS, close, picture, text_ids
 
@@ -43,7 +45,7 @@ def test_a_batch_equals_plain_forwards(llava, tiny_checkpoints):
         for image, questions in enumerate(ASKED):
             for question in questions:
                 prefix, tokens, words = plain.states(picture(image), question, (layer,))[layer]
-                close(batch.prefix[layer], prefix)
+                close(llava.prefix[layer], prefix)
                 close(batch.image_tokens[layer][image], tokens)
                 close(next(text), words)
         alone = plain.states(picture(1), "anything", (layer,))[layer]
@@ -60,18 +62,53 @@ def test_the_limit_on_packed_tokens_changes_no_state(llava, monkeypatch, limit):
         close(found.text_tokens[layer], expected.text_tokens[layer])
 
 
-def test_attention_split_in_two_equals_attention_under_one_mask(llava, tiny_checkpoints):
-    """What GPUs run."""
-    fresh = LlavaEncoder.from_checkpoint(tiny_checkpoints / "llava", layers=(3, 14))
-    split = LlavaEncoder(
-        fresh.model, fresh.prompt, layers=(3, 14), num_layers=16, device="cpu", split=True
-    )
-    expected, found = encode_batch(llava), encode_batch(split)
-    nothing = encode_batch(split, [[], []])
+def test_forwards_behind_the_prefix_equal_one_packed_forward_with_it(llava, tiny_checkpoints):
+    """The prefix runs once: what every image finds remembered is what it would have computed."""
+    asked = text_ids(llava.prompt, *QUESTIONS)
+    features = llava.encode(picture(), asked)
+    plain = LlavaModel.from_pretrained(tiny_checkpoints / "llava", dtype=torch.float32)
+    prefix, length = torch.tensor([llava.prompt.prefix_ids]), sum(map(len, asked))
+    owner = torch.tensor([[i for i, text in enumerate(asked) for _ in text]])
+    with torch.inference_mode():
+        image = plain.get_image_features(llava.pixels(picture())[None]).pooler_output[0][None]
+        embed = plain.language_model.embed_tokens
+        words = torch.tensor([[token for text in asked for token in text]])
+        shared = prefix.shape[1] + image.shape[1]
+        states = plain.language_model(
+            inputs_embeds=torch.cat([embed(prefix), image, embed(words)], dim=1),
+            position_ids=position_ids(shared, owner),
+            attention_mask=additive_mask(block_mask(shared, owner), torch.float32),
+            output_hidden_states=True,
+            use_cache=False,
+        ).hidden_states
     for layer in (3, 14):
-        close(found.image_tokens[layer], expected.image_tokens[layer])
-        close(found.text_tokens[layer], expected.text_tokens[layer])
-        close(nothing.image_tokens[layer], expected.image_tokens[layer][:2])
+        parts = states[layer][0].split([prefix.shape[1], image.shape[1], length])
+        close(features.prefix[layer], parts[0])
+        close(features.image_tokens[layer], parts[1])
+        close(torch.cat(features.text_tokens[layer]), parts[2])
+
+
+def test_the_prefix_runs_once(tiny_checkpoints, monkeypatch):
+    """No forward holds its rows again, and what the layers remember is what images see."""
+    llava = LlavaEncoder.from_checkpoint(tiny_checkpoints / "llava", layers=(3, 14))
+    seen = []
+    language = llava.model.language_model
+    forward = language.forward
+    monkeypatch.setattr(
+        language, "forward", lambda **k: seen.append(k["inputs_embeds"].shape) or forward(**k)
+    )
+    before = encode_batch(llava)
+    longest = max(sum(map(len, text_ids(llava.prompt, *asked))) for asked in ASKED)
+    assert seen == [(3, 144 + longest, 64)]
+    with torch.inference_mode():
+        language.layers[0].self_attn.prefix_value.add_(1)
+    assert (encode_batch(llava).image_tokens[3] - before.image_tokens[3]).abs().max() > 0.01
+
+
+def test_a_batch_of_images_without_questions_is_run(llava):
+    nothing, some = encode_batch(llava, [[], []]), encode_batch(llava)
+    for layer in (3, 14):
+        close(nothing.image_tokens[layer], some.image_tokens[layer][:2])
         assert nothing.text_tokens[layer].shape == (0, 64)
 
 

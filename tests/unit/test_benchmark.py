@@ -8,9 +8,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lens_cache.encoders.benchmark_models import CPU_SIZE, FULL_SIZE, build_pair
+from lens_cache.encoders.small_llava import llava_config
 from lens_cache.errors import ConfigError, ExtractionError
 from lens_cache.estimate import decoder_flops, sam_flops, vision_flops
 from pipelines.benchmark import extract as benchmark
+from pipelines.benchmark import measurement
 from pipelines.benchmark.memory import extra_memory
 from pipelines.benchmark.ways import Work
 from tests.stores import Quiet
@@ -18,8 +20,15 @@ from tests.stores import Quiet
 SMALL = dataclasses.replace(
     CPU_SIZE,
     layer=2,
-    vision={**CPU_SIZE.vision, "image_size": 56, "hidden_size": 64, "num_hidden_layers": 3},
-    text={**CPU_SIZE.text, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 5},
+    llava=dataclasses.replace(
+        CPU_SIZE.llava,
+        image_side=56,
+        tower_width=64,
+        tower_layers=3,
+        width=64,
+        feedforward=96,
+        layers=5,
+    ),
     sam=dataclasses.replace(
         CPU_SIZE.sam,
         image_size=64,
@@ -76,6 +85,16 @@ def test_operations_are_those_that_pytorch_counts(pair):
     assert dense + full_attention == decoder.get_total_flops()
 
 
+def test_what_an_extraction_leaves_out_counts_as_no_work(pair):
+    vision, text = pair.configs
+    work = Work(pair, SMALL, images=1, instructions=1, batch=1)
+    _, early, ours = (way.flops for way in work.ways())
+    layer = vision_flops(vision) - vision_flops({**vision, "num_hidden_layers": 2})
+    prefix = decoder_flops(text, 2, len(pair.llava.prompt.prefix_ids), [])
+    assert ours == pytest.approx(early - layer - prefix)
+    assert min(layer, prefix) > 0
+
+
 def test_questions_behind_one_image_see_it_and_themselves():
     text = {"hidden_size": 4, "num_attention_heads": 2, "intermediate_size": 8}
     alone = [decoder_flops(text, 1, 10, [n]) for n in (3, 5)]
@@ -84,8 +103,7 @@ def test_questions_behind_one_image_see_it_and_themselves():
 
 
 def test_full_size_is_what_was_published():
-    text = FULL_SIZE.text
-    llama = {"hidden_size": 4096, "num_attention_heads": 32, "intermediate_size": 11008, **text}
+    llama = llava_config(FULL_SIZE.llava, 0).text_config.to_dict()
     # 8.2 TFLOP for a whole forward and 5.5 for SAM, as counted by others.
     assert decoder_flops(llama, 32, 611, [25]) / 1e12 == pytest.approx(8.4, abs=0.3)
     assert sam_flops(FULL_SIZE.sam) / 1e12 == pytest.approx(5.5, abs=0.3)
@@ -105,17 +123,21 @@ def test_a_measurement_is_complete(monkeypatch):
     )
     names = ["per instruction", "early exit", "lens-cache"]
     assert [way.name for way in found.ways] == names
-    assert found.ways[0].ratio == 1
+    assert found.ways[0].ratio == found.ways[0].cpu_ratio == 1
     for way in found.ways:
         assert way.instructions_per_second == pytest.approx(2 * way.images_per_second)
         assert way.ratio == pytest.approx(found.ways[0].seconds / way.seconds)
+        assert way.cpu_ratio == pytest.approx(found.ways[0].cpu_seconds / way.cpu_seconds)
         share = way.tflops_per_second / found.ceiling_tflops_per_second
         assert way.ceiling_share == pytest.approx(share)
         assert way.peak_bytes is None or way.peak_bytes >= way.weights_bytes
     assert found.ways[1].weights_bytes < found.ways[0].weights_bytes
-    report = benchmark.report(found)
+    report = measurement.report(found)
     assert json.loads(json.dumps(report.document))["ways"][2]["name"] == "lens-cache"
     assert all(name in report.text for name in names)
+    assert "by CPU time" in report.text
+    on_gpu = measurement.report(dataclasses.replace(found, device="a GPU"))
+    assert "by CPU time" not in on_gpu.text
 
 
 def test_ways_that_differ_are_not_compared(monkeypatch):

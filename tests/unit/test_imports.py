@@ -9,7 +9,7 @@ HERE = Path(__file__).parents[2]
 
 # Who may import a heavy library, as path prefixes.
 OWNERS = {
-    "ray": ("pipelines/ray_pool.py", "pipelines/ray_cluster.py", "pipelines/planning.py"),
+    "ray": ("pipelines/ray_", "pipelines/planning.py"),
     "lightning": ("lens_cache/training.py", "pipelines/train.py"),
     "transformers": ("lens_cache/encoders/", "lens_cache/models/head.py"),
     "segment_anything": ("lens_cache/encoders/", "lens_cache/models/decoder.py"),

@@ -11,6 +11,7 @@ from transformers import LlavaModel
 import lens_cache.encoders.llava as llava_module
 from lens_cache.encoders.llava import LlavaEncoder
 from lens_cache.encoders.plain import PlainLlava
+from lens_cache.encoders.vision_tower import end_tower, image_features
 from lens_cache.errors import ConfigError
 from lens_cache.packing import additive_mask, block_mask, chunks, position_ids
 from tests.unit.llava_helpers import (
@@ -65,6 +66,21 @@ def test_only_what_is_needed_is_allocated(folder):
     assert not any("lm_head" in name for name, _ in encoder.model.named_parameters())
     assert not any(p.requires_grad for p in encoder.model.parameters())
     assert (encoder.num_layers, encoder.hidden_size, encoder.grid) == (16, 64, (12, 12))
+
+
+@pytest.mark.parametrize(("read", "kept"), [(-2, 2), (-1, 3), (1, 1), ([0, -2], 2)])
+def test_the_tower_ends_where_it_is_read(folder, prompt, read, kept):
+    model = LlavaModel.from_pretrained(folder, dtype=torch.float32)
+    pixels = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    model.config.vision_feature_layer = read
+    if not isinstance(read, int):  # its projector takes the states of one layer
+        model.multi_modal_projector.linear_1 = torch.nn.Linear(2 * 64, 64)
+    with torch.inference_mode():
+        expected = model.get_image_features(pixel_values=pixels).pooler_output[0]
+        for _ in range(2):
+            end_tower(model)
+            assert len(model.vision_tower.encoder.layers) == kept
+            assert torch.equal(image_features(model, pixels)[0], expected)
 
 
 def test_only_what_is_needed_is_read(folder, monkeypatch):

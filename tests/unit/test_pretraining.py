@@ -14,7 +14,7 @@ from lens_cache.datasets.shapes.vocabulary import WORDS
 from lens_cache.encoders.llava import LlavaEncoder
 from lens_cache.encoders.packed_attention import PACKED_ATTENTION
 from lens_cache.encoders.prompt import LlavaPrompt
-from lens_cache.encoders.sam import architecture
+from lens_cache.encoders.sam_checkpoint import architecture
 from lens_cache.encoders.shapes_models import (
     SHAPES_LLAVA,
     SHAPES_SAM,
