@@ -19,9 +19,11 @@ from transformers import AutoModelForImageTextToText
 from lens_cache.encoders.llava import LlavaEncoder
 from lens_cache.encoders.llava_weights import ATTENTION
 from lens_cache.encoders.prompt import LlavaPrompt, quiet
-from lens_cache.encoders.sam import SamEncoder, build_image_encoder
+from lens_cache.encoders.sam import SamEncoder, build_image_encoder, build_sam
+from lens_cache.encoders.sam_checkpoint import PHASE_TWO
 from lens_cache.encoders.shapes_models import shapes_tokenizer
 from lens_cache.encoders.small_llava import LlavaSize, build_processor, llava_config
+from lens_cache.frozen import FrozenParts
 from lens_cache.sam_architecture import SamArchitecture
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -113,6 +115,37 @@ CPU_SIZE = PairSizes(
 )
 
 
+# For trainings: as many layers and image tokens as LLaVA-1.5-7B, since a step of the head costs
+# twice a layer, and a SAM that costs two thirds of a forward of the whole LLaVA.
+TRAIN_CPU_SIZE = PairSizes(
+    name="a narrow LLaVA and a small SAM",
+    layer=14,
+    llava=LlavaSize(
+        image_side=336,
+        patch_size=14,
+        tower_width=256,
+        tower_feedforward=1024,
+        tower_layers=4,
+        width=512,
+        feedforward=1376,
+        layers=32,
+        heads=8,
+        vocabulary=1024,
+    ),
+    sam=SamArchitecture(
+        image_size=256,
+        patch_size=16,
+        embed_dim=640,
+        depth=16,
+        num_heads=10,
+        window_size=8,
+        global_blocks=(3, 7, 11, 15),
+        transformer_dim=256,
+        **_DECODER,
+    ),
+)
+
+
 @dataclass(frozen=True)
 class Pair:
     """A LLaVA and a SAM twice around the same weights.
@@ -168,6 +201,20 @@ def build_pair(sizes: PairSizes, dtype: torch.dtype, device: str, seed: int = 0)
         sam=SamEncoder(_around_same_weights(plain_sam), sizes.sam, dtype=dtype, device=device),
         layer=sizes.layer,
         configs=(config.vision_config.to_dict(), config.text_config.to_dict()),
+    )
+
+
+def frozen_parts(pair: Pair, sizes: PairSizes, seed: int = 0) -> FrozenParts:
+    """Return what a LENS model without warm start needs of a pair; SAM's decoder is random."""
+    torch.manual_seed(seed)
+    side = sizes.llava.image_side // sizes.llava.patch_size
+    state = build_sam(sizes.sam).state_dict()
+    return FrozenParts(
+        text_config=dict(pair.configs[1]),
+        grid=(side, side),
+        sam_architecture=sizes.sam,
+        decoder_layers={},
+        sam={name: value for name, value in state.items() if name.startswith(PHASE_TWO)},
     )
 
 

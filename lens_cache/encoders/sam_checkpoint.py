@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lens_cache.errors import CheckpointError, one_line
 from lens_cache.sam_architecture import SamArchitecture
 
-_PHASE_TWO = ("prompt_encoder.", "mask_decoder.")
+PHASE_TWO = ("prompt_encoder.", "mask_decoder.")
 _BROKEN_FILE = (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError)
 
 
@@ -34,7 +34,7 @@ def prompt_and_decoder_weights(path: Path) -> dict[str, Tensor]:
     """
     state = load_state(path)
     read_architecture(state, path)
-    return {name: value.clone() for name, value in state.items() if name.startswith(_PHASE_TWO)}
+    return {name: value.clone() for name, value in state.items() if name.startswith(PHASE_TWO)}
 
 
 def load_state(path: Path) -> dict[str, Tensor]:

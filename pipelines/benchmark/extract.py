@@ -109,7 +109,7 @@ def measure(
     )
     return Benchmark(
         models=sizes.name,
-        device=_name(device),
+        device=device_name(device),
         dtype=dtype,
         threads=torch.get_num_threads(),
         images=images,
@@ -129,8 +129,8 @@ def measure(
                 cpu_ratio=on_cpu[0] / busy,
                 tflops_per_second=way.flops / taken / 1e12,
                 ceiling_share=way.flops / taken / max(ceilings),
-                weights_bytes=_weights(way.modules),
-                peak_bytes=None if more is None else _weights(way.modules) + more,
+                weights_bytes=weights_bytes(way.modules),
+                peak_bytes=None if more is None else weights_bytes(way.modules) + more,
             )
             for way, taken, busy, more in zip(ways, medians, on_cpu, extra, strict=True)
         ),
@@ -151,7 +151,8 @@ def _timed(way: Way) -> tuple[float, float]:
     return time.perf_counter() - began, time.process_time() - cpu
 
 
-def _weights(modules: Sequence[torch.nn.Module]) -> int:
+def weights_bytes(modules: Sequence[torch.nn.Module]) -> int:
+    """Return the bytes of the weights of some modules; what they share counts once."""
     tensors = {id(t): t for m in modules for t in [*m.parameters(), *m.buffers()]}
     return sum(tensor.nbytes for tensor in tensors.values())
 
@@ -160,5 +161,6 @@ def _distance(ours: Tensor, plain: Tensor) -> float:
     return float((ours.double() - plain.double()).norm() / plain.double().norm())
 
 
-def _name(device: str) -> str:
+def device_name(device: str) -> str:
+    """Return what a device is called."""
     return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else CPU

@@ -1,0 +1,281 @@
+"""Measure how much faster a training is from a cache, and grouped by image."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from lens_cache.config import LossConfig, ModelConfig
+from lens_cache.data import Batch
+from lens_cache.encoders.benchmark_models import (
+    FULL_SIZE,
+    TRAIN_CPU_SIZE,
+    Pair,
+    PairSizes,
+    build_pair,
+    frozen_parts,
+)
+from lens_cache.errors import ConfigError, TrainingError
+from lens_cache.losses import LensLoss
+from lens_cache.models.lens import LensModel
+from lens_cache.store.reader import Store
+from pipelines.benchmark.extract import device_name, weights_bytes
+from pipelines.benchmark.memory import extra_memory
+from pipelines.benchmark.random_features import RandomFeatures, RecordSizes
+from pipelines.benchmark.random_store import LAYER, write_store
+from pipelines.benchmark.train_ways import Trainee, TrainingWay, TrainingWork
+from pipelines.progress import Reporter
+from pipelines.report import Report
+
+# LISA's recipe: 5,000 steps of 160 images.
+LISA_DRAWS = 800_000
+_TOLERANCE = 2e-2  # two ways to compute a loss in bfloat16
+_LOSS = LossConfig(attention_size=128, mask_size=256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSpeed:
+    """What a way reached.
+
+    Attributes:
+        name: The way.
+        seconds: Median over the rounds, for one step.
+        images_per_second: Images per second.
+        instructions_per_second: Samples per second: pairs of (image, instruction).
+        ratio: Its speed over that of the first way.
+        frozen_bytes: What its frozen models take.
+        peak_bytes: What a step needs beside them and beside the trained modules with their
+            optimizer; nothing where it cannot be told.
+        hours: Computed: how long LISA's 800,000 draws of an image take at this speed.
+    """
+
+    name: str
+    seconds: float
+    images_per_second: float
+    instructions_per_second: float
+    ratio: float
+    frozen_bytes: int
+    peak_bytes: int | None
+    hours: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingBenchmark:
+    """The measurements and what they were made with.
+
+    Attributes:
+        models: Which models; their weights are random.
+        device: Where they ran.
+        threads: CPU threads.
+        images: Images of a step.
+        instructions: Instructions of an image.
+        rounds: Rounds, each of which ran every way.
+        steps: Steps of a way in a round.
+        parameters: Trained ones.
+        trained_bytes: What they take with gradients and optimizer states.
+        relative_error: How far the losses of the two cached ways are apart.
+        ways: The measurements.
+    """
+
+    models: str
+    device: str
+    threads: int
+    images: int
+    instructions: int
+    rounds: int
+    steps: int
+    parameters: int
+    trained_bytes: int
+    relative_error: float
+    ways: tuple[TrainingSpeed, ...]
+
+
+def benchmark_train(
+    reporter: Reporter,
+    *,
+    full_size: bool,
+    device: str,
+    instructions: int = 8,
+    images: int | None = None,
+    rounds: int = 3,
+) -> TrainingBenchmark:
+    """Run the three ways in turns.
+
+    Args:
+        reporter: Where progress goes.
+        full_size: LLaVA-1.5-7B and SAM ViT-H in bfloat16 instead of small models.
+        device: Where they run.
+        instructions: Instructions of an image.
+        images: Images of a step.
+        rounds: Rounds.
+
+    Raises:
+        ConfigError: If the full size is asked for without a GPU.
+        TrainingError: If the cached ways do not compute the same loss.
+    """
+    on_gpu = torch.device(device).type == "cuda"
+    if full_size and not on_gpu:
+        raise ConfigError(
+            "measuring at full size: expected a GPU with 80 GB or more, found none; run it where "
+            "there is one, or without --full-size"
+        )
+    return measure(
+        FULL_SIZE if full_size else TRAIN_CPU_SIZE,
+        reporter,
+        device=device,
+        instructions=instructions,
+        images=images or (4 if on_gpu else 1),
+        rounds=rounds,
+        steps=8 if on_gpu else 1,
+        workers=4 if on_gpu else 0,
+    )
+
+
+def measure(
+    sizes: PairSizes,
+    reporter: Reporter,
+    *,
+    device: str,
+    instructions: int,
+    images: int,
+    rounds: int,
+    steps: int,
+    workers: int,
+) -> TrainingBenchmark:
+    """Run the three ways in turns, at any size."""
+    pair = build_pair(sizes, torch.bfloat16, device)
+    frozen = frozen_parts(pair, sizes)
+    config = ModelConfig(layer=LAYER, warm_start=False)
+    trainee = Trainee(LensModel(config, frozen), LensLoss(_LOSS, side=sizes.sam.image_size), device)
+    features = RandomFeatures(_record_sizes(pair, sizes, instructions), 4 * images)
+    with tempfile.TemporaryDirectory() as scratch:
+        write_store(Path(scratch), features, "zarr", shard_size=features.images)
+        work = TrainingWork(
+            Store(Path(scratch)),
+            pair,
+            _LOSS,
+            images=images,
+            instructions=instructions,
+            workers=workers,
+            side=sizes.sam.image_size,
+        )
+        ways = work.ways()
+        error = _loss_difference(trainee, ways[1], ways[2])
+        streams = [way.batches() for way in ways]
+        extra: list[int | None] = []
+        for stream in streams:  # the first step of a way is its warm-up, and tells its memory
+            trainee.step(next(stream))
+            extra.append(extra_memory(partial(_run, trainee, stream, 1), device))
+        taken: list[list[float]] = [[] for _ in ways]
+        for turn in range(rounds):
+            reporter.progress("benchmark", turn, rounds)
+            for seconds, stream in zip(taken, streams, strict=True):
+                seconds.append(_timed(trainee, stream, steps) / steps)
+        reporter.progress("benchmark", rounds, rounds)
+    medians = [statistics.median(seconds) for seconds in taken]
+    trained = [weight for weight in trainee.model.parameters() if weight.requires_grad]
+    return TrainingBenchmark(
+        models=sizes.name,
+        device=device_name(device),
+        threads=torch.get_num_threads(),
+        images=images,
+        instructions=instructions,
+        rounds=rounds,
+        steps=steps,
+        parameters=sum(weight.numel() for weight in trained),
+        trained_bytes=4 * sum(weight.nbytes for weight in trained),
+        relative_error=error,
+        ways=tuple(
+            TrainingSpeed(
+                name=way.name,
+                seconds=seconds,
+                images_per_second=images / seconds,
+                instructions_per_second=images * instructions / seconds,
+                ratio=medians[0] / seconds,
+                frozen_bytes=weights_bytes(way.modules),
+                peak_bytes=more,
+                hours=LISA_DRAWS * seconds / images / 3600,
+            )
+            for way, seconds, more in zip(ways, medians, extra, strict=True)
+        ),
+    )
+
+
+def _record_sizes(pair: Pair, sizes: PairSizes, instructions: int) -> RecordSizes:
+    return RecordSizes(
+        name=sizes.name,
+        image_tokens=pair.llava.prompt.num_image_tokens,
+        hidden_size=sizes.llava.width,
+        channels=sizes.sam.transformer_dim,
+        side=sizes.sam.embedding_size,
+        questions=instructions,
+    )
+
+
+def _loss_difference(trainee: Trainee, one: TrainingWay, other: TrainingWay) -> float:
+    """Return how far two ways' losses of the first batch are apart, without dropout."""
+    trainee.model.eval()
+    with torch.no_grad():
+        a, b = (float(trainee.loss(next(way.batches()))) for way in (one, other))
+    trainee.model.train()
+    error = abs(a - b) / abs(a)
+    if error > _TOLERANCE:
+        raise TrainingError(
+            f"measuring a training: the losses of {one.name} and {other.name} are {a:g} and {b:g}, "
+            f"apart by {error:.0e}, more than {_TOLERANCE:.0e}; this is a defect, please report it"
+        )
+    return error
+
+
+def _run(trainee: Trainee, batches: Iterator[Batch], steps: int) -> None:
+    for batch in islice(batches, steps):
+        trainee.step(batch)
+    if torch.device(trainee.device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _timed(trainee: Trainee, batches: Iterator[Batch], steps: int) -> float:
+    began = time.perf_counter()
+    _run(trainee, batches, steps)
+    return time.perf_counter() - began
+
+
+def report(found: TrainingBenchmark) -> Report:
+    """Report a benchmark as a table."""
+    loop, rows, ours = found.ways
+    lines = [
+        f"{found.models}, random weights, bfloat16 over float32, on {found.device} with "
+        f"{found.threads} CPU threads; {found.parameters / 1e6:.0f} M trained parameters, "
+        f"{found.trained_bytes / 1e9:.2f} GB with gradients and optimizer",
+        f"{found.images} images x {found.instructions} instructions a step; median of "
+        f"{found.rounds} rounds, ways in turns",
+        "",
+        f"{'':<12} {'samples/s':>10} {'ratio':>7} {'frozen':>9} {'a step':>9} {'800k draws':>12}",
+    ]
+    for way in found.ways:
+        peak = "?" if way.peak_bytes is None else f"{way.peak_bytes / 1e9:.2f} GB"
+        lines.append(
+            f"{way.name:<12} {way.instructions_per_second:>10.3g} {way.ratio:>6.1f}x "
+            f"{way.frozen_bytes / 1e9:>6.2f} GB {peak:>9} {way.hours:>10,.1f} h"
+        )
+    lines += [
+        "",
+        "in the loop: the whole MLLM for every (image, instruction) and SAM's encoder for every "
+        "image at every draw, as the authors' code does it",
+        "cached rows: features from a store, an instruction a row",
+        "lens-cache:  features from the store, image tokens once for all instructions of an image: "
+        f"{rows.seconds / ours.seconds:.1f}x cached rows, {loop.seconds / ours.seconds:.1f}x in "
+        "the loop",
+        "frozen, a step: memory of frozen models; of a step beside them and the trained modules",
+        f"800k draws: computed from the speed, for LISA's recipe; losses of the two cached ways "
+        f"differ by {found.relative_error:.0e}",
+    ]
+    return Report(asdict(found), "\n".join(lines))

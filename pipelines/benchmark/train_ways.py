@@ -1,0 +1,200 @@
+"""Three ways to train the same LENS modules on the same draws.
+
+- ``in the loop``: as the authors' code does it: the whole MLLM with its hidden states for every
+  (image, instruction) and SAM's encoder for every image, at every draw, then the head row by row;
+- ``cached rows``: features from a store, one row of a batch for each instruction;
+- ``lens-cache``: features from the store, image tokens once for all instructions of an image.
+
+All take the same steps of the same optimizer. Pictures of the first way are decoded beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Sampler
+
+from lens_cache.config import BatchConfig, LossConfig
+from lens_cache.data import Batch, FeatureDataset, training_loader
+from lens_cache.encoders.benchmark_models import Pair
+from lens_cache.encoders.sam import PIXEL_MEAN, PIXEL_STD
+from lens_cache.losses import LensLoss
+from lens_cache.models.lens import LensModel
+from lens_cache.sampling import Draw, DrawSampler, Share, sources
+from lens_cache.store.reader import Store
+from lens_cache.types import ImageFeatures
+from pipelines.benchmark.random_store import LAYER
+
+
+@dataclass(frozen=True)
+class TrainingWay:
+    """One way to train.
+
+    Attributes:
+        name: Its name.
+        batches: Its batches, in the order of all ways; without end for the purpose.
+        modules: Frozen models that have to be in memory for it.
+    """
+
+    name: str
+    batches: Callable[[], Iterator[Batch]]
+    modules: Sequence[torch.nn.Module] = ()
+
+
+class Trainee:
+    """The LENS modules, their optimizer and their loss; every way takes its steps with them."""
+
+    def __init__(self, model: LensModel, loss: LensLoss, device: str) -> None:
+        self.model, self.device = model.to(device).train(), device
+        self._loss = loss
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        self._optimizer = torch.optim.AdamW(trained, lr=1e-5)
+
+    def step(self, batch: Batch) -> None:
+        """Take one optimizer step in bfloat16 over float32 weights, as a training does."""
+        self.loss(batch).backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return eq. 7 of a batch."""
+        features = batch.features.to(self.device, torch.float32)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
+            answer = self.model(features)
+        total: Tensor = self._loss(answer, batch.targets.to(self.device)).total
+        return total
+
+
+class TrainingWork:
+    """Draws from a store of random features, and the three ways to get their batches."""
+
+    def __init__(
+        self,
+        store: Store,
+        pair: Pair,
+        loss: LossConfig,
+        *,
+        images: int,
+        instructions: int,
+        workers: int,
+        side: int,
+    ) -> None:
+        """Take what all ways share.
+
+        Args:
+            store: Where the cached ways read.
+            pair: The models of the way without a cache.
+            loss: How masks are compared.
+            images: Images of a step.
+            instructions: Instructions of an image.
+            workers: Processes that read ahead.
+            side: Side of SAM's square in pixels.
+        """
+        self._store, self._pair, self._loss, self._side = store, pair, loss, side
+        self._batch = BatchConfig(
+            images=images, queries_per_image=instructions, loader_workers=workers
+        )
+        self._share = Share(num_batches=10**6, seed=0)
+        self._dataset = FeatureDataset(store, LAYER, loss)
+
+    def ways(self) -> list[TrainingWay]:
+        """Return the three ways; the first is what the others are compared with."""
+        return [
+            TrainingWay("in the loop", self._in_the_loop, [self._pair.whole, self._pair.plain_sam]),
+            TrainingWay("cached rows", self._rows),
+            TrainingWay("lens-cache", self._grouped),
+        ]
+
+    def _draws(self) -> DrawSampler:
+        return DrawSampler(sources(self._store, self._batch), self._batch, self._share)
+
+    def _grouped(self) -> Iterator[Batch]:
+        loader = training_loader(
+            self._store, layer=LAYER, loss=self._loss, batch=self._batch, share=self._share
+        )
+        return iter(loader)
+
+    def _rows(self) -> Iterator[Batch]:
+        loader = DataLoader(
+            self._dataset,
+            batch_sampler=_Rows(self._draws()),
+            collate_fn=FeatureDataset.collate,
+            num_workers=self._batch.loader_workers,
+        )
+        return iter(loader)
+
+    def _in_the_loop(self) -> Iterator[Batch]:
+        for draws in self._draws():
+            rows = zip(_rows_of(draws), self._encode(draws), strict=True)
+            yield FeatureDataset.collate([self._dataset.item(*row) for row in rows])
+
+    @torch.no_grad()
+    def _encode(self, draws: Sequence[Draw]) -> list[ImageFeatures]:
+        """Run MLLM and SAM as the authors' code does; one entry for every instruction."""
+        pair, prompt = self._pair, self._pair.llava.prompt
+        device, dtype = pair.llava.device, pair.sam.dtype
+        squares = [self._square(draw.image) for draw in draws]
+        pixels = [pair.llava.pixels(square) for square in squares]
+        shared = [*prompt.prefix_ids, *[prompt.image_token_id] * prompt.num_image_tokens]
+        counts = [len(draw.queries) for draw in draws]
+        ids = [
+            torch.tensor([*shared, *self._text(query)]) for draw in draws for query in draw.queries
+        ]
+        each = [pixel for pixel, count in zip(pixels, counts, strict=True) for _ in range(count)]
+        hidden = pair.whole(
+            input_ids=pad_sequence(ids, batch_first=True).to(device),
+            attention_mask=pad_sequence([torch.ones_like(row) for row in ids], batch_first=True).to(
+                device
+            ),
+            pixel_values=torch.stack(each).to(device, dtype),
+            use_cache=False,
+            output_hidden_states=True,
+            logits_to_keep=1,
+        ).hidden_states[pair.layer]
+        mean, std = (
+            torch.tensor(values, device=device)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD)
+        )
+        images = torch.from_numpy(np.stack(squares)).to(device).permute(0, 3, 1, 2)
+        embeddings = pair.plain_sam(((images - mean) / std).to(dtype))
+        which = [number for number, count in enumerate(counts) for _ in range(count)]
+        start, middle = len(prompt.prefix_ids), len(shared)
+        return [
+            ImageFeatures(
+                prefix=states[:start],
+                image_tokens=states[start:middle],
+                text_tokens=[states[middle : len(row)]],
+                image_embedding=embeddings[image],
+            )
+            for states, row, image in zip(hidden, ids, which, strict=True)
+        ]
+
+    def _square(self, image: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        rng = np.random.default_rng(image)
+        return rng.integers(0, 256, (self._side, self._side, 3), dtype=np.uint8)
+
+    def _text(self, query: int) -> list[int]:
+        """Return as many random token ids as the store has rows for the query."""
+        words = len(self._pair.llava.prompt.processor.tokenizer)
+        length = len(self._store.questions.token_ids[query])
+        found: list[int] = np.random.default_rng(query).integers(5, words, length).tolist()
+        return found
+
+
+def _rows_of(draws: Sequence[Draw]) -> list[Draw]:
+    """Return one draw for every instruction."""
+    return [Draw(draw.image, (query,)) for draw in draws for query in draw.queries]
+
+
+class _Rows(Sampler[list[Draw]]):
+    """The batches of a sampler with one draw for every instruction."""
+
+    def __init__(self, batches: DrawSampler) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return (_rows_of(draws) for draws in self._batches)
