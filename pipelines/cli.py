@@ -538,12 +538,13 @@ def benchmark_store(
 ) -> None:
     """Compare how fast stores are read with raw memory and with other packages' files."""
     from pipelines.benchmark import store as measured
+    from pipelines.benchmark.store_report import report
 
     with _bars() as bars:
         found = measured.benchmark_store(
             bars, full_size=full_size, images=images, rounds=rounds, cold=cold, out=out
         )
-    _show(measured.report(found), as_json)
+    _show(report(found), as_json)
 
 
 @app.command()
