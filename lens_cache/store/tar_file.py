@@ -132,13 +132,17 @@ class TarStream:
         if self._next != self._at:
             self._file.seek(self._next - self._at, os.SEEK_CUR)
         self._at = self._next
-        block = np.empty(_BLOCK, np.uint8)
-        self.read(block)
-        header = _parse(self.path, self._at - _BLOCK, block.tobytes())
+        header = _parse(self.path, self._at, self.take(_BLOCK))
         if header is None:
             return None
         self._next = self._at + header.size + -header.size % _BLOCK
         return header.name, header.size
+
+    def take(self, size: int) -> bytes:
+        """Return the next few bytes; raises as ``read`` does."""
+        found = np.empty(size, np.uint8)
+        self.read(found)
+        return found.tobytes()
 
     def read(self, memory: NDArray[np.uint8]) -> int:
         """Fill memory with what comes next; returns its CRC-32C.

@@ -88,13 +88,9 @@ class SampleStream:
                 continue
             wanted.remove(name)
             header = npy_header(shapes[name], self._specs[name].dtype)
-            found = np.empty(len(header), np.uint8)
-            if (
-                member[1] != len(header) + len(values[name])
-                or tar.read(found) is None
-                or found.tobytes() != header
-                or tar.read(values[name]) != checksums[name]
-            ):
+            size = len(header) + len(values[name])
+            fits = member[1] == size and tar.take(len(header)) == header
+            if not fits or tar.read(values[name]) != checksums[name]:
                 raise _broken(f"{tar.path}: {name} of image {image_id} is damaged")
         return values
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import torch
 
 from lens_cache.errors import ConfigError, StoreError
 from pipelines.benchmark.memory import ready_memory
+from pipelines.benchmark.page_cache import drop_pages, mapped_file, reload
 from pipelines.benchmark.random_features import (
     FULL_SIZE,
     SMALL_SIZE,
@@ -29,6 +28,7 @@ from pipelines.benchmark.store_peers import (
     SafetensorsFiles,
     WebDataset,
 )
+from pipelines.benchmark.store_report import Measurement, Speed, StoreBenchmark
 from pipelines.benchmark.store_ways import (
     SHUFFLE_BUFFER,
     OurStream,
@@ -40,7 +40,6 @@ from pipelines.benchmark.store_ways import (
 )
 from pipelines.cost import require_space
 from pipelines.progress import Reporter
-from pipelines.report import Report
 
 WAYS: tuple[type[Way], ...] = (
     Raw,
@@ -65,70 +64,6 @@ EXTRAS: dict[type[Way], tuple[str, str]] = {
     ),
 }
 _IMAGES, _IMAGES_FULL_SIZE = 32, 64
-_BLOCK = 8 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speed:
-    """How fast a way reads in one order.
-
-    Attributes:
-        seconds: Of every round, for all records.
-        mb_per_second: Megabytes (10^6 bytes) of features per second, by the median round.
-        slowest: The same by the slowest round.
-        fastest: The same by the fastest round.
-        records_per_second: Records per second, by the median round.
-        ratio: ``mb_per_second`` over that of the raw memory map.
-    """
-
-    seconds: tuple[float, ...]
-    mb_per_second: float
-    slowest: float
-    fastest: float
-    records_per_second: float
-    ratio: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """What a way reached.
-
-    Attributes:
-        name: The way.
-        how: Its configuration.
-        disk_bytes: What it takes on disk.
-        orders: By order, ``sequential`` and ``shuffled``.
-    """
-
-    name: str
-    how: str
-    disk_bytes: int
-    orders: dict[str, Speed]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreBenchmark:
-    """The measurements and what they were made with.
-
-    Attributes:
-        records: Whose shapes the records have.
-        images: Records.
-        bytes: Of all records.
-        rounds: Rounds, each of which read every way in both orders.
-        cold: Whether the page cache was emptied of a way's files before each pass.
-        threads: CPU threads of PyTorch.
-        ways: The measurements; the first is the limit.
-        not_installed: Ways that were left out, and what installs them.
-    """
-
-    records: str
-    images: int
-    bytes: int
-    rounds: int
-    cold: bool
-    threads: int
-    ways: tuple[Measurement, ...]
-    not_installed: dict[str, str]
 
 
 def benchmark_store(
@@ -209,32 +144,6 @@ def measure(
     )
 
 
-def report(found: StoreBenchmark) -> Report:
-    """Report a benchmark as a table."""
-    record = found.bytes / found.images / 1e6
-    head = f"{'MB/s':>7} {'(of the rounds)':>17} {'records/s':>10} {'of raw':>7}"
-    lines = [
-        f"{found.images} records of {record:.1f} MB with the shapes of {found.records}, random",
-        f"one process, {found.threads} CPU threads, page cache "
-        f"{'dropped before each pass' if found.cold else 'warm'}; median of {found.rounds} rounds, "
-        "ways in turns",
-        "",
-        f"{'':<26} {'sequential':<44}   shuffled",
-        f"{'':<26} {head}   {head}",
-    ]
-    for way in found.ways:
-        cells = [
-            f"{speed.mb_per_second:>7.0f} {f'({speed.slowest:.0f} .. {speed.fastest:.0f})':>17} "
-            f"{speed.records_per_second:>10.0f} {speed.ratio:>7.0%}"
-            for speed in way.orders.values()
-        ]
-        lines.append(f"{way.name:<26} {'   '.join(cells)}")
-    lines += [f"{name:<26} not installed: {how}" for name, how in found.not_installed.items()]
-    lines += ["", *(f"{way.name + ':':<26} {way.how}" for way in found.ways)]
-    lines.append("every way gave back the same values (CRC-32C of every record)")
-    return Report(asdict(found), "\n".join(lines))
-
-
 def _new_folder(out: Path) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(
@@ -251,7 +160,7 @@ def _written(kind: type[Way], folder: Path, features: RandomFeatures) -> Way:
     own.mkdir(parents=True)
     way = kind(own, features)
     way.write()
-    _reload(_files(way))
+    reload(_files(way))
     way.open()
     return way
 
@@ -276,23 +185,12 @@ def _check(ways: Sequence[Way], features: RandomFeatures) -> None:
 def _own(way: Way, record: Record) -> Record:
     """Return a record if none of its values lies in a mapped file."""
     for tensor in record.tensors():
-        if (path := _mapped_file(tensor.data_ptr())) is not None:
+        if (path := mapped_file(tensor.data_ptr())) is not None:
             raise StoreError(
                 f"benchmarking a store: {way.name} returns a view of {path} instead of a copy; "
                 "this is a defect, please report it"
             )
     return record
-
-
-def _mapped_file(address: int) -> str | None:
-    """Return the file that is mapped at an address of this process, where Linux tells."""
-    maps = Path("/proc/self/maps")
-    for line in maps.read_text().splitlines() if maps.exists() else ():
-        span, _, _, _, _, *path = line.split(maxsplit=5)
-        begin, end = (int(part, 16) for part in span.split("-"))
-        if begin <= address < end:
-            return path[0] if path and path[0].startswith("/") else None
-    return None
 
 
 def _timed_rounds(
@@ -308,7 +206,7 @@ def _timed_rounds(
             for order in ORDERS:
                 if cold:
                     way.close()  # what is mapped is not dropped
-                    _drop_pages(_files(way))
+                    drop_pages(_files(way))
                     way.open()
                 seconds[place][order].append(_timed(way, order, number))
         reporter.progress("benchmark", number + 1, rounds)
@@ -341,27 +239,3 @@ def _speed(seconds: Sequence[float], limit: float, features: RandomFeatures) -> 
 
 def _files(way: Way) -> list[Path]:
     return [path for path in way.folder.rglob("*") if path.is_file()]
-
-
-def _reload(paths: Sequence[Path]) -> None:
-    """Bring files into the page cache from the disk, as another process finds them.
-
-    Straight after writing, the size of the kernel's pages, and with it the speed of a memory map,
-    still depends on how much a way wrote at once.
-    """
-    _drop_pages(paths)
-    for path in paths:
-        with path.open("rb", buffering=0) as file:
-            while file.read(_BLOCK):
-                pass
-
-
-def _drop_pages(paths: Sequence[Path]) -> None:
-    """Drop clean pages of files from the page cache."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)

@@ -17,11 +17,14 @@ a package does not know it.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import webdataset
@@ -37,6 +40,9 @@ from pipelines.benchmark.store_ways import (
     as_bits,
     from_bits,
 )
+
+# Where it puts what it is about to write; by default it leaves folders behind.
+_LITDATA_SCRATCH = ("DATA_OPTIMIZER_CACHE_FOLDER", "DATA_OPTIMIZER_DATA_CACHE_FOLDER")
 
 
 class WebDataset(Way):
@@ -145,15 +151,19 @@ class LitData(RandomAccess):
         """Write the chunks, in a process that litdata starts."""
         import litdata
 
-        litdata.optimize(
-            partial(_arrays_of, self.features),
-            list(range(self.features.images)),
-            str(self.folder),
-            chunk_size=SHARD_SIZE,
-            num_workers=1,
-            keep_data_ordered=True,
-            verbose=False,
-        )
+        with (
+            TemporaryDirectory() as scratch,
+            patch.dict(os.environ, dict.fromkeys(_LITDATA_SCRATCH, scratch)),
+        ):
+            litdata.optimize(
+                partial(_arrays_of, self.features),
+                list(range(self.features.images)),
+                str(self.folder),
+                chunk_size=SHARD_SIZE,
+                num_workers=1,
+                keep_data_ordered=True,
+                verbose=False,
+            )
 
     def open(self) -> None:
         """Open the data set."""

@@ -63,13 +63,12 @@ def benchmark_store(
     as_json: Json = False,
 ) -> None:
     """Compare how fast stores are read with raw memory and with other packages' files."""
-    from pipelines.benchmark import store as measured
+    from pipelines.benchmark.store import benchmark_store as measure
+    from pipelines.benchmark.store_report import report
 
     with open_bars() as bars:
-        found = measured.benchmark_store(
-            bars, full_size=full_size, images=images, rounds=rounds, cold=cold, out=out
-        )
-    show(measured.report(found), as_json)
+        found = measure(bars, full_size=full_size, images=images, rounds=rounds, cold=cold, out=out)
+    show(report(found), as_json)
 
 
 @app.command("train")
