@@ -97,3 +97,22 @@ def benchmark_train(
             rounds=rounds,
         )
     show(measured.report(found), as_json)
+
+
+@app.command("precision")
+def benchmark_precision(
+    images: Annotated[int, typer.Option(min=1, help="Records.")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are shown.")] = 7,
+    full_size: Annotated[
+        bool, typer.Option("--full-size", help="Records of LLaVA-1.5-7B and SAM ViT-H, 7.5 MB.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what storing features in fp8 or int8 saves, and what it costs to read them."""
+    from pipelines.benchmark import precision as measured
+
+    with open_bars() as bars:
+        found = measured.benchmark_precision(
+            bars, full_size=full_size, images=images, rounds=rounds
+        )
+    show(measured.report(found), as_json)

@@ -33,7 +33,9 @@ COMMANDS = [
     ["config", "show"],
     ["benchmark"],
     ["benchmark", "extract"],
+    ["benchmark", "precision"],
     ["benchmark", "store"],
+    ["benchmark", "train"],
     ["demo"],
 ]
 START = "from pipelines.cli import main; main()"
