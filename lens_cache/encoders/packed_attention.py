@@ -85,7 +85,7 @@ def _attend_behind_prefix(
                 query[:, :, end:], key, value, attn_mask=attention_mask, scale=scaling
             )
         )
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat([part.transpose(1, 2) for part in parts], dim=1), None
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:

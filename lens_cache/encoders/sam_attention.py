@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 # Fused kernels on GPUs take head widths in steps of eight.
 _STEP = 8
-# Scores that are held at once in place: 16 MB in float32, but at least one head.
-_SCORES = 1 << 22
+# Scores that are held at once in place: 4 MB in float32, but at least one head.
+_SCORES = 1 << 20
 
 
 class _Attention(nn.Module):
