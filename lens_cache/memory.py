@@ -42,7 +42,7 @@ def within_memory(doing: str, function: Callable[[], T]) -> T:
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            reason = one_line(error)
+            reason = f"{type(error).__name__}: {one_line(error)}"
         # Here the error is gone, and with it the frames that held what was allocated.
         gc.collect()
         if torch.cuda.is_available():
