@@ -237,7 +237,9 @@ class BatchConfig:
         accumulate: Steps whose gradients are summed before an update.
         loader_workers: Processes that read ahead.
         order: ``random`` reads any image at any time; ``stream`` reads the tars of a webdataset
-            store from end to end, which suits storage behind a network.
+            store from end to end, which suits storage behind a network; ``draws`` replays the
+            draws of LISA's sampler that the plan holds (``data.lisa.draws``), which also say how
+            many instructions come with an image.
         shuffle_buffer: With ``stream``: images that each loader process holds to draw from.
     """
 
@@ -251,7 +253,7 @@ class BatchConfig:
     queries_per_image: Positive = 3
     accumulate: Positive = 10
     loader_workers: NonNegative = 2
-    order: Literal["random", "stream"] = "random"
+    order: Literal["random", "stream", "draws"] = "random"
     shuffle_buffer: Positive = 64
 
 
