@@ -225,12 +225,14 @@ class BatchConfig:
     """What a step sees.
 
     Attributes:
-        split: Train on queries of this split; empty means every query of the store.
+        split: Train on queries of this split; empty means every query of the store. ``train`` is
+            that of every dataset, ``ade20k|train`` that of one.
         mixture: Draw from datasets at these rates; empty draws every image equally often.
         window: With ``random``: mix the images of so many shards at a time, which suits storage
             behind a network; all if empty.
         limit_images: Use only the first images of the split; all if empty.
-        validation_split: Measure gIoU on this split; empty means no validation.
+        validation_split: Measure gIoU on this split, such as ``reason_seg|val``; empty means no
+            validation.
         limit_validation_images: Validate on the first images only; all if empty.
         images: Images per device and step.
         queries_per_image: Instructions drawn for an image (3 in LISA).
