@@ -61,7 +61,8 @@ def _published(entry: SetCheck) -> str:
 
 
 def _details(entry: SetCheck) -> list[str]:
-    lines = [f"{entry.name}: {text}" for text in (entry.missing, entry.broken) if text]
+    lines = [entry.missing] if entry.missing else []
+    lines += [f"{entry.name}: {entry.broken}"] if entry.broken else []
     if entry.unusable:
         lines.append(f"{entry.name}: no label of {entry.unusable} images can be used")
     for problems, what in ((entry.unreadable, "unreadable"), (entry.rejected, "set aside")):

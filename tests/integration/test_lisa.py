@@ -11,13 +11,13 @@ import pytest
 
 from lens_cache.config import ExtractConfig, TrainConfig
 from lens_cache.config_file import load_config
-from lens_cache.data_config import LISA_SETS
+from lens_cache.data_config import LISA_SETS as SETS
 from lens_cache.plan import Plan
 from lens_cache.store.reader import Store
 from lens_cache.training import LensModule
 from pipelines import cli
 from pipelines.train import train
-from tests.lisa.world import BENCHMARKS, SETS, write_world
+from tests.lisa.world import BENCHMARKS, write_world
 from tests.stores import extracted
 
 HERE = Path(__file__).parents[2]
@@ -99,7 +99,7 @@ def test_every_set_and_benchmark_is_found(run, world):
     found = json.loads(out)
     assert (code, found["good"]) == (0, True)
     names = [entry["name"] for entry in found["sets"]]
-    assert [name.split("|")[0] for name in names[:10]] == list(LISA_SETS)
+    assert [name.split("|")[0] for name in names[:10]] == list(SETS)
     assert len(names) == 10 + len(BENCHMARKS)
     queries = {entry["name"]: entry["queries"] for entry in found["sets"]}
     assert (queries["ade20k|train"], queries["paco_lvis|train"]) == (2, 5)
@@ -151,7 +151,7 @@ def test_draws(run, world, tmp_path):
     plan, out = planned(run, tmp_path / "s", world, **values)
     assert "of 200 draws" in out
     drawn = [plan.query(plan.drawn(index)[0]).dataset for index in range(200)]
-    assert set(drawn) == set(LISA_SETS)
+    assert set(drawn) == set(SETS)
     assert max(len(plan.drawn(index)) for index in range(200)) == 3
     asked = {query for index in range(200) for query in plan.drawn(index)}
     rest = {plan.query(query).split for query in set(range(plan.num_queries)) - asked}

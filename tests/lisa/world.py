@@ -15,18 +15,6 @@ from tests.lisa_refer_world import (
 )
 from tests.pictures import box_mask, box_polygon
 
-SETS = (
-    "ade20k",
-    "cocostuff",
-    "pascal_part",
-    "paco_lvis",
-    "mapillary",
-    "refclef",
-    "refcoco",
-    "refcoco+",
-    "refcocog",
-    "reason_seg",
-)
 BENCHMARKS = (
     "refcoco|val",
     "refcoco|testA",
