@@ -225,19 +225,23 @@ class BatchConfig:
     """What a step sees.
 
     Attributes:
-        split: Train on queries of this split; empty means every query of the store.
+        split: Train on queries of this split; empty means every query of the store. ``train`` is
+            that of every dataset, ``ade20k|train`` that of one.
         mixture: Draw from datasets at these rates; empty draws every image equally often.
         window: With ``random``: mix the images of so many shards at a time, which suits storage
             behind a network; all if empty.
         limit_images: Use only the first images of the split; all if empty.
-        validation_split: Measure gIoU on this split; empty means no validation.
+        validation_split: Measure gIoU on this split, such as ``reason_seg|val``; empty means no
+            validation.
         limit_validation_images: Validate on the first images only; all if empty.
         images: Images per device and step.
         queries_per_image: Instructions drawn for an image (3 in LISA).
         accumulate: Steps whose gradients are summed before an update.
         loader_workers: Processes that read ahead.
         order: ``random`` reads any image at any time; ``stream`` reads the tars of a webdataset
-            store from end to end, which suits storage behind a network.
+            store from end to end, which suits storage behind a network; ``draws`` replays the
+            draws of LISA's sampler that the plan holds (``data.lisa.draws``), which also say how
+            many instructions come with an image.
         shuffle_buffer: With ``stream``: images that each loader process holds to draw from.
     """
 
@@ -251,7 +255,7 @@ class BatchConfig:
     queries_per_image: Positive = 3
     accumulate: Positive = 10
     loader_workers: NonNegative = 2
-    order: Literal["random", "stream"] = "random"
+    order: Literal["random", "stream", "draws"] = "random"
     shuffle_buffer: Positive = 64
 
 

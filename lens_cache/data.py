@@ -17,6 +17,7 @@ from lens_cache.geometry import inside_image, mask_to_square
 from lens_cache.losses import Targets
 from lens_cache.masks import Rle
 from lens_cache.planned import PlannedQuery
+from lens_cache.replay import ReplaySampler, replayed_draws
 from lens_cache.sampling import Draw, DrawSampler, Share, sources, split_queries
 from lens_cache.store.reader import Store
 from lens_cache.types import Features, ImageFeatures
@@ -115,9 +116,13 @@ def training_loader(
 
     Raises:
         StoreError: If the split has no image.
-        ConfigError: If the mixture does not fit the store.
+        ConfigError: If the mixture does not fit the store, or it has no draws to replay.
     """
-    sampler = DrawSampler(sources(store, batch), batch, share)
+    sampler = (
+        ReplaySampler(replayed_draws(store, batch), batch.images, share)
+        if batch.order == "draws"
+        else DrawSampler(sources(store, batch), batch, share)
+    )
     return DataLoader(
         FeatureDataset(store, layer, loss),
         batch_sampler=sampler,

@@ -130,15 +130,32 @@ class Plan:
         return found
 
     def splits(self) -> dict[str, int]:
-        """Return the number of queries of every split, by name."""
-        counts = pc.value_counts(self.queries["split"]).to_pylist()
+        """Return the number of queries of every split, by name.
+
+        A split of one dataset among several is ``dataset|split``.
+        """
+        names = self.queries["split"]
+        if len(pc.unique(self.queries["dataset"])) > 1:
+            names = pc.binary_join_element_wise(self.queries["dataset"], names, "|")
+        counts = pc.value_counts(names).to_pylist()
         return {item["values"]: item["counts"] for item in sorted(counts, key=_split_name)}
+
+    def in_split(self, split: str | None) -> NDArray[np.bool_]:
+        """Return which queries are of a split, shape (num_queries,); all if none is given.
+
+        ``val`` is that of every dataset, ``reason_seg|val`` that of one.
+        """
+        if split is None:
+            return np.ones(self.num_queries, dtype=np.bool_)
+        dataset, _, name = split.rpartition("|")
+        found = pc.equal(self.queries["split"], name)
+        if dataset:
+            found = pc.and_(found, pc.equal(self.queries["dataset"], dataset))
+        return np.asarray(found.to_numpy(), dtype=np.bool_)
 
     def select(self, split: str | None = None, limit_images: int | None = None) -> list[int]:
         """Return the first images that have a query of the split (of any, if not given)."""
-        owners = self.queries["image_index"].to_numpy()
-        if split is not None:
-            owners = owners[pc.equal(self.queries["split"], split).to_numpy()]
+        owners = self.queries["image_index"].to_numpy()[self.in_split(split)]
         return [int(index) for index in np.unique(owners)[:limit_images]]
 
     def digest(self) -> str:

@@ -107,11 +107,8 @@ def sources(store: Store, batch: BatchConfig) -> list[Source]:
 
 def split_queries(plan: Plan, images: Sequence[int], split: str | None) -> list[tuple[int, ...]]:
     """Return per image its queries in a split; all of them if no split is given."""
-    splits = plan.queries["split"].to_pylist() if split is not None else []
-    return [
-        tuple(q for q in plan.query_range(image) if split is None or splits[q] == split)
-        for image in images
-    ]
+    wanted = plan.in_split(split)
+    return [tuple(q for q in plan.query_range(image) if wanted[q]) for image in images]
 
 
 class DrawSampler(Sampler[list[Draw]]):

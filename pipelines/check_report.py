@@ -55,13 +55,15 @@ def _published(entry: SetCheck) -> str:
         return "nothing"
     pairs = [("images", entry.images, count.images), ("queries", entry.queries, count.queries)]
     told = [f"{wanted} {what}" for what, _, wanted in pairs if wanted is not None]
-    differ = any(None not in (there, wanted) and there != wanted for _, there, wanted in pairs)
-    mark = "" if entry.missing or entry.broken else " (differs)" if differ else " (same)"
+    compared = [there != wanted for _, there, wanted in pairs if None not in (there, wanted)]
+    mark = " (differs)" if any(compared) else " (same)" if compared else ""
+    mark = "" if entry.missing or entry.broken else mark
     return f"{', '.join(told)}{mark}{'' if count.verified else ', unverified'}: {count.source}"
 
 
 def _details(entry: SetCheck) -> list[str]:
-    lines = [f"{entry.name}: {text}" for text in (entry.missing, entry.broken) if text]
+    lines = [entry.missing] if entry.missing else []
+    lines += [f"{entry.name}: {entry.broken}"] if entry.broken else []
     if entry.unusable:
         lines.append(f"{entry.name}: no label of {entry.unusable} images can be used")
     for problems, what in ((entry.unreadable, "unreadable"), (entry.rejected, "set aside")):

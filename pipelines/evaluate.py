@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -65,7 +66,7 @@ def evaluate(
         samples += [sample for sample, _, _ in answers.of(draw)]
         if progress is not None:
             progress("evaluate", done, len(draws))
-    folder = run.folder / "evaluation" / split.replace("/", "_")
+    folder = run.folder / "evaluation" / re.sub(r"[/|]", "_", split)
     folder.mkdir(parents=True, exist_ok=True)
     root = data_root or Path(str(store.manifest.config["data"]["root"]))
     chosen = _spread(samples, num_panels)

@@ -60,6 +60,8 @@ def markdown(found: Evaluation) -> str:
         "",
         *_table("queries", {"all": found.overall, **found.by_kind}),
     ]
+    if found.by_dataset:
+        lines += _table("dataset", found.by_dataset)
     if found.by_topic:
         lines += _table("topic", found.by_topic)
     if found.photos_missing:

@@ -247,7 +247,7 @@ def conversion(source: Path, dest: Path, done: Conversion) -> Report:
 def evaluation(found: Evaluation) -> Report:
     """Report gIoU and cIoU."""
     topics = [(f"topic {name}", score) for name, score in found.by_topic.items()]
-    rows = [("all", found.overall), *found.by_kind.items(), *topics]
+    rows = [("all", found.overall), *found.by_kind.items(), *found.by_dataset.items(), *topics]
     lines = [
         f"{name:<20} {score.queries:>6} queries   gIoU {100 * score.giou.value:5.1f}   "
         f"cIoU {100 * score.ciou.value:5.1f}"

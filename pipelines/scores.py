@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from lens_cache.metrics import Interval, bootstrap
 from lens_cache.plan import PlannedImage
@@ -64,25 +64,30 @@ class Scores:
         overall: Over every query.
         by_kind: Over the queries of each kind and length, e.g. ``class, short``.
         by_topic: Over the queries of each topic; empty where the dataset names none.
+        by_dataset: Over the queries of each dataset; empty where there is but one.
     """
 
     overall: Score
     by_kind: dict[str, Score]
     by_topic: dict[str, Score]
+    by_dataset: dict[str, Score] = field(default_factory=dict)
 
 
 def score_all(samples: Sequence[Sample], *, resamples: int = 10_000) -> Scores:
-    """Score samples together, by kind and by topic; at least one sample.
+    """Score samples together, by kind, by topic and by dataset; at least one sample.
 
     Args:
         samples: Their ``iou`` need not be the quotient of the counts: it may be an expected value.
         resamples: Of the bootstrap.
     """
-    by_kind, by_topic = defaultdict(list), defaultdict(list)
+    kinds, topics, datasets = defaultdict(list), defaultdict(list), defaultdict(list)
     for sample in samples:
-        by_kind[f"{sample.kind}, {sample.length}"].append(sample)
-        by_topic[sample.topic].append(sample)
-    by_topic.pop("", None)
+        kinds[f"{sample.kind}, {sample.length}"].append(sample)
+        topics[sample.topic].append(sample)
+        datasets[sample.dataset].append(sample)
+    topics.pop("", None)
+    if len(datasets) == 1:
+        datasets.clear()
 
     def score(group: Sequence[Sample]) -> Score:
         found = bootstrap(
@@ -94,8 +99,12 @@ def score_all(samples: Sequence[Sample], *, resamples: int = 10_000) -> Scores:
         )
         return Score(queries=len(group), giou=found["giou"], ciou=found["ciou"])
 
+    def score_each(groups: Mapping[str, Sequence[Sample]]) -> dict[str, Score]:
+        return {name: score(group) for name, group in sorted(groups.items())}
+
     return Scores(
         overall=score(samples),
-        by_kind={name: score(group) for name, group in sorted(by_kind.items())},
-        by_topic={name: score(group) for name, group in sorted(by_topic.items())},
+        by_kind=score_each(kinds),
+        by_topic=score_each(topics),
+        by_dataset=score_each(datasets),
     )

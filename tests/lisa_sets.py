@@ -83,7 +83,7 @@ def fake_kinds():
 
 def only_fake_kinds(monkeypatch):
     """Let ``KINDS`` hold these and nothing else."""
-    for name in list(KINDS):
+    for name in reversed(list(KINDS)):  # what goes last comes back first, so their order stays
         monkeypatch.delitem(KINDS, name)
     for name, kind in fake_kinds().items():
         monkeypatch.setitem(KINDS, name, kind)

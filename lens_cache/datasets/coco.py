@@ -12,7 +12,6 @@ categories) is not part of the dataset, and does not count towards ``limit``.
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -34,8 +33,10 @@ from lens_cache.datasets.coco_masks import (
     panoptic_areas,
 )
 from lens_cache.datasets.instructions import clean_class_name
+from lens_cache.datasets.json_files import read_lists
 from lens_cache.errors import ConfigError, DatasetError
 
+LISTS = ("images", "annotations", "categories")
 _EXPORTED = "_annotations.coco.json"
 
 
@@ -62,7 +63,7 @@ class CocoDataset:
         self._root = dataset_root(config)
         self._split = _choose_split(self._root, config)
         self._source = _choose_source(self._root, self._split, config)
-        document = read_document(self._source.path)
+        document = read_lists(self._source.path, *LISTS)
         names = category_names(document["categories"], self._source.path)
         self._known = {number: clean_class_name(name) for number, name in names.items()}
         self._wanted = _wanted_categories(names, config.categories)
@@ -156,23 +157,6 @@ def _choose_source(root: Path, split: str, config: DataConfig) -> _Source:
         f"opening the coco dataset: expected {expected} in {folder}; splits found: "
         f"{', '.join(splits_of(root)) or 'none'}"
     )
-
-
-def read_document(path: Path) -> dict[str, list[Any]]:
-    """Read an annotation file and check its outline."""
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DatasetError(f"reading {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"reading {path}: not valid JSON: {error}") from None
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(document, dict) or not isinstance(document.get(key), list):
-            raise DatasetError(
-                f"reading {path}: expected an object with the lists images, annotations and "
-                f"categories; {key!r} is not there"
-            )
-    return document  # type: ignore[no-any-return]
 
 
 def category_names(entries: list[Any], path: Path) -> dict[int, str]:

@@ -61,7 +61,7 @@ def train(
 def evaluate(
     run: RunPath,
     store: StoreOption,
-    split: Annotated[str, typer.Option(help="Split of the store's queries.")],
+    split: Annotated[str, typer.Option(help="Split of the store, as val or reason_seg|val.")],
     checkpoint: Checkpoint = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,
     panels: Annotated[int, typer.Option(min=0, help="Pictures to draw.")] = 12,

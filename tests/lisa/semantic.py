@@ -193,11 +193,7 @@ def write_semantic_world(root):
     maps = {"000000000009": blocks(8, 12, [0, 105, 171, 255])}
     maps["000000000003"] = blocks(10, 6, [71, 181])  # portrait, also in PACO; the last class
     write_cocostuff(root, maps)
-    ade = {
-        "ADE_train_00000001": blocks(8, 12, [0, 1, 150, 255]),
-        "ADE_train_00000002": blocks(8, 12, [0, 255]),  # all unlabelled
-    }
-    write_ade20k(root, ade)
+    write_ade20k(root, {"ADE_train_00000001": blocks(8, 12, [0, 1, 150, 255])})
     write_ade20k(root, {"ADE_val_00000001": blocks(6, 9, [3, 4])}, "validation", "P")
     for variant in ("v2.0", "v1.2"):
         write_mapillary(root, {"key-1": blocks(9, 16, [0, 1, 4, 9, 10, 255])}, variant)

@@ -1,10 +1,11 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from lens_cache.data_config import LISA_SETS
 from lens_cache.datasets.lisa import KINDS, published
-from lens_cache.datasets.lisa.check import check_folder
+from lens_cache.datasets.lisa.check import FolderCheck, SetCheck, check_folder
 from lens_cache.datasets.lisa.sets import SetName
 from lens_cache.errors import ConfigError, DatasetError
 from lens_cache.plan_mapping import in_threads
@@ -128,6 +129,14 @@ def test_published_counts(root):
     assert published.published_count(SetName("mapillary", "v1.2", "train")).images == 18000
     text = folder_check(checked(root, "ade20k", "reason_seg|test")).text
     assert "20210 images (differs): boschresearch/OASIS issue 7" in text
+
+
+def test_what_was_not_counted_is_neither_the_same_nor_another_number():
+    count = published.PublishedCount(set="s", split="t", queries=9, source="A", verified=True)
+    for queries, said in ((None, "9 queries: A"), (9, "9 queries (same): A"), (8, "9 queries (d")):
+        entry = SetCheck("s|t", images=3, queries=queries, published=count)
+        text = folder_check(FolderCheck(Path(), True, [entry], [])).text
+        assert said in text
 
 
 def test_every_default_set_has_published_counts():

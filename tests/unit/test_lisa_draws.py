@@ -159,7 +159,7 @@ def test_splits_to_evaluate_on_are_planned_whole_beside_the_draws(world, tmp_pat
     write_set(root, "reason_seg", val, "val")
     sets = ("reason_seg|val", *GROUPS)
     plan = build_plan(config(root, 30, sets=sets))
-    assert plan.splits()["val"] == 2
+    assert plan.splits()["reason_seg|val"] == 2
     assert list(replayed(plan)) == list(lisa_says(root, 0, 30))
 
 

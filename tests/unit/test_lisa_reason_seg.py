@@ -10,7 +10,6 @@ from lens_cache.data_config import DataConfig, LisaConfig
 from lens_cache.datasets import open_dataset
 from lens_cache.datasets.lisa.reason_seg_masks import label_map
 from lens_cache.datasets.lisa.sets import MissingSetError
-from lens_cache.errors import DatasetError
 from lens_cache.plan import build_plan
 from tests.lisa_refer_world import HEIGHT, REASONS, WIDTH, box_points, shape, write_reason
 from tests.pictures import box_mask, colours, rotated
@@ -281,5 +280,5 @@ def test_a_missing_split_says_where_to_get_it(tmp_path):
     with pytest.raises(MissingSetError, match=r"reason_seg/ReasonSeg/val not found.*get ReasonSeg"):
         records(tmp_path, "val")
     (tmp_path / REASONS / "val").mkdir(parents=True)
-    with pytest.raises(DatasetError, match=r"no \*\.jpg in"):
+    with pytest.raises(MissingSetError, match=r"val/\*\.jpg not found"):
         records(tmp_path, "val")

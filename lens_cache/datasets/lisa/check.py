@@ -153,9 +153,9 @@ def _check_set(
     try:
         dataset = source.open()
     except MissingSetError as error:
-        return replace(found, missing=one_line(error)), []
+        return replace(found, missing=str(error)), []
     except (DatasetError, ConfigError) as error:
-        return replace(found, broken=one_line(error)), []
+        return replace(found, broken=str(error)), []
     found.images = len(dataset)
     if quick:
         return found, []

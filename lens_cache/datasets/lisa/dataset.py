@@ -48,7 +48,10 @@ class LisaDataset:
                     raise
                 self.skipped.append(str(error))
         if not self.sets:
-            raise DatasetError(f"opening the lisa dataset {root}: none of its sets is there")
+            raise DatasetError(
+                f"opening the lisa dataset {root}: none of its sets is there; "
+                f"`lens-cache data check {root}` says where to get them"
+            )
         self.root = root
         self._opened = list(self.sets.values())
         lengths = [min(len(opened), config.limit or len(opened)) for opened in self._opened]

@@ -35,7 +35,8 @@ from pathlib import Path, PurePosixPath
 
 from lens_cache.data_config import Rules
 from lens_cache.datasets.base import ImageRecord, Rejected, SegmentationDataset
-from lens_cache.datasets.coco import category_names, read_document
+from lens_cache.datasets.coco import LISTS, category_names
+from lens_cache.datasets.json_files import read_lists
 from lens_cache.datasets.lisa.files import image_shape
 from lens_cache.datasets.lisa.part_index import PartImage, index_images
 from lens_cache.datasets.lisa.part_queries import Part, class_queries, each_annotation, part_of
@@ -122,7 +123,7 @@ class PartsSet:
 def _open(root: Path, name: SetName, rules: Rules, layout: _Layout) -> SegmentationDataset:
     source = PurePosixPath(layout.annotations.format(name.split))
     require_files(root, name, map(str, (source, layout.images)), layout.source)
-    document = read_document(root / source)
+    document = read_lists(root / source, *LISTS)
     categories = category_names(document["categories"], root / source)
     try:
         classes = {

@@ -12,6 +12,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+from lens_cache.datasets.json_files import instead
 from lens_cache.errors import DatasetError, one_line
 
 # RefCOCO's three are 10 to 40 MB.
@@ -55,10 +56,8 @@ def read_plain_pickle(path: Path) -> Any:
             "dicts, texts and numbers; nothing of it was run; get the file from another source"
         ) from None
     except Exception as error:  # broken pickles raise nearly everything
-        raise DatasetError(
-            f"reading {path}: not a complete pickle of plain data: {one_line(error, 100)}; "
-            "get the file anew"
-        ) from None
+        found = instead(data) or f"not a complete pickle of plain data: {one_line(error, 100)}"
+        raise DatasetError(f"reading {path}: {found}; get the file anew") from None
 
 
 def _load(data: bytes) -> Any:

@@ -20,7 +20,7 @@ from lens_cache.data_config import Rules
 from lens_cache.datasets.base import ImageRecord, Length, QueryRecord, Rejected, brief, is_text
 from lens_cache.datasets.lisa.reason_seg_masks import IGNORED, TARGET, label_map
 from lens_cache.datasets.lisa.sets import SetKind, SetName, require_files
-from lens_cache.errors import DatasetError, LensCacheError, one_line
+from lens_cache.errors import LensCacheError, one_line
 from lens_cache.images import image_size
 
 _FOLDER = PurePosixPath("reason_seg/ReasonSeg")
@@ -45,15 +45,14 @@ class ReasonSegDataset:
         """List the images.
 
         Raises:
-            MissingSetError: If the split's folder is not there.
-            DatasetError: If there is no image in it.
+            MissingSetError: If the split's folder is not there, or no image in it.
         """
         self.name, self.source = name.name, _FOLDER / name.split
         require_files(root, name, [self.source.as_posix()], _SOURCE)
         self._root, self._split, self._rules = root, name.split, rules
         self._names = sorted(path.name for path in (root / self.source).glob("*.jpg"))
         if not self._names:
-            raise DatasetError(f"opening {name}: no *.jpg in {root / self.source}; {_SOURCE}")
+            require_files(root, name, [f"{self.source}/*.jpg"], _SOURCE)
 
     def __len__(self) -> int:
         return len(self._names)

@@ -16,11 +16,11 @@ from pathlib import Path, PurePosixPath
 
 from lens_cache.data_config import Rules
 from lens_cache.datasets.base import ImageRecord, QueryRecord, Rejected, brief, is_text
+from lens_cache.datasets.json_files import read_lists
 from lens_cache.datasets.lisa.refer_files import (
     Picture,
     Ref,
     index_refs,
-    read_instances,
     read_refs,
 )
 from lens_cache.datasets.lisa.refer_masks import referred_mask
@@ -62,7 +62,9 @@ class ReferDataset:
         require_files(root, name, needed, KINDS[name.name].source)
         self.name, self._split, self._rules = name.name, name.split, rules
         self._pictures, self.rejected = index_refs(
-            read_refs(root / self.source, name), read_instances(root / instances), images
+            read_refs(root / self.source, name),
+            read_lists(root / instances, "images", "annotations"),
+            images,
         )
 
     def __len__(self) -> int:

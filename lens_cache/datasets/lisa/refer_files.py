@@ -8,7 +8,6 @@ carries the annotation's number ("COCO_train2014_000000581857_16.jpg"), so the i
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -49,7 +48,7 @@ def index_refs(
 
     Args:
         refs: What ``read_refs`` found.
-        instances: What ``read_instances`` found.
+        instances: The lists of ``instances.json``.
         folder: Where the images are.
 
     Returns:
@@ -106,27 +105,6 @@ def read_refs(path: Path, name: SetName) -> list[tuple[int, dict[str, Any]]]:
             f"{', '.join(sorted(splits)) or 'none at all'}"
         )
     return found
-
-
-def read_instances(path: Path) -> dict[str, list[Any]]:
-    """Read ``instances.json`` and check its outline.
-
-    Raises:
-        DatasetError: If it cannot be read, or is not COCO's.
-    """
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DatasetError(f"reading {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"reading {path}: not valid JSON: {one_line(error)}") from None
-    for key in ("images", "annotations"):
-        if not isinstance(document, dict) or not isinstance(document.get(key), list):
-            raise DatasetError(
-                f"reading {path}: expected an object with the lists images and annotations; "
-                f"{key!r} is not there"
-            )
-    return document  # type: ignore[no-any-return]
 
 
 def _by_id(entries: list[Any]) -> dict[int, dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from lens_cache.data_config import Rules
 from lens_cache.datasets.base import SegmentationDataset
+from lens_cache.datasets.lisa.nearby import slip
 from lens_cache.errors import ConfigError, DatasetError
 
 Group = Literal["semantic", "referring", "reasoning"]
@@ -92,8 +93,9 @@ def require_files(root: Path, name: SetName, paths: Iterable[str], source: str) 
     missing = [path for path in paths if not (root / path).exists()]
     if missing:
         raise MissingSetError(
-            f"opening {name}: {', '.join(missing)} not found in {root}; {source}, or leave the "
-            "set out of data.lisa.sets, or set data.lisa.missing=skip"
+            f"opening {name}: {', '.join(missing)} not found in {root}; "
+            f"{slip(root, missing) or source}, or leave the set out of data.lisa.sets, or set "
+            "data.lisa.missing=skip"
         )
 
 
