@@ -73,7 +73,8 @@ def estimate(
     return Estimate(
         feature_bytes=sizes,
         naive_bytes=naive + queries * embedding,
-        llava_flops=images * vision + (images * shared + text_tokens) * per_token * max(layers),
+        # The prefix runs once a worker: nothing, among many images.
+        llava_flops=images * vision + (images * first + text_tokens) * per_token * max(layers),
         naive_llava_flops=queries * vision
         + (queries * shared + text_tokens) * per_token * int(text_config["num_hidden_layers"]),
         sam_flops=images * sam_flops(sam_architecture),
