@@ -247,8 +247,8 @@ class BatchConfig:
         limit_validation_images: Validate on the first images only; all if empty.
         images: Images per device and step.
         queries_per_image: Instructions drawn for an image (3 in LISA).
-        accumulate: Batches of an optimizer step on each device; the step's loss is the mean over the
-            questions of all of them.
+        accumulate: Batches of an optimizer step on each device; the step's loss is the mean over
+            the questions of all of them.
         loader_workers: Processes that read ahead.
         order: ``random`` reads any image at any time; ``stream`` reads the tars of a webdataset
             store from end to end, which suits storage behind a network.

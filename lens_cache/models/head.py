@@ -112,6 +112,15 @@ class SegmentationHead(nn.Module):
             image=image,
         )
 
+    def checkpoint_activations(self) -> None:
+        """Keep only each layer's input for the backward pass, and compute the rest there again."""
+        self.network.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def compile_layers(self) -> None:
+        """Let torch.compile make kernels for the layers."""
+        for layer in self.network.layers:
+            layer.compile(dynamic=True)
+
     def _warm_start(self, weights: Mapping[int, Mapping[str, Tensor]], layer: int) -> None:
         """Copy the MLLM's layers L and L+1."""
         doing = f"warm-starting the head from layers {layer} and {layer + 1} of the MLLM"

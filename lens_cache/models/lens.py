@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.utils.checkpoint import checkpoint
 
 from lens_cache.config import ModelConfig
 from lens_cache.errors import CheckpointError, ConfigError
@@ -61,6 +66,7 @@ class LensModel(nn.Module):
         self.decoder = PromptedDecoder(
             frozen.sam_architecture, frozen.sam, train_mask_decoder=config.train_mask_decoder
         )
+        self._checkpoint_decoder = False
 
     def forward(
         self, features: Features, *, generator: torch.Generator | None = None
@@ -85,7 +91,10 @@ class LensModel(nn.Module):
         )
         # A step of Newton may leave the grid by a cell; a point outside the square means nothing.
         keypoints = grid_to_normalised(cells, self.grid, self.config.coordinates).clamp(0, 1)
-        low_res_logits = self.decoder(
+        decode: Any = self.decoder
+        if self._checkpoint_decoder:
+            decode = partial(checkpoint, self.decoder, use_reentrant=False)
+        low_res_logits = decode(
             descriptions,
             global_description,
             keypoints,
@@ -99,6 +108,29 @@ class LensModel(nn.Module):
             keypoints=keypoints,
             keypoint_mask=keypoint_mask,
         )
+
+    def checkpoint_activations(self) -> None:
+        """Compute what the head and the decoder would keep for the backward pass there again.
+
+        Of the head each layer keeps its input, of the decoder only the prompts stay.
+        """
+        self.head.checkpoint_activations()
+        self._checkpoint_decoder = True
+
+    def compile_parts(self) -> None:
+        """Let torch.compile make kernels; the first batches of each form then take longer."""
+        self.head.compile_layers()
+        self.descriptor.compile(dynamic=True)
+        self.decoder.compile(dynamic=True)
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Let each of several devices hold a part of every weight, gradient and optimizer state.
+
+        Args:
+            mesh: The devices, in one dimension.
+        """
+        for module in (*self.head.network.layers, self.descriptor, self):
+            fully_shard(module, mesh=mesh)
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """Return only what is trained: everything else stands in ``FrozenParts``."""
