@@ -74,8 +74,8 @@ def _charts(log: dict[str, Series]) -> dict[str, Chart]:
         "loss": ["train/total"],
         "its parts": [f"train/{loss}" for loss in LOSSES],
         "validation": ["val/giou", "val/ciou"],
-        **{f"{loss} by dataset": _below(log, f"train/{loss}/") for loss in LOSSES},
-        "gIoU by dataset": [n for n in _below(log, "val/giou/") if "/kind/" not in n],
+        **{f"{loss} by dataset": _several(_below(log, f"train/{loss}/")) for loss in LOSSES},
+        "gIoU by dataset": _several([n for n in _below(log, "val/giou/") if "/kind/" not in n]),
         "gIoU by kind": _below(log, "val/giou/kind/"),
         "keypoints of a question": ["train/keypoints"],
         "share of keypoints inside the true mask": ["train/keypoints_inside"],
@@ -90,6 +90,11 @@ def _charts(log: dict[str, Series]) -> dict[str, Chart]:
 
 def _below(log: dict[str, Series], prefix: str) -> list[str]:
     return sorted(name for name in log if name.startswith(prefix))
+
+
+def _several(names: list[str]) -> list[str]:
+    """Return the names of parts, unless one part is the whole."""
+    return names if len(names) > 1 else []
 
 
 def _scores(log: dict[str, Series]) -> dict[str, dict[str, float]]:
