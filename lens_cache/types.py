@@ -59,19 +59,26 @@ class Features:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Features:
         """Move to a device and, if given, to a floating-point precision there."""
-        owner = move(self.texts.owner, device)
-        return self._map(lambda values: move(values, device).to(dtype=dtype), owner)
+        return self._map(
+            lambda values: move(values, device).to(dtype=dtype), lambda index: move(index, device)
+        )
 
     def pin_memory(self) -> Features:
         """Copy to memory from which a GPU can fetch by itself."""
-        return self._map(Tensor.pin_memory, self.texts.owner.pin_memory())
+        return self._map(Tensor.pin_memory, Tensor.pin_memory)
 
-    def _map(self, change: Callable[[Tensor], Tensor], owner: Tensor) -> Features:
+    def _map(
+        self, change: Callable[[Tensor], Tensor], change_index: Callable[[Tensor], Tensor]
+    ) -> Features:
         return replace(
             self,
             prefix=change(self.prefix),
             image_tokens=change(self.image_tokens),
-            texts=PackedTexts(tokens=change(self.texts.tokens), owner=owner),
+            texts=PackedTexts(
+                tokens=change(self.texts.tokens),
+                owner=change_index(self.texts.owner),
+                places=change_index(self.texts.places),
+            ),
             image_embeddings=change(self.image_embeddings),
         )
 

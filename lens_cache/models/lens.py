@@ -66,7 +66,6 @@ class LensModel(nn.Module):
         self.decoder = PromptedDecoder(
             frozen.sam_architecture, frozen.sam, train_mask_decoder=config.train_mask_decoder
         )
-        self._checkpoint_decoder = False
 
     def forward(
         self, features: Features, *, generator: torch.Generator | None = None
@@ -91,10 +90,7 @@ class LensModel(nn.Module):
         )
         # A step of Newton may leave the grid by a cell; a point outside the square means nothing.
         keypoints = grid_to_normalised(cells, self.grid, self.config.coordinates).clamp(0, 1)
-        decode: Any = self.decoder
-        if self._checkpoint_decoder:
-            decode = partial(checkpoint, self.decoder, use_reentrant=False)
-        low_res_logits = decode(
+        low_res_logits = self.decoder(
             descriptions,
             global_description,
             keypoints,
@@ -110,12 +106,13 @@ class LensModel(nn.Module):
         )
 
     def checkpoint_activations(self) -> None:
-        """Compute what the head and the decoder would keep for the backward pass there again.
+        """Keep only the inputs of the head's layers and of the decoder for the backward pass.
 
-        Of the head each layer keeps its input, of the decoder only the prompts stay.
+        What they compute is computed there again.
         """
-        self.head.checkpoint_activations()
-        self._checkpoint_decoder = True
+        modules: list[Any] = [*self.head.network.layers, self.decoder]
+        for module in modules:
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False)
 
     def compile_parts(self) -> None:
         """Let torch.compile make kernels; the first batches of each form then take longer."""
