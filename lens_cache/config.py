@@ -19,6 +19,7 @@ _strict = ConfigDict(extra="forbid")
 Dtype = Literal["float32", "bfloat16", "float16"]
 StoreFormat = Literal["zarr", "webdataset"]
 Precision = Literal["model", "fp8", "int8"]
+Strategy = Literal["auto", "ddp", "fsdp", "deepspeed_stage_2"]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -202,7 +203,18 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_strict)
 class OptimizerConfig:
-    """AdamW with LISA's schedule: linear warm-up, then linear decay to zero or constant."""
+    """AdamW with LISA's schedule: linear warm-up, then linear decay to zero or constant.
+
+    Attributes:
+        lr: Highest learning rate.
+        betas: Decay rates of AdamW's two moments.
+        weight_decay: AdamW's, decoupled.
+        warmup_steps: Optimizer steps from 0 up to ``lr``.
+        decay: ``linear`` to 0 at ``trainer.max_steps``, or ``constant``.
+        gradient_clip: Highest norm of all gradients together; 0 clips nothing.
+        states: Precision of AdamW's moments. ``8bit`` keeps those of weights with 4096 values or
+            more in a quarter of the memory; it needs bitsandbytes.
+    """
 
     lr: Annotated[float, Field(gt=0)] = 5.0e-5
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
@@ -210,6 +222,7 @@ class OptimizerConfig:
     warmup_steps: NonNegative = 100
     decay: Literal["linear", "constant"] = "linear"
     gradient_clip: Weight = 1.0
+    states: Literal["float32", "8bit"] = "float32"
 
 
 @dataclass(frozen=True, kw_only=True, config=_strict)
@@ -236,13 +249,16 @@ class BatchConfig:
         limit_validation_images: Validate on the first images only; all if empty.
         images: Images per device and step.
         queries_per_image: Instructions drawn for an image (3 in LISA).
-        accumulate: Steps whose gradients are summed before an update.
+        accumulate: Batches of an optimizer step on each device; the step's loss is the mean over
+            the questions of all of them.
         loader_workers: Processes that read ahead.
         order: ``random`` reads any image at any time; ``stream`` reads the tars of a webdataset
             store from end to end, which suits storage behind a network; ``draws`` replays the
             draws of LISA's sampler that the plan holds (``data.lisa.draws``), which also say how
             many instructions come with an image.
         shuffle_buffer: With ``stream``: images that each loader process holds to draw from.
+        incomplete_store: ``refuse`` a store whose extraction has not finished, or ``use`` the
+            shards that were complete when the training began.
     """
 
     split: str | None = None
@@ -257,6 +273,7 @@ class BatchConfig:
     loader_workers: NonNegative = 2
     order: Literal["random", "stream", "draws"] = "random"
     shuffle_buffer: Positive = 64
+    incomplete_store: Literal["refuse", "use"] = "refuse"
 
 
 @dataclass(frozen=True, kw_only=True, config=_strict)
@@ -269,10 +286,18 @@ class TrainerConfig:
         precision: Lightning's precision; weights and optimizer states are float32 in all of them.
         accelerator: Lightning's accelerator.
         devices: Number of devices; empty means all.
-        strategy: Lightning's strategy.
+        strategy: How several devices share the work: each holds everything (``ddp``), or a part of
+            weights, gradients and optimizer states (``fsdp``), or of gradients and optimizer states
+            (``deepspeed_stage_2``); ``auto`` is one device, or ``ddp``.
         threads: CPU threads of a process; empty leaves PyTorch's choice.
         seed: Seeds initialisation, the order of images and the drawing of queries.
-        log_every: Optimizer steps between lines of the CSV log.
+        checkpoint_activations: Compute activations of the head and of SAM's mask decoder again in
+            the backward pass instead of keeping them: less memory, more time, the same gradients.
+        compile: Let torch.compile make the model's kernels; pays on long runs only.
+        log_every: Optimizer steps between lines of the log.
+        logger: Where the log goes; always into the run's ``metrics.csv``, and to ``tensorboard`` or
+            ``wandb`` too.
+        pictures: Answers that are drawn at every validation.
     """
 
     max_steps: Positive = 5000
@@ -280,10 +305,14 @@ class TrainerConfig:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
     accelerator: str = "auto"
     devices: Positive | None = None
-    strategy: str = "auto"
+    strategy: Strategy = "auto"
     threads: Positive | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    checkpoint_activations: bool = False
+    compile: bool = False
     log_every: Positive = 10
+    logger: Literal["csv", "tensorboard", "wandb"] = "csv"
+    pictures: NonNegative = 4
 
 
 @dataclass(frozen=True, kw_only=True, config=_strict)

@@ -37,6 +37,14 @@ class Batch:
     features: Features
     targets: Targets
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
+        """Move to a device; features come to a floating-point precision there."""
+        return Batch(self.draws, self.features.to(device, dtype), self.targets.to(device))
+
+    def pin_memory(self) -> Batch:
+        """Copy to memory from which a GPU can fetch by itself; the ``DataLoader`` asks for it."""
+        return Batch(self.draws, self.features.pin_memory(), self.targets.pin_memory())
+
 
 class FeatureDataset(Dataset[Any]):
     """Reads a draw's features and masks; the sampler decides what is drawn."""
@@ -103,7 +111,13 @@ def _counts(ignore: Rle | None, size: int) -> Tensor:
 
 
 def training_loader(
-    store: Store, *, layer: int, loss: LossConfig, batch: BatchConfig, share: Share
+    store: Store,
+    *,
+    layer: int,
+    loss: LossConfig,
+    batch: BatchConfig,
+    share: Share,
+    pin_memory: bool = False,
 ) -> DataLoader[Batch]:
     """Return this process's share of the endless training stream.
 
@@ -113,6 +127,7 @@ def training_loader(
         loss: How the masks are compared.
         batch: What a batch holds.
         share: Which batches.
+        pin_memory: Hand batches over in memory from which a GPU can fetch by itself.
 
     Raises:
         StoreError: If the split has no image.
@@ -129,6 +144,7 @@ def training_loader(
         collate_fn=FeatureDataset.collate,
         num_workers=batch.loader_workers,
         persistent_workers=batch.loader_workers > 0,
+        pin_memory=pin_memory,
         multiprocessing_context=store.worker_context if batch.loader_workers else None,
     )
 

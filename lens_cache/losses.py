@@ -6,7 +6,7 @@ the mean over masks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lens_cache.config import LossConfig
 from lens_cache.geometry import logits_to_image
-from lens_cache.types import Segmentation
+from lens_cache.types import Segmentation, move
 
 DICE_EPSILON = 1e-6
 DICE_SCALE = 1000.0  # LISA divides all sums by it; it sets how much DICE_EPSILON counts.
@@ -50,11 +50,21 @@ class Targets:
 
     def to(self, device: torch.device | str) -> Targets:
         """Move to a device."""
+        return self._map(lambda masks: move(masks, device))
+
+    def pin_memory(self) -> Targets:
+        """Copy to memory from which a GPU can fetch by itself."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Targets:
+        def each(masks: Sequence[Tensor] | Tensor) -> Sequence[Tensor] | Tensor:
+            return change(masks) if isinstance(masks, Tensor) else [change(mask) for mask in masks]
+
         return Targets(
-            attention=self.attention.to(device),
-            attention_valid=self.attention_valid.to(device),
-            masks=_move(self.masks, device),
-            valid=_move(self.valid, device),
+            attention=change(self.attention),
+            attention_valid=change(self.attention_valid),
+            masks=each(self.masks),
+            valid=each(self.valid),
         )
 
 
@@ -63,18 +73,23 @@ def _concatenate(parts: Sequence[Sequence[Tensor] | Tensor]) -> Sequence[Tensor]
     return torch.cat(square) if square else [mask for part in parts for mask in part]
 
 
-def _move(masks: Sequence[Tensor] | Tensor, device: torch.device | str) -> list[Tensor] | Tensor:
-    return masks.to(device) if isinstance(masks, Tensor) else [mask.to(device) for mask in masks]
-
-
 @dataclass(frozen=True)
 class Losses:
-    """The weighted sum of eq. 7 and its unweighted parts, scalars."""
+    """The weighted sum of eq. 7 and its unweighted parts, scalars: means over Q questions.
+
+    Attributes:
+        total: Eq. 7.
+        dice: Dice loss of the masks.
+        bce: Binary cross-entropy of the masks.
+        attention: L_attn, eq. 5.
+        each: Dice, BCE and attention loss of each question, detached, shape (Q, 3).
+    """
 
     total: Tensor
     dice: Tensor
     bce: Tensor
     attention: Tensor
+    each: Tensor
 
 
 class LensLoss(nn.Module):
@@ -110,8 +125,10 @@ class LensLoss(nn.Module):
         attention = attention_loss(
             segmentation.grounding_map, targets.attention, targets.attention_valid
         )
+        each = torch.stack([dice, bce, attention], dim=1).detach()
+        dice, bce, attention = dice.mean(), bce.mean(), attention.mean()
         total = self.config.dice * dice + self.config.bce * bce + self.config.attention * attention
-        return Losses(total=total, dice=dice, bce=bce, attention=attention)
+        return Losses(total=total, dice=dice, bce=bce, attention=attention, each=each)
 
     def _at_image_resolution(self, logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         if isinstance(targets.masks, Tensor):
@@ -122,7 +139,7 @@ class LensLoss(nn.Module):
             full = logits_to_image(row, width=width, height=height, side=self.side)
             dice.append(dice_loss(full[None], mask[None], valid[None]))
             bce.append(mask_bce_loss(full[None], mask[None], valid[None]))
-        return torch.stack(dice).mean(), torch.stack(bce).mean()
+        return torch.cat(dice), torch.cat(bce)
 
     def _in_square(self, logits: Tensor, targets: Targets, size: int) -> tuple[Tensor, Tensor]:
         masks, valid = targets.masks, targets.valid
@@ -149,7 +166,7 @@ def attention_loss(grounding_map: Tensor, target: Tensor, valid: Tensor | None =
         valid: Pixels that are compared, bool, shape (Q, s, s); all if not given.
 
     Returns:
-        The mean over a map's pixels, then over questions, a scalar.
+        The mean over each map's pixels, shape (Q,).
     """
     with torch.autocast(grounding_map.device.type, enabled=False):
         values = _at_least_float32(grounding_map)
@@ -159,7 +176,7 @@ def attention_loss(grounding_map: Tensor, target: Tensor, valid: Tensor | None =
         loss = F.binary_cross_entropy(
             upsampled.nan_to_num(nan=0.5).clamp(0, 1), target.to(values.dtype), reduction="none"
         )
-        return _mean_over(loss, valid) + 0 * values.sum()
+        return _mean_over(loss, valid) + 0 * values.flatten(1).sum(dim=1)
 
 
 def dice_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -171,7 +188,7 @@ def dice_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Te
         valid: Pixels that are compared, bool, shape (Q, H, W); all if not given.
 
     Returns:
-        The mean over masks, a scalar. An empty target with an empty prediction costs nothing.
+        The loss of each mask, shape (Q,). An empty target with an empty prediction costs nothing.
     """
     with torch.autocast(logits.device.type, enabled=False):
         probability = _at_least_float32(logits).sigmoid()
@@ -181,11 +198,11 @@ def dice_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Te
         probability, truth = probability.flatten(1), truth.flatten(1)
         numerator = 2 * (probability * truth / DICE_SCALE).sum(dim=1)
         denominator = (probability / DICE_SCALE).sum(dim=1) + (truth / DICE_SCALE).sum(dim=1)
-        return (1 - (numerator + DICE_EPSILON) / (denominator + DICE_EPSILON)).mean()
+        return 1 - (numerator + DICE_EPSILON) / (denominator + DICE_EPSILON)
 
 
 def mask_bce_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Return the binary cross-entropy of logits: mean over a mask's pixels, then over masks.
+    """Return the binary cross-entropy of logits, the mean over each mask's pixels, shape (Q,).
 
     Args:
         logits: Shape (Q, H, W).
@@ -199,11 +216,11 @@ def mask_bce_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -
 
 
 def _mean_over(loss: Tensor, valid: Tensor | None) -> Tensor:
-    """Return the mean over the valid pixels of each map, then over maps; both (Q, H, W)."""
+    """Return the mean over the valid pixels of each map, shape (Q,); both (Q, H, W)."""
     if valid is None:
-        return loss.mean()
+        return loss.flatten(1).mean(dim=1)
     compared = valid.flatten(1)
-    return ((loss.flatten(1) * compared).sum(dim=1) / compared.sum(dim=1).clamp(min=1)).mean()
+    return (loss.flatten(1) * compared).sum(dim=1) / compared.sum(dim=1).clamp(min=1)
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

@@ -7,13 +7,15 @@ prediction scores 1, an empty target with any foreground 0.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import warnings
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 GIOU_EPSILON = 1e-5
@@ -58,6 +60,53 @@ class MaskIoU(Metric):
                 torch.nan,
             ),
         }
+
+
+class GroupedIoU(nn.Module):
+    """gIoU and cIoU of all masks, and of groups of them.
+
+    Args:
+        groups: Names; a mask may belong to several.
+    """
+
+    def __init__(self, groups: Iterable[str]) -> None:
+        super().__init__()
+        self._places = {name: place for place, name in enumerate(groups, start=1)}
+        self._metrics = nn.ModuleList(MaskIoU() for _ in range(len(self._places) + 1))
+
+    def update(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        ignore: Tensor | None = None,
+        *,
+        groups: Iterable[str] = (),
+    ) -> None:
+        """Add one mask of shape (H, W), bool, that belongs to some groups."""
+        metrics = self._all()
+        for place in (0, *(self._places[name] for name in groups)):
+            metrics[place].update(prediction, target, ignore)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return ``giou`` and ``ciou``, and ``giou/GROUP`` and ``ciou/GROUP`` where a mask was."""
+        with warnings.catch_warnings():
+            # A group may have no mask in this process, and yet its sums are wanted by the others.
+            warnings.filterwarnings("ignore", message=".*was called before the ``update``.*")
+            whole, *parts = (metric.compute() for metric in self._all())
+        found = dict(whole)
+        for name, values in zip(self._places, parts, strict=True):
+            if not values["giou"].isnan():
+                found |= {f"{metric}/{name}": value for metric, value in values.items()}
+        return found
+
+    def reset(self) -> None:
+        """Begin anew."""
+        for metric in self._all():
+            metric.reset()
+
+    def _all(self) -> list[MaskIoU]:
+        """Return that of all masks first, then one per group."""
+        return cast("list[MaskIoU]", list(self._metrics))
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,13 @@ class PackedTexts:
         tokens: States or embeddings, shape (B, T, d), zeros where padded.
         owner: Which question of its image a token belongs to, int64, shape (B, T); ``PADDING``
             where padded.
+        places: Where the tokens stand in ``owner.flatten()``, image by image, int64, shape
+            (tokens,).
     """
 
     tokens: Tensor
     owner: Tensor
+    places: Tensor
 
 
 def pack_texts(texts: Sequence[Sequence[Tensor]]) -> PackedTexts:
@@ -50,11 +53,11 @@ def pack_texts(texts: Sequence[Sequence[Tensor]]) -> PackedTexts:
         torch.cat([torch.full((len(text),), i, dtype=torch.int64) for i, text in enumerate(row)])
         for row in texts
     ]
+    owner = torch.nn.utils.rnn.pad_sequence(owners, batch_first=True, padding_value=PADDING)
     return PackedTexts(
         tokens=torch.nn.utils.rnn.pad_sequence(rows, batch_first=True),
-        owner=torch.nn.utils.rnn.pad_sequence(owners, batch_first=True, padding_value=PADDING).to(
-            rows[0].device
-        ),
+        owner=owner.to(rows[0].device),
+        places=_places(owner).to(rows[0].device),
     )
 
 
@@ -83,8 +86,11 @@ def pack_ids(texts: Sequence[Sequence[Sequence[int]]]) -> PackedIds:
         flat = [(token, number) for number, text in enumerate(row) for token in text]
         if flat:
             ids[image, : len(flat)], owner[image, : len(flat)] = torch.tensor(flat).unbind(1)
-    places = (owner != PADDING).flatten().nonzero().flatten()
-    return PackedIds(ids=ids, owner=owner, places=places)
+    return PackedIds(ids=ids, owner=owner, places=_places(owner))
+
+
+def _places(owner: Tensor) -> Tensor:
+    return (owner != PADDING).flatten().nonzero().flatten()
 
 
 def block_mask(num_shared: int, owner: Tensor) -> Tensor:
@@ -108,6 +114,15 @@ def block_mask(num_shared: int, owner: Tensor) -> Tensor:
     itself = position[None, :] == position[:, None]
     real = (group != PADDING)[:, :, None]
     return (((same & real) | to_shared) & causal | itself)[:, None]
+
+
+def text_mask(num_shared: int, owner: Tensor) -> Tensor:
+    """Return the rows of ``block_mask`` that belong to questions: bool, (B, 1, T, S)."""
+    real = (owner != PADDING)[:, :, None]
+    index = torch.arange(owner.shape[1], device=owner.device)
+    own = (owner[:, :, None] == owner[:, None, :]) & real & (index <= index[:, None])
+    own = own | (index == index[:, None])
+    return torch.cat([real.expand(-1, -1, num_shared), own], dim=2)[:, None]
 
 
 def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:

@@ -26,6 +26,7 @@ from lens_cache.store.reader import Store
 CHECKPOINTS = "checkpoints"
 CONFIG_FILE = "config.yaml"
 FROZEN_FOLDER = "frozen"
+WEIGHTS_FILE = "weights.ckpt"  # in a checkpoint that is a folder
 
 Which = Literal["best", "last"]
 # What ``torch.load`` and a model raise on a file that is not what it should be.
@@ -87,7 +88,8 @@ class Run:
         settings = dataclasses.replace(self.config.model, warm_start=False)
         model = LensModel(settings, FrozenParts.load(self.folder / FROZEN_FOLDER))
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            file = path / WEIGHTS_FILE if path.is_dir() else path
+            content = torch.load(file, map_location="cpu", weights_only=True)
             state = {
                 name.removeprefix("model."): value
                 for name, value in content["state_dict"].items()

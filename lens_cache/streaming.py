@@ -8,9 +8,11 @@ and which queries are drawn follow from the seed alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, islice
+from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -49,7 +51,8 @@ class StreamedBatches(IterableDataset[Batch]):
     def __init__(
         self, store: Store, *, layer: int, loss: LossConfig, batch: BatchConfig, share: Share
     ) -> None:
-        self._store, self._layer, self._batch, self._share = store, layer, batch, share
+        self._store, self._layer, self._loss = store, layer, loss
+        self._batch, self._share = batch, share
         self._dataset = FeatureDataset(store, layer, loss)
         self._names = (
             f"layer_{layer}/image_tokens",
@@ -63,6 +66,17 @@ class StreamedBatches(IterableDataset[Batch]):
         self._shards: dict[int, list[int]] = {}
         for image in images:
             self._shards.setdefault(image // store.catalogue.shard_size, []).append(image)
+
+    def __reduce__(self) -> tuple[Callable[..., StreamedBatches], tuple[Any, ...]]:
+        """Let a loader process that does not fork make its own tables: they may be large."""
+        make = partial(
+            StreamedBatches,
+            layer=self._layer,
+            loss=self._loss,
+            batch=self._batch,
+            share=self._share,
+        )
+        return make, (self._store,)
 
     def __len__(self) -> int:
         """Return the length of the whole stream, wherever it starts."""
@@ -164,7 +178,13 @@ def require_stream(store: Store, batch: BatchConfig) -> None:
 
 
 def streaming_loader(
-    store: Store, *, layer: int, loss: LossConfig, batch: BatchConfig, share: Share
+    store: Store,
+    *,
+    layer: int,
+    loss: LossConfig,
+    batch: BatchConfig,
+    share: Share,
+    pin_memory: bool = False,
 ) -> DataLoader[Batch]:
     """Return this process's share of the endless training stream out of tars.
 
@@ -182,4 +202,5 @@ def streaming_loader(
         num_workers=batch.loader_workers,
         multiprocessing_context=store.worker_context if batch.loader_workers else None,
         persistent_workers=batch.loader_workers > 0,
+        pin_memory=pin_memory,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -58,16 +58,34 @@ class Features:
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Features:
-        """Move to a device and, if given, to a floating-point precision."""
+        """Move to a device and, if given, to a floating-point precision there."""
+        return self._map(
+            lambda values: move(values, device).to(dtype=dtype), lambda index: move(index, device)
+        )
+
+    def pin_memory(self) -> Features:
+        """Copy to memory from which a GPU can fetch by itself."""
+        return self._map(Tensor.pin_memory, Tensor.pin_memory)
+
+    def _map(
+        self, change: Callable[[Tensor], Tensor], change_index: Callable[[Tensor], Tensor]
+    ) -> Features:
         return replace(
             self,
-            prefix=self.prefix.to(device, dtype),
-            image_tokens=self.image_tokens.to(device, dtype),
+            prefix=change(self.prefix),
+            image_tokens=change(self.image_tokens),
             texts=PackedTexts(
-                tokens=self.texts.tokens.to(device, dtype), owner=self.texts.owner.to(device)
+                tokens=change(self.texts.tokens),
+                owner=change_index(self.texts.owner),
+                places=change_index(self.texts.places),
             ),
-            image_embeddings=self.image_embeddings.to(device, dtype),
+            image_embeddings=change(self.image_embeddings),
         )
+
+
+def move(values: Tensor, device: torch.device | str) -> Tensor:
+    """Move to a device; from pinned memory without waiting for it."""
+    return values.to(device, non_blocking=values.is_pinned())
 
 
 @dataclass(frozen=True)

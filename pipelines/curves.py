@@ -58,7 +58,7 @@ def chart(log: Mapping[str, Series], names: Sequence[str]) -> Chart | None:
     return Chart(
         curves=[
             Curve(
-                name=name.partition("/")[2],
+                name=name.partition("/")[2] or name,
                 points=" ".join(
                     f"{WIDTH * (step + 1) / steps:.1f},{HEIGHT * (1 - value / top):.1f}"
                     for step, value in series

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from lens_cache.data import Batch, FeatureDataset, evaluation_draws
-from lens_cache.errors import ImageError
 from lens_cache.evaluation import MaskPair, masks_of
-from lens_cache.images import read_image
-from lens_cache.metrics import intersection_and_union, iou
-from lens_cache.panels import Panel
-from lens_cache.picture_files import read_picture_file
 from lens_cache.predictor import autocast
 from lens_cache.run import Run, Which
 from lens_cache.sampling import Draw
 from lens_cache.store.reader import Store
 from lens_cache.types import Segmentation
+from pipelines.drawing import panel_of, read_photo, sample_of
 from pipelines.evaluation_report import Evaluation, write_evaluation
 from pipelines.scores import Sample, score_all
 
@@ -105,18 +100,11 @@ class Answers:
             answer = self._model(batch.features.to(self._device, torch.float32))
         threshold = self._run.config.mask_threshold
         for pair in masks_of(self._store, batch.draws, answer, threshold):
-            yield self._sample(pair), pair, answer
+            yield sample_of(self._store, pair), pair, answer
 
     def query_id(self, query: int) -> str:
         """Return a query's id."""
         return self._store.plan.query(query).query_id
-
-    def _sample(self, pair: MaskPair) -> Sample:
-        query = self._store.plan.query(pair.query)
-        intersection, union = intersection_and_union(pair.prediction, pair.truth, pair.ignore)
-        image = self._store.plan.image(query.image_index)
-        value = float(iou(intersection, union))
-        return Sample.of(query, image, int(intersection), int(union), value)
 
 
 def _spread(samples: Sequence[Sample], count: int) -> dict[str, str]:
@@ -155,28 +143,3 @@ def _draw_panels(
             if progress is not None:
                 progress("panels", len(names), len(chosen))
     return sorted(names), missing
-
-
-def read_photo(root: Path, path: str) -> NDArray[np.uint8] | None:
-    """Return a photograph, RGB (H, W, 3); None if it is not there or cannot be decoded."""
-    try:
-        return read_image(read_picture_file(root, PurePosixPath(path)))
-    except (OSError, ImageError):
-        return None
-
-
-def panel_of(
-    sample: Sample, pair: MaskPair, answer: Segmentation, photo: NDArray[np.uint8] | None
-) -> Panel:
-    """Return the pictures of one answered query, on grey without its photograph."""
-    height, width = pair.truth.shape
-    grey = np.full((height, width, 3), 200, dtype=np.uint8)
-    index = pair.index
-    return Panel(
-        image=grey if photo is None or photo.shape[:2] != (height, width) else photo,
-        title=f'"{sample.instruction}"   IoU {sample.iou:.2f}   {sample.image}',
-        grounding_map=answer.grounding_map[index].float().cpu().numpy(),
-        keypoints=answer.keypoints[index][answer.keypoint_mask[index]].float().cpu().numpy(),
-        prediction=pair.prediction.cpu().numpy(),
-        truth=pair.truth.cpu().numpy(),
-    )

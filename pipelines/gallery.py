@@ -16,7 +16,8 @@ from lens_cache.run import Run
 from lens_cache.sampling import Draw
 from lens_cache.store.reader import Store
 from lens_cache.swap import swap_test
-from pipelines.evaluate import Answers, Progress, panel_of, read_photo
+from pipelines.drawing import panel_of, read_photo
+from pipelines.evaluate import Answers, Progress
 from pipelines.scores import Sample
 
 SIDE = 220

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import jinja2
-from PIL.Image import Image
-
 from lens_cache.config import TrainConfig
 from lens_cache.estimate import Estimate
-from lens_cache.metrics import Interval
 from pipelines.baselines import Baselines, Line
 from pipelines.curves import HEIGHT, WIDTH, Chart
 from pipelines.evaluation_report import Evaluation
 from pipelines.gallery import Gallery
+from pipelines.html import template
 from pipelines.scores import Scores
 
 LENS = "LENS"
 _TEMPLATE = "shapes.html"
-_JPEG_QUALITY = 85
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,27 +67,4 @@ class Page:
 
 def render(page: Page) -> str:
     """Return the page as HTML; every text from the data is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipelines"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _percent, "interval": _interval, "data_uri": data_uri}
-    return environment.get_template(_TEMPLATE).render(page=page, lens=LENS, box=(WIDTH, HEIGHT))
-
-
-def data_uri(picture: Image) -> str:
-    """Return a picture as a ``data:`` address that holds it as JPEG."""
-    file = io.BytesIO()
-    picture.convert("RGB").save(file, "JPEG", quality=_JPEG_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def _interval(value: Interval) -> str:
-    return f"{_percent(value.low)}\u2013{_percent(value.high)}"
+    return template(_TEMPLATE).render(page=page, lens=LENS, box=(WIDTH, HEIGHT))

@@ -8,109 +8,30 @@ import logging
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import (
-    Callback,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    TQDMProgressBar,
-)
-from lightning.pytorch.loggers import CSVLogger
-from torch.utils.data import DataLoader
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_only
 
-from lens_cache.config import TrainConfig, TrainerConfig
+from lens_cache.compiler import require_compiler
+from lens_cache.config import TrainConfig
 from lens_cache.config_file import load_config
-from lens_cache.data import (
-    Batch,
-    FeatureDataset,
-    evaluation_draws,
-    training_loader,
-)
-from lens_cache.errors import CheckpointError, ConfigError, StoreMismatchError
+from lens_cache.errors import CheckpointError, ConfigError, StoreMismatchError, one_line
+from lens_cache.failure import FAILED_BATCH, NotFiniteError
+from lens_cache.frozen import FrozenParts
+from lens_cache.optimizer import require_states
 from lens_cache.run import CHECKPOINTS, CONFIG_FILE, Run, begin_run
-from lens_cache.sampling import Draw, Share
 from lens_cache.store.reader import Store
-from lens_cache.streaming import require_stream, streaming_loader
+from lens_cache.streaming import require_stream
 from lens_cache.training import LensModule
+from pipelines.callbacks import callbacks
+from pipelines.loggers import loggers, require_logger
 from pipelines.provenance import record_run
-
-
-class StoreDataModule(LightningDataModule):
-    """Serves a store's queries; goes on after a resume with the batches not seen yet."""
-
-    def __init__(self, store: Store, config: TrainConfig, layer: int) -> None:
-        super().__init__()
-        self._store, self._config, self._layer = store, config, layer
-        self._start = 0
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Return the training stream of this rank."""
-        assert self.trainer is not None
-        batch = self._config.batch
-        loader = streaming_loader if batch.order == "stream" else training_loader
-        return loader(
-            self._store,
-            layer=self._layer,
-            loss=self._config.loss,
-            batch=batch,
-            share=Share(
-                # One batch more than is trained on: had Lightning seen the last one, a run could
-                # not be resumed with more steps.
-                num_batches=self._config.trainer.max_steps * batch.accumulate + 1,
-                seed=self._config.trainer.seed,
-                rank=self.trainer.global_rank,
-                world=self.trainer.world_size,
-                start=self._start,
-            ),
-        )
-
-    def val_dataloader(self) -> list[DataLoader[Batch]]:
-        """Return the validation queries, each owned by exactly one rank."""
-        assert self.trainer is not None
-        batch = self._config.batch
-        if batch.validation_split is None:
-            return []
-        draws = evaluation_draws(self._store, batch.validation_split, batch.limit_validation_images)
-        mine = draws[self.trainer.global_rank :: self.trainer.world_size]
-        dataset = FeatureDataset(self._store, self._layer, self._config.loss)
-        sampler: list[list[Draw]] = [[draw] for draw in mine]
-        return [
-            DataLoader(
-                dataset,
-                batch_sampler=sampler,
-                collate_fn=FeatureDataset.collate,
-                num_workers=batch.loader_workers,
-                multiprocessing_context=self._store.worker_context
-                if batch.loader_workers
-                else None,
-            )
-        ]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return how many batches the saved weights have seen."""
-        assert self.trainer is not None
-        return {"batches": self.trainer.global_step * self._config.batch.accumulate}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on behind the batches already seen."""
-        self._start = int(state_dict["batches"])
-
-
-class _Bar(TQDMProgressBar):
-    """A bar that ends where the training does, and begins where a resumed one does."""
-
-    @property
-    def total_train_batches(self) -> int:
-        return self.trainer.max_steps * self.trainer.accumulate_grad_batches
-
-    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
-        """Show the steps that an earlier run has done."""
-        super().on_train_start()
-        self.train_progress_bar.reset(total=self.total_train_batches)
-        self.train_progress_bar.initial = trainer.global_step * trainer.accumulate_grad_batches
+from pipelines.run_report import write_run_report
+from pipelines.speed import WaitingTime
+from pipelines.strategies import precision_of, require_strategy, strategy_of
+from pipelines.train_data import StoreDataModule
 
 
 def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) -> Run:
@@ -118,7 +39,7 @@ def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) 
 
     Args:
         folder: The run; created if need be.
-        store_path: A complete store.
+        store_path: A store, complete unless ``batch.incomplete_store`` is ``use``.
         config: The settings.
         resume: Go on from the run's last checkpoint, with the same settings but for
             ``trainer.max_steps``.
@@ -126,11 +47,10 @@ def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) 
     Raises:
         LensCacheError: If the store or the settings do not fit, or the folder holds another run.
     """
-    store = Store(store_path)
+    store = Store(store_path, incomplete=config.batch.incomplete_store == "use")
     layer = _layer(config, store)
-    if config.batch.order == "stream":
-        require_stream(store, config.batch)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, layer=layer))
+    _require(config, store)
     checkpoint = _last_checkpoint(folder, config) if resume else None
     if not resume and (folder / CHECKPOINTS).exists():
         raise ConfigError(
@@ -140,18 +60,31 @@ def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) 
     if resume:
         Run.open(folder).require_features_of(store)
     frozen = store.frozen()
-    begin_run(folder, store, frozen)
-    record_run(folder, config)
+    if _is_first_process():
+        begin_run(folder, store, frozen)
+        record_run(folder, config)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     torch.manual_seed(config.trainer.seed)
     # Lightning's progress bar writes to stdout, which is for results.
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         _quieten()
-        module = LensModule(config, frozen, store)
-        data = StoreDataModule(store, config, layer)
-        _trainer(folder, config).fit(module, datamodule=data, ckpt_path=checkpoint)
-    return Run.open(folder)
+        _fit(folder, config, store, frozen, checkpoint)
+    run = Run.open(folder)
+    if _is_first_process():
+        write_run_report(run)
+    return run
+
+
+def _require(config: TrainConfig, store: Store) -> None:
+    """Refuse what cannot run before anything is written."""
+    require_strategy(config)
+    require_logger(config.trainer)
+    require_states(config.optimizer)
+    if config.trainer.compile:
+        require_compiler()
+    if config.batch.order == "stream":
+        require_stream(store, config.batch)
 
 
 def _layer(config: TrainConfig, store: Store) -> int:
@@ -189,75 +122,60 @@ def _last_checkpoint(folder: Path, config: TrainConfig) -> Path:
     return path
 
 
-def _trainer(folder: Path, config: TrainConfig) -> Trainer:
+def _fit(
+    folder: Path, config: TrainConfig, store: Store, frozen: FrozenParts, checkpoint: Path | None
+) -> None:
+    """Train; keep a batch whose loss is not finite."""
+    assert config.model.layer is not None
+    module = LensModule(config, frozen, store)
+    if config.trainer.checkpoint_activations:
+        module.model.checkpoint_activations()
+    if config.trainer.compile:
+        module.model.compile_parts()
+    data = StoreDataModule(store, config, config.model.layer)
+    trainer = _trainer(folder, config, module, store)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+    except NotFiniteError as error:
+        rank = trainer.global_rank
+        name = f"{FAILED_BATCH}.pt" if rank == 0 else f"{FAILED_BATCH}_of_process_{rank}.pt"
+        raise error.keep(folder / name) from None
+
+
+def _trainer(folder: Path, config: TrainConfig, module: LensModule, store: Store) -> Trainer:
     settings, validates = config.trainer, config.batch.validation_split is not None
-    return Trainer(
-        default_root_dir=folder,
-        logger=CSVLogger(folder, name="logs", version=_next_log(folder)),
-        callbacks=_callbacks(folder, settings, validates),
-        max_steps=settings.max_steps,
-        max_epochs=1,
-        val_check_interval=settings.validate_every * config.batch.accumulate if validates else None,
-        check_val_every_n_epoch=None if validates else 1,
-        num_sanity_val_steps=0,
-        limit_val_batches=1.0 if validates else 0,
-        accumulate_grad_batches=config.batch.accumulate,
-        gradient_clip_val=config.optimizer.gradient_clip or None,
-        precision=settings.precision,
-        accelerator=settings.accelerator,
-        devices=settings.devices or "auto",
-        strategy=settings.strategy,
-        use_distributed_sampler=False,
-        log_every_n_steps=settings.log_every,
-        enable_model_summary=False,
-    )
-
-
-class _LastCheckpoint(Callback):
-    """Writes ``last.ckpt`` every so many optimizer steps, and when the last one is done."""
-
-    def __init__(self, path: Path, every: int) -> None:
-        self._path, self._every = path, every
-        self._saved = 0
-
-    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
-        """Note where a resumed run begins."""
-        self._saved = trainer.global_step
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Save if this batch ended such a step."""
-        step = trainer.global_step
-        if step != self._saved and (step % self._every == 0 or step == trainer.max_steps):
-            self._saved = step
-            trainer.save_checkpoint(self._path)
-
-
-def _callbacks(folder: Path, settings: TrainerConfig, validates: bool) -> list[Callback]:
-    """Return progress, learning rate, ``last.ckpt`` and, with validation, ``best.ckpt``."""
-    callbacks: list[Callback] = [
-        # A log file would hold a line per step.
-        _Bar(refresh_rate=1 if sys.stderr.isatty() else settings.log_every),
-        LearningRateMonitor("step"),
-        _LastCheckpoint(folder / CHECKPOINTS / "last.ckpt", settings.validate_every),
-    ]
-    if validates:
-        callbacks.append(
-            ModelCheckpoint(
-                folder / CHECKPOINTS,
-                filename="best",
-                monitor="val/giou",
-                mode="max",
-                save_on_train_epoch_end=False,
-                enable_version_counter=False,
-            )
+    waiting = WaitingTime()
+    try:
+        return Trainer(
+            default_root_dir=folder,
+            logger=loggers(folder, settings),
+            callbacks=callbacks(folder, config, store, waiting),
+            profiler=waiting,
+            max_steps=settings.max_steps,
+            max_epochs=1,
+            val_check_interval=settings.validate_every * config.batch.accumulate
+            if validates
+            else None,
+            check_val_every_n_epoch=None if validates else 1,
+            num_sanity_val_steps=0,
+            limit_val_batches=1.0 if validates else 0,
+            accumulate_grad_batches=config.batch.accumulate,
+            gradient_clip_val=config.optimizer.gradient_clip or None,
+            precision=precision_of(settings, module),
+            accelerator=settings.accelerator,
+            devices=settings.devices or "auto",
+            strategy=strategy_of(settings),
+            use_distributed_sampler=False,
+            log_every_n_steps=settings.log_every,
+            enable_model_summary=False,
         )
-    return callbacks
+    except MisconfigurationException as error:
+        raise ConfigError(f"setting up the trainer: {one_line(error)}") from None
 
 
-def _next_log(folder: Path) -> str:
-    """Return the name of a new log folder: every resume writes its own ``metrics.csv``."""
-    logs = folder / "logs"
-    return f"{len(list(logs.iterdir())) if logs.exists() else 0:03d}"
+def _is_first_process() -> bool:
+    """Tell whether this process writes the run's files, of those that train it."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def _quieten() -> None:

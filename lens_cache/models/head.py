@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModel
 
-from lens_cache.attention import attend_packed
 from lens_cache.config import ModelConfig
 from lens_cache.errors import CheckpointError, ConfigError
 from lens_cache.frozen import FrozenParts
-from lens_cache.packing import block_mask, last_positions, position_ids
+from lens_cache.models.flat import FlatBatch
+from lens_cache.packing import last_positions
 from lens_cache.types import Features
 
 NUM_LAYERS = 2
@@ -48,9 +48,14 @@ class HeadOutput:
 
 @dataclass
 class _TextRows:
-    """Travels through the network's keyword arguments and brings attention rows back."""
+    """Travels through the network's keyword arguments and brings attention rows back.
 
-    image: slice
+    Attributes:
+        flat: What belongs together in the sequence.
+        log_attention: The logarithm of eq. 1's attention to image tokens, (B, T, N).
+    """
+
+    flat: FlatBatch
     log_attention: Tensor | None = None
 
 
@@ -86,18 +91,12 @@ class SegmentationHead(nn.Module):
         Args:
             features: States of prefix, image tokens and packed questions; any floating precision.
         """
-        batch = features.image_tokens.shape[0]
         dtype = next(self.network.parameters()).dtype
-        prefix = features.prefix.expand(batch, -1, -1)
-        sequence = torch.cat([prefix, features.image_tokens, features.texts.tokens], dim=1)
-        owner = features.texts.owner
-        num_prefix, num_image = prefix.shape[1], features.image_tokens.shape[1]
-        num_shared = num_prefix + num_image
-        rows = _TextRows(image=slice(num_prefix, num_shared))
+        owner, flat = features.texts.owner, FlatBatch.of(features)
+        rows = _TextRows(flat)
         states = self.network(
-            inputs_embeds=sequence.to(dtype),
-            attention_mask=block_mask(num_shared, owner),
-            position_ids=position_ids(num_shared, owner),
+            inputs_embeds=flat.flatten(features).to(dtype),
+            position_ids=flat.positions(),
             use_cache=False,
             text_rows=rows,
         ).last_hidden_state
@@ -105,10 +104,11 @@ class SegmentationHead(nn.Module):
         image, last = last_positions(owner, features.num_questions)
         grounding = aggregate_rows(rows.log_attention, owner, image, last, self.attention_rows)
         normalised = normalise_map(grounding, self.attention_normalisation, self.peak_headroom)
+        _, image_features, texts = flat.split(states[:, None])
         return HeadOutput(
             grounding_map=normalised.view(-1, *self.grid),
-            image_features=states[:, num_prefix:num_shared],
-            start_of_answer=states[image, num_shared + last],
+            image_features=image_features[:, 0],
+            start_of_answer=texts[image, 0, last],
             image=image,
         )
 
@@ -116,6 +116,11 @@ class SegmentationHead(nn.Module):
         """Drop the second layer, for whom only the grounding map matters."""
         del self.network.layers[1:]
         self.network.config.num_hidden_layers = 1
+
+    def compile_layers(self) -> None:
+        """Let torch.compile make kernels for the layers."""
+        for layer in self.network.layers:
+            layer.compile(dynamic=True)
 
     def _warm_start(self, weights: Mapping[int, Mapping[str, Tensor]], layer: int) -> None:
         """Copy the MLLM's layers L and L+1."""
@@ -220,41 +225,30 @@ def _attend(
     Only these rows are ever materialised: (B, heads, T, S) instead of (B, heads, S, S).
     """
     assert text_rows is not None
-    assert attention_mask is not None
-    shared = text_rows.image.stop
+    assert attention_mask is None, "the flat batch says what may be attended to"
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if module.layer_idx == 0:
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        text_rows.log_attention = _log_attention(
-            query[:, :, shared:], key, attention_mask[:, :, shared:], scale, text_rows.image
-        )
-    output = attend_packed(query, key, value, attention_mask, shared, scaling)
+        text_rows.log_attention = _log_attention(query, key, scale, text_rows.flat)
+    output = text_rows.flat.attend(query, key, value, scale)
     return output.transpose(1, 2).contiguous(), None
 
 
-def _log_attention(
-    rows: Tensor, key: Tensor, allowed: Tensor, scale: float, columns: slice
-) -> Tensor:
-    """Return the logarithm of eq. 1's attention to some positions, mean over heads.
+def _log_attention(query: Tensor, key: Tensor, scale: float, flat: FlatBatch) -> Tensor:
+    """Return the logarithm of eq. 1's attention of questions to their image, mean over heads.
 
     Args:
-        rows: Queries of shape (B, heads, T, head dimension).
-        key: Shape (B, key heads, S, head dimension); each serves a group of query heads.
-        allowed: Bool mask of shape (B, 1, T, S).
+        query: Shape (1, heads, tokens, head dimension).
+        key: Shape (1, key heads, tokens, head dimension).
         scale: Factor on the dot products.
-        columns: Positions attended to that are wanted.
+        flat: What belongs together.
 
     Returns:
-        Shape (B, T, columns), float32 (float64 for double inputs) under autocast too.
+        Shape (B, T, N), float32 (float64 for double inputs) under autocast too.
     """
-    dtype = torch.promote_types(rows.dtype, torch.float32)
-    heads = rows.shape[1]
-    with torch.autocast(rows.device.type, enabled=False):
-        keys = key.to(dtype).repeat_interleave(heads // key.shape[1], dim=1)
-        scores = (rows.to(dtype) @ keys.transpose(2, 3)) * scale
-        # Not -inf: a row of padding sees no column, and its gradient would be NaN.
-        scores = scores.masked_fill(~allowed, torch.finfo(dtype).min)
-        log_attention = scores.log_softmax(dim=-1)[..., columns]
-        return log_attention.logsumexp(dim=1) - math.log(heads)
+    with torch.autocast(query.device.type, enabled=False):
+        columns = slice(flat.num_prefix, flat.num_shared)
+        log_attention = flat.text_scores(query, key, scale).log_softmax(dim=-1)[..., columns]
+        return log_attention.logsumexp(dim=1) - math.log(query.shape[1])
 
 
 AttentionInterface.register(ATTENTION_NAME, _attend)

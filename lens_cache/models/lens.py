@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.utils.checkpoint import checkpoint
 
 from lens_cache.config import ModelConfig
 from lens_cache.errors import CheckpointError, ConfigError
@@ -99,6 +104,30 @@ class LensModel(nn.Module):
             keypoints=keypoints,
             keypoint_mask=keypoint_mask,
         )
+
+    def checkpoint_activations(self) -> None:
+        """Keep only the inputs of the head's layers and of the decoder for the backward pass.
+
+        What they compute is computed there again.
+        """
+        modules: list[Any] = [*self.head.network.layers, self.decoder]
+        for module in modules:
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+
+    def compile_parts(self) -> None:
+        """Let torch.compile make kernels; the first batches of each form then take longer."""
+        self.head.compile_layers()
+        self.descriptor.compile(dynamic=True)
+        self.decoder.compile(dynamic=True)
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Let each of several devices hold a part of every weight, gradient and optimizer state.
+
+        Args:
+            mesh: The devices, in one dimension.
+        """
+        for module in (*self.head.network.layers, self.descriptor, self):
+            fully_shard(module, mesh=mesh)
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """Return only what is trained: everything else stands in ``FrozenParts``."""

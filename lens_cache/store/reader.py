@@ -34,10 +34,11 @@ _REQUESTS = 16  # that a process has under way at a time, behind a URL
 
 
 class Store:
-    """A complete feature cache, opened for reading.
+    """A feature cache, opened for reading: a complete one, or what there is of another.
 
     Attributes:
         root: The store's folder.
+        shards: The shards whose images may be read; all of them if nothing.
         manifest: What the store is.
         plan: Its images and queries.
         questions: The text tokens of its queries.
@@ -46,24 +47,35 @@ class Store:
         prefix: Takes a layer; returns the states of the system prefix there, read once, (P, d).
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(
+        self, root: Path, *, incomplete: bool = False, shards: frozenset[int] | None = None
+    ) -> None:
         """Open a store.
 
-        Raises:
-            StoreError: If it is missing or not complete.
-        """
-        self.root = root
-        with plain_errors(root, "opening the store"):
-            self._open()
+        Args:
+            root: Where it lies.
+            incomplete: Take a store whose extraction has not finished, and of it the shards that
+                every group has committed.
+            shards: Use these shards only, all of which are committed.
 
-    def _open(self) -> None:
+        Raises:
+            StoreError: If it is missing, or not complete and that was not asked for, or nothing of
+                it is committed.
+        """
+        self.root, self.shards = root, shards
+        with plain_errors(root, "opening the store"):
+            self._open(incomplete)
+
+    def _open(self, incomplete: bool) -> None:
         root = self.root
         self.manifest = Manifest.load(root)
-        if not self.manifest.complete:
-            raise StoreError(
-                f"opening the store {root}: its extraction has not finished; run the same "
-                "`lens-cache extract` (or `convert`) again, it goes on where it stopped"
-            )
+        if self.shards is None and not self.manifest.complete:
+            if not incomplete:
+                raise StoreError(
+                    f"opening the store {root}: its extraction has not finished; run the same "
+                    "`lens-cache extract` (or `convert`) again, it goes on where it stopped"
+                )
+            self.shards = _usable_shards(root)
         self.catalogue = Catalogue.load(root, self.manifest)
         self.plan, self.questions = self.catalogue.plan, self.catalogue.questions
         self.features = open_features(root, self.catalogue)
@@ -71,9 +83,9 @@ class Store:
         self.prefix = lru_cache(maxsize=None)(self._read_prefix)
         self._threads = ThreadPoolExecutor(_REQUESTS) if is_remote(root) else None
 
-    def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
+    def __reduce__(self) -> tuple[Callable[..., Store], tuple[Path, frozenset[int] | None]]:
         """Let a process that does not fork, such as a spawned loader worker, open it again."""
-        return Store, (self.root,)
+        return _open_again, (self.root, self.shards)
 
     @property
     def worker_context(self) -> BaseContext | None:
@@ -102,7 +114,9 @@ class Store:
         return FrozenParts.load(self.root / FROZEN_FOLDER)
 
     def images(self, split: str | None, limit: int | None = None) -> list[int]:
-        """Return the images that have queries in a split and were not quarantined.
+        """Return the images of the usable shards that have queries in a split.
+
+        Quarantined ones are left out.
 
         Raises:
             StoreError: If there is none; the message names the splits.
@@ -110,7 +124,8 @@ class Store:
         chosen = [
             image
             for image in self.plan.select(split)
-            if self.plan.image(image).image_id not in self._missing
+            if (self.shards is None or image // self.catalogue.shard_size in self.shards)
+            and self.plan.image(image).image_id not in self._missing
         ]
         if not chosen:
             raise StoreError(
@@ -173,6 +188,22 @@ def _runs(rows: Sequence[range]) -> list[range]:
         else:
             runs.append(mine)
     return runs
+
+
+def _open_again(root: Path, shards: frozenset[int] | None) -> Store:
+    return Store(root, shards=shards)
+
+
+def _usable_shards(root: Path) -> frozenset[int]:
+    """Return the shards that every group has committed, of a store that is not complete."""
+    committed = frozenset.intersection(*(frozenset(committed_shards(root, g)) for g in GROUPS))
+    if 0 not in committed:
+        raise StoreError(
+            f"opening the store {root}: its extraction has not finished, and of its first shard, "
+            "which holds the prefix, not every group is committed; run the same `lens-cache "
+            "extract` again, it goes on where it stopped"
+        )
+    return committed
 
 
 def missing_shards(root: Path, num_shards: int) -> dict[str, list[int]]:

@@ -60,7 +60,7 @@ class SamStage:
         logits, quality, masks = self._forward(self._train.images[chosen], prompts)
         right = overlap(logits, masks)
         return (
-            dice_loss(logits, masks)
+            dice_loss(logits, masks).mean()
             + BCE_WEIGHT * F.binary_cross_entropy_with_logits(logits, masks.float())
             + QUALITY_WEIGHT * F.mse_loss(quality, right)
         )

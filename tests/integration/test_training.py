@@ -146,8 +146,8 @@ class Stop(Callback):
     def on_train_batch_start(self, trainer, *_):
         if trainer.global_step == 5:
             import os; os._exit(9)
-real = phase._callbacks
-phase._callbacks = lambda *a: [*real(*a), Stop()]
+real = phase.callbacks
+phase.callbacks = lambda *a: [*real(*a), Stop()]
 config = load_config(TrainConfig, Path({str(whole.folder / "config.yaml")!r}))
 phase.train(Path({str(tmp_path / "b")!r}), Path({str(tiny_store)!r}), config, resume=False)
 """

@@ -10,7 +10,16 @@ HERE = Path(__file__).parents[2]
 # Who may import a heavy library, as path prefixes.
 OWNERS = {
     "ray": ("pipelines/ray_", "pipelines/planning.py"),
-    "lightning": ("lens_cache/training.py", "pipelines/train.py"),
+    "lightning": (
+        "lens_cache/training.py",
+        "pipelines/train.py",
+        "pipelines/train_data.py",
+        "pipelines/callbacks.py",
+        "pipelines/loggers.py",
+        "pipelines/pictures.py",
+        "pipelines/speed.py",
+        "pipelines/strategies.py",
+    ),
     "transformers": ("lens_cache/encoders/", "lens_cache/models/head.py"),
     "segment_anything": ("lens_cache/encoders/", "lens_cache/models/decoder.py"),
     "zarr": ("lens_cache/store/zarr.py", "pipelines/benchmark/store_ways.py"),

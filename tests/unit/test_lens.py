@@ -6,9 +6,18 @@ import torch
 from lens_cache.config import LossConfig, ModelConfig
 from lens_cache.errors import CheckpointError, ConfigError
 from lens_cache.losses import LensLoss, Targets
+from lens_cache.models import head as head_module
 from lens_cache.models.lens import LensModel
 from lens_cache.types import Features
-from tests.tiny import GRID, SAM, WIDTH, random_features, random_image, tiny_frozen_parts
+from tests.tiny import (
+    GRID,
+    PREFIX_LENGTH,
+    SAM,
+    WIDTH,
+    random_features,
+    random_image,
+    tiny_frozen_parts,
+)
 
 
 def _model(seed=0, **settings):
@@ -81,6 +90,99 @@ def test_a_batch_of_two_equals_two_batches_of_one():
     both = model(Features.stack(images))
     _assert_same(_rows(both, slice(0, 2)), model(Features.stack(images[:1])))
     _assert_same(_rows(both, slice(2, 3)), model(Features.stack(images[1:])))
+
+
+def _plain(seed=0, **settings):
+    """Return a model in training without anything random."""
+    model = _model(seed, global_only_probability=0.0, train_mask_decoder=True, **settings).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, torch.nn.MultiheadAttention):
+            module.dropout = 0.0
+    model.double().decoder.prompt_encoder.float()  # SAM turns coordinates into float32
+    return model
+
+
+def _square_losses(model, features, numbers):
+    """Return the losses against squares, one for each question by its number."""
+    side = torch.arange(12)
+    masks = torch.stack(
+        [((side[:, None] // 4 + side // 4 + number) % 3 == 0) for number in numbers]
+    )
+    targets = Targets(masks, torch.ones_like(masks), masks, torch.ones_like(masks))
+    return LensLoss(LossConfig(mask_size=12), side=SAM.image_size)(model(features), targets)
+
+
+@pytest.mark.parametrize("rows", ["mean", "last"])
+def test_grouped_batches_learn_as_batches_of_one_question(rows):
+    """Ragged: images with three, one and two questions of different lengths."""
+    images = [random_image((5, 4, 7), 0), random_image((2,), 1), random_image((3, 6), 2)]
+    grouped, single = _plain(attention_rows=rows), _plain(attention_rows=rows)
+    features = Features.stack(images).to("cpu", torch.float64)
+    together = _square_losses(grouped, features, range(6))
+    together.total.backward()
+    alone = [
+        dataclasses.replace(image, text_tokens=[text])
+        for image in images
+        for text in image.text_tokens
+    ]
+    for number, image in enumerate(alone):
+        features = Features.stack([image]).to("cpu", torch.float64)
+        losses = _square_losses(single, features, [number])
+        torch.testing.assert_close(losses.each[0], together.each[number], atol=1e-9, rtol=1e-7)
+        (losses.total / len(alone)).backward()
+    others = dict(single.named_parameters())
+    trained = [(name, p) for name, p in grouped.named_parameters() if p.requires_grad]
+    assert len(trained) > 50
+    for name, parameter in trained:
+        torch.testing.assert_close(
+            parameter.grad, others[name].grad, atol=1e-9, rtol=1e-6, msg=name
+        )
+
+
+def test_every_token_is_worked_on_once():
+    """The prefix once, each image once whatever its questions, no padding; rows of text alone."""
+    model, features = _model(), random_features((5, 4, 7), (2,), (3, 6))
+    tokens, rows = [], []
+    head = model.head.network
+    head.layers[0].mlp.register_forward_hook(lambda _, x, y: tokens.append(x[0].shape[:-1].numel()))
+    with pytest.MonkeyPatch.context() as patch:
+        aggregate = head_module.aggregate_rows
+        patch.setattr(
+            head_module,
+            "aggregate_rows",
+            lambda log_rows, *rest: rows.append(log_rows.shape) or aggregate(log_rows, *rest),
+        )
+        model(features)
+    cells = GRID[0] * GRID[1]
+    assert tokens == [PREFIX_LENGTH + 3 * cells + (5 + 4 + 7) + 2 + (3 + 6)]
+    assert rows == [(3, 5 + 4 + 7, cells)]
+
+
+def test_recomputed_activations_give_the_same_gradients():
+    features = random_features((5, 4), (3,))
+    models = [_model(train_mask_decoder=True).train() for _ in range(2)]
+    models[1].checkpoint_activations()
+    kept = []
+    for model in models:
+        torch.manual_seed(5)  # what is dropped
+        count = 0
+
+        def count_bytes(tensor):
+            nonlocal count
+            count += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count_bytes, lambda tensor: tensor):
+            loss = _loss(model, features, 3)
+        kept.append(count)
+        loss.backward()
+    plain, again = (dict(model.named_parameters()) for model in models)
+    for name, parameter in plain.items():
+        if parameter.requires_grad:
+            torch.testing.assert_close(again[name].grad, parameter.grad, atol=0, rtol=0, msg=name)
+    assert kept[1] < kept[0] / 2
 
 
 @pytest.mark.parametrize("train_mask_decoder", [False, True])

@@ -65,9 +65,9 @@ def test_losses_equal_lisas_formulas():
     p = logits.sigmoid().flatten(1)
     numerator = 2 * (p / scale * truth).sum(-1)
     denominator = (p / scale).sum(-1) + (truth / scale).sum(-1)
-    dice = (1 - (numerator + eps) / (denominator + eps)).sum() / (3 + 1e-8)
+    dice = 1 - (numerator + eps) / (denominator + eps)
     bce = F.binary_cross_entropy_with_logits(logits, target.float(), reduction="none")
-    bce = bce.flatten(1).mean(1).sum() / (3 + 1e-8)
+    bce = bce.flatten(1).mean(1)
     torch.testing.assert_close(dice_loss(logits, target), dice)
     torch.testing.assert_close(mask_bce_loss(logits, target), bce)
 
@@ -79,7 +79,7 @@ def test_pixels_that_are_not_valid_do_not_count(loss):
     valid[:, :3, :5] = True
     expected = loss(logits[:, :3, :5], target[:, :3, :5])
     torch.testing.assert_close(loss(logits, target, valid), expected)
-    assert loss(logits, target, torch.zeros_like(valid)).item() == 0
+    assert loss(logits, target, torch.zeros_like(valid)).tolist() == [0, 0]
 
 
 def test_an_empty_answer_to_an_empty_target_costs_nothing():
@@ -128,11 +128,16 @@ def test_image_resolution_averages_over_masks_of_different_size():
     ]
     dice = sum(dice_loss(x, m[None]) for x, m in zip(full, masks, strict=True)) / 2
     bce = sum(mask_bce_loss(x, m[None]) for x, m in zip(full, masks, strict=True)) / 2
-    torch.testing.assert_close(losses.dice, dice)
-    torch.testing.assert_close(losses.bce, bce)
+    torch.testing.assert_close(losses.dice, dice[0])
+    torch.testing.assert_close(losses.bce, bce[0])
     attention = attention_loss(segmentation.grounding_map, targets.attention)
-    torch.testing.assert_close(losses.attention, attention)
-    torch.testing.assert_close(losses.total, 3 * dice + 5 * bce + 7 * attention)
+    torch.testing.assert_close(losses.attention, attention.mean())
+    torch.testing.assert_close(losses.total, (3 * dice + 5 * bce + 7 * attention).mean())
+    each = [
+        [dice_loss(x, m[None]), mask_bce_loss(x, m[None])] for x, m in zip(full, masks, strict=True)
+    ]
+    torch.testing.assert_close(losses.each[:, :2], torch.tensor(each))
+    torch.testing.assert_close(losses.each[:, 2], attention)
 
 
 def test_square_masks_leave_the_padding_out():
@@ -143,8 +148,8 @@ def test_square_masks_leave_the_padding_out():
     targets = _targets(masks, inside)
     losses = LensLoss(LossConfig(mask_size=32), side=SIDE)(segmentation, targets)
     resized = F.interpolate(segmentation.low_res_logits[:, None], (32, 32), mode="bilinear")[:, 0]
-    torch.testing.assert_close(losses.dice, dice_loss(resized[:, :20], masks[:, :20]))
-    torch.testing.assert_close(losses.bce, mask_bce_loss(resized[:, :20], masks[:, :20]))
+    torch.testing.assert_close(losses.dice, dice_loss(resized[:, :20], masks[:, :20]).mean())
+    torch.testing.assert_close(losses.bce, mask_bce_loss(resized[:, :20], masks[:, :20]).mean())
 
 
 def test_losses_are_float32_under_autocast():

@@ -3,7 +3,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lens_cache.packing import PADDING, block_mask, last_positions, pack_texts, position_ids
+from lens_cache.packing import (
+    PADDING,
+    block_mask,
+    last_positions,
+    pack_texts,
+    position_ids,
+    text_mask,
+)
 
 LENGTHS = st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), min_size=1, max_size=3)
 
@@ -25,6 +32,14 @@ def test_each_token_sees_the_shared_part_and_its_own_past(lengths, num_shared):
                 if mine == PADDING:
                     expected = i == j
                 assert bool(mask[image, i, j]) == expected, (i, j)
+
+
+@settings(max_examples=40, deadline=None)
+@given(LENGTHS, st.integers(0, 4))
+def test_the_text_mask_is_the_rows_of_questions(lengths, num_shared):
+    owner = _pack(lengths).owner
+    expected = block_mask(num_shared, owner)[:, :, num_shared:]
+    assert torch.equal(text_mask(num_shared, owner), expected)
 
 
 @settings(max_examples=40, deadline=None)
@@ -54,6 +69,7 @@ def test_packing_keeps_tokens_in_order_and_pads_with_zeros():
     packed = pack_texts(texts)
     assert packed.tokens[..., 0].tolist() == [[1, 1, 2], [3, 0, 0]]
     assert packed.owner.tolist() == [[0, 0, 1], [0, PADDING, PADDING]]
+    assert packed.places.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("lengths", [[[2, 0]], [[]]])
