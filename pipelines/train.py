@@ -181,10 +181,13 @@ def _is_first_process() -> bool:
 def _quieten() -> None:
     """Leave out what Lightning says that no user needs."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*transfer_batch_to_device.*")
     warnings.filterwarnings("ignore", message=".*treespec.*")
+    # Said of a module that is sharded; nothing here writes into what a module returns.
+    warnings.filterwarnings("ignore", message=".*returned a view tensor.*")
     # Each loader process knows its own share of a stream.
     warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")

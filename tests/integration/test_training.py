@@ -46,11 +46,13 @@ from tests.pictures import colours, encoded
 from tests.stores import extracted, settings
 
 
-def recipe(*, max_steps=4, model=None, loss=None, batch=None, **trainer):
+def recipe(*, max_steps=4, model=None, loss=None, optimizer=None, batch=None, **trainer):
     return TrainConfig(
         model=ModelConfig(**{"train_mask_decoder": True, **(model or {})}),
         loss=LossConfig(**{"attention_size": 32, "mask_size": 32, **(loss or {})}),
-        optimizer=OptimizerConfig(lr=1e-3, warmup_steps=1, decay="constant"),
+        optimizer=OptimizerConfig(
+            **{"lr": 1e-3, "warmup_steps": 1, "decay": "constant", **(optimizer or {})}
+        ),
         batch=BatchConfig(
             **{
                 "split": "train2017",
