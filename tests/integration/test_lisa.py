@@ -114,15 +114,13 @@ def test_what_is_missing_or_broken_decides_the_exit_code(lens_cache, world, tmp_
 @pytest.mark.parametrize("rules", ["strict", "parity"])
 def test_all_ten_sets(lens_cache, world, tmp_path, rules):
     plan, _ = planned(
-        run, tmp_path / "s", world, lisa__rules=rules, lisa__exclude_eval_images=False
+        lens_cache, tmp_path / "s", world, lisa__rules=rules, lisa__exclude_eval_images=False
     )
     assert trained_on(plan) == {**QUERIES["strict"], **QUERIES[rules]}
     assert plan.splits()["reason_seg|val"] == 2
 
 
-def test_images_that_are_tested_on_are_left_out_as_the_configuration_says(
-    lens_cache, world, tmp_path
-):
+def test_images_that_are_tested_on_are_left_out(lens_cache, world, tmp_path):
     plan, _ = planned(lens_cache, tmp_path / "s", world)
     assert trained_on(plan) == {**QUERIES["strict"], "cocostuff": 2}
     left_out = [row for row in plan.quarantine.to_pylist() if row["what"] == "image to test on"]
@@ -199,7 +197,7 @@ def test_one_benchmark_and_all_of_a_split(lens_cache, mixed, store):
     found = json.loads(out)
     assert (found["images"], found["overall"]["queries"], found["by_dataset"]) == (2, 2, {})
     assert (mixed / "evaluation/reason_seg_val/report.md").exists()
-    code, out, err = lens_cache("evaluate", mixed, "--store", store, "--split", "val", "--json")
+    code, out, err = lens_cache(*on, "val")
     scores = json.loads(out)["by_dataset"]
     assert {name: score["queries"] for name, score in scores.items()} == {
         "reason_seg": 2,
