@@ -190,14 +190,13 @@ def test_the_mixture_trains_and_is_measured_on_one_benchmark(mixed):
 
 
 def test_one_benchmark_and_all_of_a_split(lens_cache, mixed, store):
-    code, out, err = lens_cache(
-        "evaluate", mixed, "--store", store, "--split", "reason_seg|val", "--json"
-    )
+    on = ["evaluate", mixed, "--store", store, "--json", "--split"]
+    code, out, err = lens_cache(*on, "reason_seg|val")
     assert code == 0, err
     found = json.loads(out)
     assert (found["images"], found["overall"]["queries"], found["by_dataset"]) == (2, 2, {})
     assert (mixed / "evaluation/reason_seg_val/report.md").exists()
-    code, out, err = lens_cache(*on, "val")
+    _, out, _ = lens_cache(*on, "val")
     scores = json.loads(out)["by_dataset"]
     assert {name: score["queries"] for name, score in scores.items()} == {
         "reason_seg": 2,
