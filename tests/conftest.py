@@ -1,6 +1,7 @@
 """Settings and folders that every test shares."""
 
 import os
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from lens_cache.encoders.tiny import write_tiny_checkpoints
+from pipelines import cli
 from tests.pictures import write_coco
 from tests.s3 import BUCKET, environment, filesystem, s3_server
 from tests.stores import extracted, settings
@@ -56,3 +58,20 @@ def s3():
             patch.setenv(name, value)
         filesystem().mkdir(BUCKET)
         yield url
+
+
+@pytest.fixture
+def lens_cache(monkeypatch, capfd):
+    """Run the command line in this process; returns exit code, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lens-cache", *map(str, arguments)])
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run

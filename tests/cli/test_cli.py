@@ -42,23 +42,6 @@ START = "from pipelines.cli import main; main()"
 
 
 @pytest.fixture
-def lens_cache(monkeypatch, capfd):
-    """Run the command line in this process; returns exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lens-cache", *map(str, arguments)])
-        code: object = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
-
-
-@pytest.fixture
 def fails(lens_cache):
     """Run a command that must fail; returns its last line, the only one that is an error."""
 

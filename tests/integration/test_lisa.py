@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from lens_cache.data_config import LISA_SETS as SETS
 from lens_cache.plan import Plan
 from lens_cache.store.reader import Store
 from lens_cache.training import LensModule
-from pipelines import cli
 from pipelines.train import train
 from tests.lisa.world import BENCHMARKS, write_world
 from tests.stores import extracted
@@ -45,22 +43,6 @@ def world(tmp_path_factory):
     return write_world(tmp_path_factory.mktemp("lisa") / "Daten von LISA, größer")
 
 
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """Run the command line in this process; returns exit code, stdout and stderr."""
-
-    def start(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lens-cache", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capfd.readouterr()
-
-    return start
-
-
 def overrides(world, **values):
     """Return what departs from the configuration that comes with the package."""
     pairs = {"root": world, **{key.replace("__", "."): value for key, value in values.items()}}
@@ -73,9 +55,9 @@ def settings(world, **values):
     return ["-c", CONFIG, *(part for change in changes for part in ("--set", change))]
 
 
-def planned(run, store, world, **values):
+def planned(lens_cache, store, world, **values):
     """Plan with the configuration that comes with the package and these settings of ``data``."""
-    code, out, err = run("plan", store, *settings(world, **values))
+    code, out, err = lens_cache("plan", store, *settings(world, **values))
     assert code == 0, err
     return Plan.load(store / "plan"), out
 
@@ -94,8 +76,8 @@ def metrics(folder):
 # Looking
 
 
-def test_every_set_and_benchmark_is_found(run, world):
-    code, out, _ = run("data", "check", world, "--json")
+def test_every_set_and_benchmark_is_found(lens_cache, world):
+    code, out, _ = lens_cache("data", "check", world, "--json")
     found = json.loads(out)
     assert (code, found["good"]) == (0, True)
     names = [entry["name"] for entry in found["sets"]]
@@ -109,11 +91,11 @@ def test_every_set_and_benchmark_is_found(run, world):
     assert leaks == {("cocostuff|train", name) for name in tests}
 
 
-def test_what_is_missing_or_broken_decides_the_exit_code(run, world, tmp_path):
+def test_what_is_missing_or_broken_decides_the_exit_code(lens_cache, world, tmp_path):
     spoilt = shutil.copytree(world, tmp_path / "lisa")
     shutil.rmtree(spoilt / "vlpart")
     (spoilt / "mapillary/config_v2.0.json").write_text('{"labels": [{"na')
-    code, out, _ = run("data", "check", spoilt, "--json")
+    code, out, _ = lens_cache("data", "check", spoilt, "--json")
     states = {
         entry["name"]: (bool(entry["missing"]), bool(entry["broken"]))
         for entry in json.loads(out)["sets"]
@@ -130,25 +112,25 @@ def test_what_is_missing_or_broken_decides_the_exit_code(run, world, tmp_path):
 
 
 @pytest.mark.parametrize("rules", ["strict", "parity"])
-def test_all_ten_sets(run, world, tmp_path, rules):
+def test_all_ten_sets(lens_cache, world, tmp_path, rules):
     plan, _ = planned(
-        run, tmp_path / "s", world, lisa__rules=rules, lisa__exclude_eval_images=False
+        lens_cache, tmp_path / "s", world, lisa__rules=rules, lisa__exclude_eval_images=False
     )
     assert trained_on(plan) == {**QUERIES["strict"], **QUERIES[rules]}
     assert plan.splits()["reason_seg|val"] == 2
 
 
-def test_images_that_are_tested_on_are_left_out_as_the_configuration_says(run, world, tmp_path):
-    plan, _ = planned(run, tmp_path / "s", world)
+def test_images_that_are_tested_on_are_left_out(lens_cache, world, tmp_path):
+    plan, _ = planned(lens_cache, tmp_path / "s", world)
     assert trained_on(plan) == {**QUERIES["strict"], "cocostuff": 2}
     left_out = [row for row in plan.quarantine.to_pylist() if row["what"] == "image to test on"]
     assert [row["path"] for row in left_out] == ["coco/train2017/000000000009.jpg"]
     assert "refcoco|unc|val has it: COCO image 9" in left_out[0]["reason"]
 
 
-def test_draws(run, world, tmp_path):
+def test_draws(lens_cache, world, tmp_path):
     values = {"lisa__draws": 200, "lisa__rules": "parity", "templates": "lisa"}
-    plan, out = planned(run, tmp_path / "s", world, **values)
+    plan, out = planned(lens_cache, tmp_path / "s", world, **values)
     assert "of 200 draws" in out
     drawn = [plan.query(plan.drawn(index)[0]).dataset for index in range(200)]
     assert set(drawn) == set(SETS)
@@ -158,15 +140,15 @@ def test_draws(run, world, tmp_path):
     assert rest == {"val"}  # what is tested on is there whole
 
 
-def test_a_set_that_is_missing(run, world, tmp_path):
+def test_a_set_that_is_missing(lens_cache, world, tmp_path):
     part = shutil.copytree(world, tmp_path / "lisa")
     shutil.rmtree(part / "mapillary")
-    code, out, err = run("plan", tmp_path / "s", *settings(part))
+    code, out, err = lens_cache("plan", tmp_path / "s", *settings(part))
     assert (code, out) == (1, "")
     error = err.strip().splitlines()[-1]
     assert "opening mapillary|v2.0|train: mapillary/config_v2.0.json" in error
     assert "get Mapillary Vistas v2.0 from https://" in error
-    plan, out = planned(run, tmp_path / "s", part, lisa__missing="skip")
+    plan, out = planned(lens_cache, tmp_path / "s", part, lisa__missing="skip")
     assert trained_on(plan).keys() == set(SETS) - {"mapillary"}
     assert "mapillary" in out
 
@@ -207,13 +189,14 @@ def test_the_mixture_trains_and_is_measured_on_one_benchmark(mixed):
     assert (mixed / "checkpoints/best.ckpt").exists()
 
 
-def test_one_benchmark_and_all_of_a_split(run, mixed, store):
-    code, out, err = run("evaluate", mixed, "--store", store, "--split", "reason_seg|val", "--json")
+def test_one_benchmark_and_all_of_a_split(lens_cache, mixed, store):
+    on = ["evaluate", mixed, "--store", store, "--json", "--split"]
+    code, out, err = lens_cache(*on, "reason_seg|val")
     assert code == 0, err
     found = json.loads(out)
     assert (found["images"], found["overall"]["queries"], found["by_dataset"]) == (2, 2, {})
     assert (mixed / "evaluation/reason_seg_val/report.md").exists()
-    code, out, err = run("evaluate", mixed, "--store", store, "--split", "val", "--json")
+    _, out, _ = lens_cache(*on, "val")
     scores = json.loads(out)["by_dataset"]
     assert {name: score["queries"] for name, score in scores.items()} == {
         "reason_seg": 2,
@@ -225,8 +208,8 @@ def test_one_benchmark_and_all_of_a_split(run, mixed, store):
     assert "| refcocog | 1 |" in (mixed / "evaluation/val/report.md").read_text()
 
 
-def test_a_split_that_is_not_there_names_those_that_are(run, mixed, store):
-    code, _, err = run("evaluate", mixed, "--store", store, "--split", "reasonseg|val")
+def test_a_split_that_is_not_there_names_those_that_are(lens_cache, mixed, store):
+    code, _, err = lens_cache("evaluate", mixed, "--store", store, "--split", "reasonseg|val")
     assert code == 1
     assert "reason_seg|val (2 queries)" in err.strip().splitlines()[-1]
 
@@ -243,8 +226,8 @@ def test_the_draws_are_replayed(store, tmp_path, monkeypatch):
     assert asked == [plan.drawn(number % 60) for number in range(72)]
 
 
-def test_draws_beside_a_mixture_are_refused_in_one_line(run, store, tmp_path):
+def test_draws_beside_a_mixture_are_refused_in_one_line(lens_cache, store, tmp_path):
     arguments = ["-c", TRAINING, "--set", "batch.order=draws"]
-    code, _, err = run("train", tmp_path / "run", "--store", store, *arguments)
+    code, _, err = lens_cache("train", tmp_path / "run", "--store", store, *arguments)
     assert code == 2
     assert "batch.mixture cannot; leave it out" in err.strip().splitlines()[-1]

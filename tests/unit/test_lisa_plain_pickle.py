@@ -115,7 +115,8 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_is_no_pickle_is_one_line(path, name):
     path.write_bytes(BROKEN[name])
-    with pytest.raises(DatasetError, match="not a complete pickle of plain data") as error:
+    expected = "not a complete pickle of plain data" if BROKEN[name] else "the file is empty"
+    with pytest.raises(DatasetError, match=expected) as error:
         read_plain_pickle(path)
     assert "\n" not in str(error.value)
 

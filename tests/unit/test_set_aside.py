@@ -1,28 +1,7 @@
-import sys
-
-import pytest
-
 from lens_cache.plan import Plan
-from pipelines import cli
 from pipelines.set_aside import set_aside_lines
 from tests.lisa_sets import only_fake_kinds, write_set
 from tests.pictures import write_coco
-
-
-@pytest.fixture
-def lens_cache(monkeypatch, capfd):
-    """Run the command line in this process; returns exit code and what it prints."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lens-cache", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, capfd.readouterr().out
-
-    return run
 
 
 def test_a_plan_of_many_images_ends_and_lists_the_bad_ones(tmp_path, lens_cache):
@@ -30,7 +9,7 @@ def test_a_plan_of_many_images_ends_and_lists_the_bad_ones(tmp_path, lens_cache)
     for number in (3, 31, 32, 40, 69):
         (root / f"train2017/{number:04d}.png").write_bytes(b"")
     options = ["--set", f"data.root={root}", "--set", "data.split=train2017"]
-    code, out = lens_cache("plan", tmp_path / "store", *options)
+    code, out, _ = lens_cache("plan", tmp_path / "store", *options)
     lines = out.splitlines()
     table = tmp_path / "store/plan/quarantine.parquet"
     assert code == 0
@@ -68,7 +47,7 @@ def test_images_to_test_on_are_counted_apart(tmp_path, monkeypatch, lens_cache):
     settings = {"kind": "lisa", "root": tmp_path, "lisa.sets": "[ade20k]"}
     settings |= {"lisa.exclude_eval_images": "true", "lisa.draws": 40}
     options = [word for k, v in settings.items() for word in ("--set", f"data.{k}={v}")]
-    code, out = lens_cache("plan", tmp_path / "store", *options)
+    code, out, _ = lens_cache("plan", tmp_path / "store", *options)
     assert code == 0
     assert "planned 1 images and " in out
     assert " of 40 draws into " in out
@@ -79,9 +58,9 @@ def test_images_to_test_on_are_counted_apart(tmp_path, monkeypatch, lens_cache):
 def test_data_check(tmp_path, monkeypatch, lens_cache):
     only_fake_kinds(monkeypatch)
     write_set(tmp_path, "ade20k", [("a.png", 1, [["Thing"]], "short")])
-    code, out = lens_cache("data", "check", tmp_path, "--sets", "ade20k")
+    code, out, _ = lens_cache("data", "check", tmp_path, "--sets", "ade20k")
     assert (code, out.splitlines()[-1]) == (0, f"{tmp_path}: good")
-    code, out = lens_cache("data", "check", tmp_path, "--sets", "ade20k,refcoco|val", "--json")
+    code, out, _ = lens_cache("data", "check", tmp_path, "--sets", "ade20k,refcoco|val", "--json")
     assert code == 1
     assert '"good": false' in out
     assert lens_cache("data", "check", tmp_path, "--sets", "nope")[0] == 2
