@@ -13,8 +13,9 @@ from lens_cache.config_file import load_config
 from lens_cache.data import evaluation_draws
 from lens_cache.errors import ConfigError
 from lens_cache.store.reader import Store
-from pipelines import cli, demo
+from pipelines import demo
 from pipelines.baselines import SHARES, baselines
+from pipelines.cli import demo as commands
 from pipelines.extract import run_in_process
 from pipelines.progress import Bars
 from pipelines.shapes import extract_config
@@ -98,7 +99,7 @@ def test_a_folder_with_another_demo_is_refused(out):
 
 def test_a_split_without_data_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"--split .* goes with --data"):
-        cli.demo(out=tmp_path / "out", split="train2017")
+        commands.demo(out=tmp_path / "out", split="train2017")
     assert not (tmp_path / "out").exists()
 
 
