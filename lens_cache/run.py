@@ -7,6 +7,7 @@ trained from.
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from lens_cache.store.reader import Store
 CHECKPOINTS = "checkpoints"
 CONFIG_FILE = "config.yaml"
 FROZEN_FOLDER = "frozen"
+USED_FILE = "used_shards.json"
 WEIGHTS_FILE = "weights.ckpt"  # in a checkpoint that is a folder
 
 Which = Literal["best", "last"]
@@ -132,9 +134,24 @@ def require_same_features(trained: Manifest, found: Manifest, where: Path, layer
 
 
 def begin_run(folder: Path, store: Store, frozen: FrozenParts) -> None:
-    """Write what makes a run self-contained: the store's manifest and SAM's frozen parts."""
+    """Write what makes a run self-contained: the store's manifest and SAM's frozen parts.
+
+    And which shards of the store it uses.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     # A run that was killed before its first checkpoint may have left those of another store.
     shutil.rmtree(folder / FROZEN_FOLDER, ignore_errors=True)
     dataclasses.replace(frozen, decoder_layers={}).save(folder / FROZEN_FOLDER)
     (folder / MANIFEST_FILE).write_bytes((store.root / MANIFEST_FILE).read_bytes())
+    used = {
+        "shards": None if store.shards is None else sorted(store.shards),
+        "of": store.catalogue.num_shards,
+    }
+    (folder / USED_FILE).write_text(json.dumps(used) + "\n")
+
+
+def used_shards(folder: Path) -> frozenset[int] | None:
+    """Return the shards that a run uses of a store which was incomplete when the run began."""
+    path = folder / USED_FILE
+    shards = json.loads(path.read_text())["shards"] if path.exists() else None
+    return None if shards is None else frozenset(shards)

@@ -21,7 +21,7 @@ from lens_cache.errors import CheckpointError, ConfigError, StoreMismatchError, 
 from lens_cache.failure import FAILED_BATCH, NotFiniteError
 from lens_cache.frozen import FrozenParts
 from lens_cache.optimizer import require_states
-from lens_cache.run import CHECKPOINTS, CONFIG_FILE, Run, begin_run
+from lens_cache.run import CHECKPOINTS, CONFIG_FILE, Run, begin_run, used_shards
 from lens_cache.store.reader import Store
 from lens_cache.streaming import require_stream
 from lens_cache.training import LensModule
@@ -47,7 +47,12 @@ def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) 
     Raises:
         LensCacheError: If the store or the settings do not fit, or the folder holds another run.
     """
-    store = Store(store_path, incomplete=config.batch.incomplete_store == "use")
+    store = Store(
+        store_path,
+        incomplete=config.batch.incomplete_store == "use",
+        # What has been extracted since would change the order of the images.
+        shards=used_shards(folder) if resume else None,
+    )
     layer = _layer(config, store)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, layer=layer))
     _require(config, store)
@@ -63,6 +68,7 @@ def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) 
     if _is_first_process():
         begin_run(folder, store, frozen)
         record_run(folder, config)
+        _tell_shards(store)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     torch.manual_seed(config.trainer.seed)
@@ -74,6 +80,15 @@ def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) 
     if _is_first_process():
         write_run_report(run)
     return run
+
+
+def _tell_shards(store: Store) -> None:
+    if store.shards is not None:
+        print(
+            f"lens-cache: training on {len(store.shards)} of {store.catalogue.num_shards} shards "
+            f"of {store.root}, which are there; its extraction has not finished",
+            file=sys.stderr,
+        )
 
 
 def _require(config: TrainConfig, store: Store) -> None:

@@ -15,11 +15,7 @@ from lens_cache.streaming import streaming_loader
 
 
 class StoreDataModule(LightningDataModule):
-    """Serves a store's queries; goes on after a resume with the batches not seen yet.
-
-    Of a store that is still being extracted every process of a run, and every resume of it, uses
-    the shards that were complete when the run began.
-    """
+    """Serves a store's queries; goes on after a resume with the batches not seen yet."""
 
     def __init__(self, store: Store, config: TrainConfig, layer: int) -> None:
         super().__init__()
@@ -27,11 +23,9 @@ class StoreDataModule(LightningDataModule):
         self._start = 0
 
     def setup(self, stage: str) -> None:
-        """Agree with the other processes on what is used of an incomplete store."""
+        """Agree with the other processes on what is used of a store under extraction."""
         assert self.trainer is not None
-        self._use(self.trainer.strategy.broadcast(self._store.shards))
-
-    def _use(self, shards: frozenset[int] | None) -> None:
+        shards = self.trainer.strategy.broadcast(self._store.shards)
         if shards != self._store.shards:
             self._store = Store(self._store.root, shards=shards)
 
@@ -86,16 +80,10 @@ class StoreDataModule(LightningDataModule):
         return bool(self.trainer.strategy.root_device.type == "cuda")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many batches the saved weights have seen, and of which shards."""
+        """Return how many batches the saved weights have seen."""
         assert self.trainer is not None
-        shards = self._store.shards
-        return {
-            "batches": self.trainer.global_step * self._config.batch.accumulate,
-            "shards": None if shards is None else sorted(shards),
-        }
+        return {"batches": self.trainer.global_step * self._config.batch.accumulate}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on behind the batches already seen, with the same shards."""
+        """Go on behind the batches already seen."""
         self._start = int(state_dict["batches"])
-        shards = state_dict.get("shards")
-        self._use(None if shards is None else frozenset(shards))

@@ -73,7 +73,8 @@ class Store:
             if not incomplete:
                 raise StoreError(
                     f"opening the store {root}: its extraction has not finished; run the same "
-                    "`lens-cache extract` (or `convert`) again, it goes on where it stopped"
+                    "`lens-cache extract` (or `convert`) again, it goes on where it stopped; to "
+                    "train on what is there, set batch.incomplete_store=use"
                 )
             self.shards = _usable_shards(root)
         self.catalogue = Catalogue.load(root, self.manifest)

@@ -33,6 +33,11 @@ if __name__ == "__main__":
     DescriptorModel.__init__.__kwdefaults__["dropout"] = 0.0
     main()
 """
+PLAIN = """
+from pipelines.cli import main
+if __name__ == "__main__":
+    main()
+"""
 # What a scheduler does to a job: both processes die before the given batch.
 KILLED = """
 import os
@@ -140,12 +145,12 @@ def test_two_processes_go_on_where_they_were_killed(tmp_path, tiny_store, strate
     }
     config = recipe(max_steps=4, batch=batch, devices=2, strategy=strategy)
     whole, again = tmp_path / "whole", tmp_path / "again"
-    done = in_processes(whole, tiny_store, config)
+    done = in_processes(whole, tiny_store, config, source=PLAIN)
     assert done.returncode == 0, done.stderr[-3000:]
     killed = in_processes(again, tiny_store, config, source=KILLED.replace("AT", "7"))
     assert killed.returncode != 0
     assert content(again)["global_step"] == 2
-    resumed = in_processes(again, tiny_store, config, "--resume")
+    resumed = in_processes(again, tiny_store, config, "--resume", source=PLAIN)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     one, other = content(whole), content(again)
     assert other["global_step"] == 4
