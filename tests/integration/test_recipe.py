@@ -158,6 +158,20 @@ def test_two_processes_go_on_where_they_were_killed(tmp_path, tiny_store, strate
         assert torch.equal(other["state_dict"][name], weight), name
 
 
+def test_a_run_goes_on_with_another_number_of_loader_processes(tmp_path, tiny_store):
+    def config(steps, workers):
+        mixture = [{"rate": 2, "datasets": ["coco"]}]
+        batch = {"mixture": mixture, "accumulate": 3, "images": 1, "loader_workers": workers}
+        return recipe(max_steps=steps, batch=batch)
+
+    whole = train(tmp_path / "whole", tiny_store, config(6, 0), resume=False)
+    train(tmp_path / "again", tiny_store, config(2, 2), resume=False)
+    train(tmp_path / "again", tiny_store, config(4, 0), resume=True)
+    again = train(tmp_path / "again", tiny_store, config(6, 1), resume=True)
+    before, after = content(whole.folder)["state_dict"], content(again.folder)["state_dict"]
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+
+
 @pytest.mark.parametrize("strategy", ["auto", "ddp", "fsdp"])
 def test_weights_and_states_stay_in_float32_under_bfloat16(tmp_path, tiny_store, strategy):
     config = recipe(max_steps=2, precision="bf16-mixed", devices=1, strategy=strategy)
