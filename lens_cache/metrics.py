@@ -7,15 +7,13 @@ prediction scores 1, an empty target with any foreground 0.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
 
 GIOU_EPSILON = 1e-5
@@ -24,10 +22,13 @@ _CHUNK = 256  # resamples drawn at once, which bounds memory
 
 
 class MaskIoU(Metric):
-    """Accumulates gIoU and cIoU over a split; sums over processes are exact.
+    """Accumulates gIoU and cIoU over a split, and of groups of it; sums over processes are exact.
 
     Every mask must be given to exactly one process: LISA's evaluation repeats samples to equalise
     its processes, which this metric cannot undo.
+
+    Args:
+        groups: Names; a mask may belong to several.
     """
 
     full_state_update = False
@@ -36,43 +37,13 @@ class MaskIoU(Metric):
     iou_sum: Tensor
     count: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("intersection", "union", "count"):
-            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("iou_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, prediction: Tensor, target: Tensor, ignore: Tensor | None = None) -> None:
-        """Add one mask of shape (H, W), or several of one size, shape (..., H, W); bool."""
-        intersection, union = intersection_and_union(prediction, target, ignore)
-        self.intersection = self.intersection + intersection.sum()
-        self.union = self.union + union.sum()
-        self.iou_sum = self.iou_sum + iou(intersection, union).sum()
-        self.count = self.count + intersection.numel()
-
-    def compute(self) -> dict[str, Tensor]:
-        """Return ``giou`` and ``ciou``, float64 in [0, 1]; NaN if there was no mask."""
-        return {
-            "giou": self.iou_sum / self.count,
-            "ciou": torch.where(
-                self.count > 0,
-                self.intersection.double() / (self.union.double() + CIOU_EPSILON),
-                torch.nan,
-            ),
-        }
-
-
-class GroupedIoU(nn.Module):
-    """gIoU and cIoU of all masks, and of groups of them.
-
-    Args:
-        groups: Names; a mask may belong to several.
-    """
-
-    def __init__(self, groups: Iterable[str]) -> None:
+    def __init__(self, groups: Iterable[str] = ()) -> None:
         super().__init__()
         self._places = {name: place for place, name in enumerate(groups, start=1)}
-        self._metrics = nn.ModuleList(MaskIoU() for _ in range(len(self._places) + 1))
+        size = len(self._places) + 1  # the first is the whole split
+        for name in ("intersection", "union", "count"):
+            self.add_state(name, torch.zeros(size, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("iou_sum", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(
         self,
@@ -82,31 +53,32 @@ class GroupedIoU(nn.Module):
         *,
         groups: Iterable[str] = (),
     ) -> None:
-        """Add one mask of shape (H, W), bool, that belongs to some groups."""
-        metrics = self._all()
-        for place in (0, *(self._places[name] for name in groups)):
-            metrics[place].update(prediction, target, ignore)
+        """Add one mask of shape (H, W), or several of one size, shape (..., H, W); bool.
+
+        They belong to some groups.
+        """
+        intersection, union = intersection_and_union(prediction, target, ignore)
+        places = [0, *(self._places[name] for name in groups)]
+        mine = torch.zeros_like(self.count)
+        mine[places] = 1
+        self.intersection = self.intersection + mine * intersection.sum()
+        self.union = self.union + mine * union.sum()
+        self.iou_sum = self.iou_sum + mine * iou(intersection, union).sum()
+        self.count = self.count + mine * intersection.numel()
 
     def compute(self) -> dict[str, Tensor]:
-        """Return ``giou`` and ``ciou``, and ``giou/GROUP`` and ``ciou/GROUP`` where a mask was."""
-        with warnings.catch_warnings():
-            # A group may have no mask in this process, and yet its sums are wanted by the others.
-            warnings.filterwarnings("ignore", message=".*was called before the ``update``.*")
-            whole, *parts = (metric.compute() for metric in self._all())
-        found = dict(whole)
-        for name, values in zip(self._places, parts, strict=True):
-            if not values["giou"].isnan():
-                found |= {f"{metric}/{name}": value for metric, value in values.items()}
+        """Return ``giou`` and ``ciou``, float64 in [0, 1]; NaN if there was no mask.
+
+        And ``giou/GROUP`` and ``ciou/GROUP`` of every group that had one.
+        """
+        giou = self.iou_sum / self.count
+        ciou = self.intersection.double() / (self.union.double() + CIOU_EPSILON)
+        ciou = torch.where(self.count > 0, ciou, torch.nan)
+        found = {"giou": giou[0], "ciou": ciou[0]}
+        for name, place in self._places.items():
+            if self.count[place]:
+                found |= {f"giou/{name}": giou[place], f"ciou/{name}": ciou[place]}
         return found
-
-    def reset(self) -> None:
-        """Begin anew."""
-        for metric in self._all():
-            metric.reset()
-
-    def _all(self) -> list[MaskIoU]:
-        """Return that of all masks first, then one per group."""
-        return cast("list[MaskIoU]", list(self._metrics))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from lens_cache.evaluation import MaskPair, masks_of
 from lens_cache.failure import elsewhere, not_finite
 from lens_cache.frozen import FrozenParts
 from lens_cache.losses import LensLoss, Losses
-from lens_cache.metrics import GroupedIoU
+from lens_cache.metrics import MaskIoU
 from lens_cache.models.lens import LensModel
 from lens_cache.optimizer import build_optimizer, learning_rate_factor
 from lens_cache.store.reader import Store
@@ -53,7 +53,7 @@ class LensModule(LightningModule):
         self._tally = Tally(store.plan)
         self._since_log: Sums | None = None
         kinds = sorted(set(store.plan.queries["kind"].to_pylist()))
-        self.iou = GroupedIoU([*self._tally.datasets, *(f"kind/{kind}" for kind in kinds)])
+        self.iou = MaskIoU([*self._tally.datasets, *(f"kind/{kind}" for kind in kinds)])
 
     def configure_model(self) -> None:
         """Share the weights out where the strategy is to."""

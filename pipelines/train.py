@@ -42,7 +42,7 @@ def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) 
         store_path: A store, complete unless ``batch.incomplete_store`` is ``use``.
         config: The settings.
         resume: Go on from the run's last checkpoint, with the same settings but for
-            ``trainer.max_steps``.
+            ``trainer.max_steps`` and those that no weight depends on.
 
     Raises:
         LensCacheError: If the store or the settings do not fit, or the folder holds another run.
@@ -125,16 +125,25 @@ def _last_checkpoint(folder: Path, config: TrainConfig) -> Path:
             f"resuming {folder}: there is no {CHECKPOINTS}/last.ckpt; train without --resume"
         )
     before = load_config(TrainConfig, folder / CONFIG_FILE)
-    same_length = dataclasses.replace(
-        before,
-        trainer=dataclasses.replace(before.trainer, max_steps=config.trainer.max_steps),
-    )
-    if same_length != config:
+    if _what_counts(before) != _what_counts(config):
         raise ConfigError(
             f"resuming {folder}: the settings differ from those in {folder / CONFIG_FILE}; only "
-            "trainer.max_steps may change, start a new run for anything else"
+            "trainer.max_steps may change, and what no weight depends on (trainer.log_every, "
+            "logger and pictures; batch.loader_workers unless batch.order=stream); start a new "
+            "run for anything else"
         )
     return path
+
+
+def _what_counts(config: TrainConfig) -> TrainConfig:
+    """Return settings without those that a resumed run may change."""
+    trainer = dataclasses.replace(
+        config.trainer, max_steps=1, log_every=1, logger="csv", pictures=0
+    )
+    batch = config.batch
+    if batch.order == "random":
+        batch = dataclasses.replace(batch, loader_workers=0)
+    return dataclasses.replace(config, trainer=trainer, batch=batch)
 
 
 def _fit(

@@ -120,7 +120,7 @@ def test_accumulated_batches_are_one_big_batch(tmp_path, tiny_store, without_dro
     assert_same_training(tmp_path / "big", tmp_path / "four", steps=2)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_train_as_one(tmp_path, tiny_store, without_dropout, strategy):
     batch = {"images": 2, "accumulate": 2, "queries_per_image": 9}
     train(tmp_path / "one", tiny_store, recipe(max_steps=2, batch=batch, **SAME), resume=False)
@@ -134,6 +134,7 @@ def test_two_processes_train_as_one(tmp_path, tiny_store, without_dropout, strat
         torch.testing.assert_close(two.state_dict()[name], weight, atol=2.5e-3, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_go_on_where_they_were_killed(tmp_path, tiny_store, strategy):
     """Behind a mixture, with accumulation and loader processes; killed inside a step."""
@@ -156,6 +157,20 @@ def test_two_processes_go_on_where_they_were_killed(tmp_path, tiny_store, strate
     assert other["global_step"] == 4
     for name, weight in one["state_dict"].items():
         assert torch.equal(other["state_dict"][name], weight), name
+
+
+def test_a_run_goes_on_with_another_number_of_loader_processes(tmp_path, tiny_store):
+    def config(steps, workers):
+        mixture = [{"rate": 2, "datasets": ["coco"]}]
+        batch = {"mixture": mixture, "accumulate": 3, "images": 1, "loader_workers": workers}
+        return recipe(max_steps=steps, batch=batch)
+
+    whole = train(tmp_path / "whole", tiny_store, config(6, 0), resume=False)
+    train(tmp_path / "again", tiny_store, config(2, 2), resume=False)
+    train(tmp_path / "again", tiny_store, config(4, 0), resume=True)
+    again = train(tmp_path / "again", tiny_store, config(6, 1), resume=True)
+    before, after = content(whole.folder)["state_dict"], content(again.folder)["state_dict"]
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
 
 
 @pytest.mark.parametrize("strategy", ["auto", "ddp", "fsdp"])

@@ -126,6 +126,7 @@ def test_a_loss_that_is_not_finite_names_its_questions_and_keeps_them(
     assert len(kept["targets"]["masks"]) == len(kept["queries"])
 
 
+@pytest.mark.slow
 def test_every_process_stops_at_the_loss_of_one(tmp_path, tiny_store):
     source = """
 import torch

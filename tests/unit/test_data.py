@@ -115,3 +115,36 @@ def test_a_store_can_be_sent_to_a_process_that_does_not_fork(tiny_store):
     store.read(0, [0], 4)
     again = pickle.loads(pickle.dumps(store))
     assert torch.equal(again.read(1, [], 4).image_tokens, store.read(1, [], 4).image_tokens)
+
+
+def test_a_loader_process_that_does_not_fork_gets_no_tables(tiny_store):
+    """It opens the store again: what is sent does not grow with the store."""
+    dataset = FeatureDataset(Store(tiny_store), 4, LossConfig())
+    sent = pickle.dumps(dataset)
+    assert len(sent) < 1500
+    draw = Draw(1, tuple(dataset.store.plan.query_range(1)))
+    _, expected, _ = dataset[draw]
+    _, found, _ = pickle.loads(sent)[draw]
+    assert torch.equal(found.image_embedding, expected.image_embedding)
+
+
+def test_every_tensor_of_a_batch_is_pinned(tiny_store, monkeypatch):
+    """There is no GPU here: a copy stands for memory that one can fetch from."""
+    dataset = FeatureDataset(Store(tiny_store), 4, LossConfig(attention_size=16))
+    batch = FeatureDataset.collate([dataset[Draw(1, tuple(dataset.store.plan.query_range(1)))]])
+    pinned = []
+
+    def pin(values):
+        pinned.append(values.clone())
+        return pinned[-1]
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    copy = batch.pin_memory()
+    assert copy.draws == batch.draws
+    features, targets = copy.features, copy.targets
+    assert isinstance(targets.masks, list)
+    mine = [features.prefix, features.image_tokens, features.image_embeddings]
+    mine += [features.texts.tokens, features.texts.owner, features.texts.places]
+    mine += [targets.attention, targets.attention_valid, *targets.masks, *targets.valid]
+    assert {id(values) for values in mine} == {id(values) for values in pinned}
+    assert torch.equal(features.image_tokens, batch.features.image_tokens)

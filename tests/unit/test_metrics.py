@@ -132,3 +132,24 @@ def test_bootstrap_without_masks_is_refused():
         bootstrap([], [], [])
     with pytest.raises(ValueError, match="got 1, 2 and 1"):
         bootstrap([1], [1, 2], ["a"])
+
+
+def test_groups_have_the_scores_of_their_own_masks():
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(6, 2, 5, 7, generator=generator) > 0.5
+    groups = [("a",), ("a", "b"), ("b",), (), ("a",), ("b",)]
+    grouped = MaskIoU(["a", "b", "never"])
+    alone = {name: MaskIoU() for name in ("", "a", "b")}
+    for (prediction, target), names in zip(masks, groups, strict=True):
+        grouped.update(prediction, target, groups=names)
+        for name in ("", *names):
+            alone[name].update(prediction, target)
+    expected = {
+        f"{metric}/{name}".rstrip("/"): value
+        for name, one in alone.items()
+        for metric, value in one.compute().items()
+    }
+    assert grouped.compute() == expected
+    grouped.reset()
+    grouped.update(*masks[0], groups=["b"])
+    assert grouped.compute().keys() == {"giou", "ciou", "giou/b", "ciou/b"}

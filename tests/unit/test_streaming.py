@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import pickle
 import tarfile
 from collections import Counter
 
@@ -173,3 +174,12 @@ def test_damage_stops_the_stream_and_is_named(tmp_path, tar_store, damage):
     with pytest.raises(CorruptShardError, match=r"000001\.tar") as caught:
         list(loader(root))
     assert "\n" not in str(caught.value)
+
+
+def test_a_loader_process_that_does_not_fork_makes_its_own_tables(tar_store):
+    stream = loader(tar_store, start=2).dataset
+    sent = pickle.dumps(stream)
+    assert len(sent) < 3000
+    again = [batch.draws for batch in pickle.loads(sent)]
+    assert again == [batch.draws for batch in stream]
+    assert len(again) == 6
