@@ -119,6 +119,35 @@ class Run:
         return self.config.model.layer
 
 
+def require_frozen_fits(store: Store, frozen: FrozenParts, layer: int, image: int) -> None:
+    """Refuse frozen parts that were not made for a store's features.
+
+    Args:
+        store: The store.
+        frozen: What the model is built from.
+        layer: The layer the head reads.
+        image: Any image, whose features are looked at.
+
+    Raises:
+        StoreMismatchError: If sizes differ; the message names each.
+    """
+    features, sam = store.read(image, (), layer), frozen.sam_architecture
+    tokens, width = features.image_tokens.shape
+    rows, columns = frozen.grid
+    wanted = {
+        "hidden size": frozen.text_config["hidden_size"],
+        "image tokens": rows * columns,
+        "SAM embedding": [sam.transformer_dim, sam.embedding_size, sam.embedding_size],
+    }
+    found = {
+        "hidden size": width,
+        "image tokens": tokens,
+        "SAM embedding": list(features.image_embedding.shape),
+    }
+    advice = f"Run `lens-cache verify {store.root} --repair`: the folder {FROZEN_FOLDER} is another"
+    require_same(store.root, "what the head is built from", found, wanted, advice)
+
+
 def require_same_features(trained: Manifest, found: Manifest, where: Path, layer: int) -> None:
     """Refuse features that differ from those a run was trained on (invariant I5)."""
     for group, fingerprint in found.fingerprints.items():

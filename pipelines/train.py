@@ -21,7 +21,14 @@ from lens_cache.errors import CheckpointError, ConfigError, StoreMismatchError, 
 from lens_cache.failure import FAILED_BATCH, NotFiniteError
 from lens_cache.frozen import FrozenParts
 from lens_cache.optimizer import require_states
-from lens_cache.run import CHECKPOINTS, CONFIG_FILE, Run, begin_run, used_shards
+from lens_cache.run import (
+    CHECKPOINTS,
+    CONFIG_FILE,
+    Run,
+    begin_run,
+    require_frozen_fits,
+    used_shards,
+)
 from lens_cache.store.reader import Store
 from lens_cache.streaming import require_stream
 from lens_cache.training import LensModule
@@ -65,6 +72,7 @@ def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) 
     if resume:
         Run.open(folder).require_features_of(store)
     frozen = store.frozen()
+    require_frozen_fits(store, frozen, layer, store.images(config.batch.split, 1)[0])
     if _is_first_process():
         begin_run(folder, store, frozen)
         record_run(folder, config)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lens_cache.data import evaluation_draws
-from lens_cache.errors import StoreError, TrainingError
+from lens_cache.errors import StoreError, StoreMismatchError, TrainingError
 from lens_cache.run import Run
 from lens_cache.sampling import sources
 from lens_cache.store.manifest import Manifest
@@ -196,6 +196,30 @@ def test_without_its_first_shard_an_unfinished_store_is_refused(incomplete):
     (incomplete / "commits/hidden_states/000000.json").unlink()
     with pytest.raises(StoreError, match="its first shard, which holds the prefix"):
         Store(incomplete, incomplete=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text_config": {"hidden_size": 32}}, "hidden size is 64 in the store and 32 here"),
+        ({"grid": (6, 6)}, "image tokens is 144 in the store and 36 here"),
+        ({"sam_architecture": {"transformer_dim": 32}}, r"SAM embedding is \[64, 16, 16\]"),
+    ],
+)
+def test_a_head_of_other_sizes_is_refused_by_name(
+    tmp_path, tiny_store, monkeypatch, change, message
+):
+    ((name, value),) = change.items()
+    frozen = Store(tiny_store).frozen()
+    if name == "text_config":
+        value = {**frozen.text_config, **value}
+    if name == "sam_architecture":
+        value = dataclasses.replace(frozen.sam_architecture, **value)
+    other = dataclasses.replace(frozen, **{name: value})
+    monkeypatch.setattr(Store, "frozen", lambda self: other)
+    with pytest.raises(StoreMismatchError, match=message):
+        train(tmp_path / "run", tiny_store, recipe(), resume=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_checkpoints_in_a_folder_load_as_usual(watched, tmp_path):
