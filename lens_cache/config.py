@@ -323,6 +323,28 @@ class TrainConfig:
     states, ``released`` what the authors' released code does, ``shapes`` what learns in minutes on
     a CPU with the trained models of the world of shapes, ``tiny`` what learns something with the
     tiny random checkpoints (see ``PRESETS``).
+
+    ``paper`` takes from the paper m = 16, the 3 x 3 neighbourhood, radius 4, lr 5e-5, dice 2 and
+    BCE 4, p = 0.5; from LISA, to which it refers, AdamW (0.9, 0.95) without decay, 100 steps of
+    warm-up and linear decay, clipping at 1, 5,000 steps, up to 3 questions an image, masks compared
+    at image resolution, threshold 0.5; from the authors' code the weight 1 and the 128 x 128
+    square of the attention loss. What differs from them:
+
+    - A step has 2 x 10 images on each device; LISA's 160 are those of 8 devices
+      (``batch.accumulate`` of 80 / N on N).
+    - The mean is over the questions of a whole step, not the mean of the batches' means.
+    - ``batch.mixture`` is empty, since only a store knows its datasets; LISA's is 9 : 3 : 1.
+    - Images are drawn in passes over them, LISA's with replacement.
+    - Weak keypoints are dropped (``model.keypoint_threshold``): in the code, not in the paper.
+    - SAM's mask decoder stays frozen; the paper's figure does not say, the code trains it.
+    - Pixels to be ignored cost nothing; in LISA they count as background.
+    - The peak of the grounding map stays below 1 (``model.peak_headroom``), where the code's clamp
+      lets no gradient through, and no gradient goes through the place of a keypoint.
+    - Weights, optimizer states and coordinates are float32 (the code: bfloat16).
+
+    ``released`` is what the authors' code does, but for the mean over questions, the passes,
+    ignored pixels, the peak, and float32, all as above. Its mixture is 3 : 1 : 1, its step 8 x 4
+    images on each of 8 devices. An epoch of it has 100 steps, and it names the tenth: 1,000 steps.
     """
 
     preset: Literal["paper", "released", "shapes", "tiny"] = "paper"
@@ -353,6 +375,7 @@ PRESETS: dict[str, dict[str, object]] = {
             "gradient_clip": 0.0,
         },
         "batch": {"images": 8, "accumulate": 4},
+        "trainer": {"max_steps": 1000, "validate_every": 100},
         "mask_threshold": 0.6,
     },
     # What the paper states, at the size of the world of shapes: a small square, a high rate, the

@@ -219,6 +219,8 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*transfer_batch_to_device.*")
     warnings.filterwarnings("ignore", message=".*treespec.*")
+    # Our data module is: it goes on behind the batches already seen.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     # Said of a module that is sharded; nothing here writes into what a module returns.
     warnings.filterwarnings("ignore", message=".*returned a view tensor.*")
     # Each loader process knows its own share of a stream.
