@@ -119,20 +119,19 @@ class Run:
         return self.config.model.layer
 
 
-def require_frozen_fits(store: Store, frozen: FrozenParts, layer: int, image: int) -> None:
+def require_frozen_fits(store: Store, frozen: FrozenParts, layer: int) -> None:
     """Refuse frozen parts that were not made for a store's features.
 
     Args:
         store: The store.
         frozen: What the model is built from.
         layer: The layer the head reads.
-        image: Any image, whose features are looked at.
 
     Raises:
         StoreMismatchError: If sizes differ; the message names each.
     """
-    features, sam = store.read(image, (), layer), frozen.sam_architecture
-    tokens, width = features.image_tokens.shape
+    sam, spec = frozen.sam_architecture, store.features.spec
+    tokens, width = spec(f"layer_{layer}/image_tokens").image_shape
     rows, columns = frozen.grid
     wanted = {
         "hidden size": frozen.text_config["hidden_size"],
@@ -142,7 +141,7 @@ def require_frozen_fits(store: Store, frozen: FrozenParts, layer: int, image: in
     found = {
         "hidden size": width,
         "image tokens": tokens,
-        "SAM embedding": list(features.image_embedding.shape),
+        "SAM embedding": list(spec("image_embeddings").image_shape),
     }
     advice = f"Run `lens-cache verify {store.root} --repair`: the folder {FROZEN_FOLDER} is another"
     require_same(store.root, "what the head is built from", found, wanted, advice)

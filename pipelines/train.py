@@ -72,7 +72,7 @@ def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) 
     if resume:
         Run.open(folder).require_features_of(store)
     frozen = store.frozen()
-    require_frozen_fits(store, frozen, layer, store.images(config.batch.split, 1)[0])
+    require_frozen_fits(store, frozen, layer)
     if _is_first_process():
         begin_run(folder, store, frozen)
         record_run(folder, config)

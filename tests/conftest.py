@@ -60,6 +60,20 @@ def s3():
         yield url
 
 
+@pytest.fixture(autouse=True)
+def no_process_group():
+    """End what a training with DDP or FSDP opened in this process.
+
+    Lightning leaves it open, and its address in the environment: a training that another test
+    starts in processes of its own would find the port taken.
+    """
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        os.environ.pop(name, None)
+
+
 @pytest.fixture
 def lens_cache(monkeypatch, capfd):
     """Run the command line in this process; returns exit code, stdout and stderr."""

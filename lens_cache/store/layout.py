@@ -61,6 +61,15 @@ class ArraySpec:
         return self.dimensions[0] == "image"
 
     @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape of an image's values in an array over images, in the model's precision."""
+        if self.code is None:
+            return self.chunk[1:]
+        *tokens, _ = self.chunk[1:]
+        channels = self.code.channels
+        return (channels, *tokens) if self.is_map else (*tokens, channels)
+
+    @property
     def item_bytes(self) -> int:
         """Bytes of one value."""
         return _BYTES[self.dtype]

@@ -124,4 +124,6 @@ def test_maps_and_rows_keep_their_shape(precision):
         assert len(data) == rows * stored.row_bytes
         back = to_tensor(np.frombuffer(data, np.uint8).copy(), stored)
         assert back.is_contiguous()
+        if spec.per_image:
+            assert back.shape == stored.image_shape
         torch.testing.assert_close(back, values, rtol=0.07, atol=0.1)
