@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lens_cache.packing import additive_mask
+
 
 def attend(
     query: Tensor,
@@ -31,10 +33,9 @@ def attend(
     if query.device.type != "cpu" or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(2, 3)
-    if mask is not None and mask.dtype == torch.bool:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    elif mask is not None:
-        scores = scores + mask.to(scores.dtype)
+    if mask is not None:
+        # In place, and a sum: its backward is nothing, that of filling another pass.
+        scores += additive_mask(mask, scores.dtype) if mask.dtype == torch.bool else mask
     # Autocast would run the softmax in float32; the kernel sums in float32 inside anyway.
     with torch.autocast("cpu", enabled=False):
         return scores.softmax(dim=-1).to(value.dtype) @ value

@@ -15,13 +15,26 @@ from lens_cache.config import OptimizerConfig
 from lens_cache.errors import ConfigError
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerConfig) -> Optimizer:
-    """Return AdamW over the parameters that are trained; frozen ones are left out."""
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], settings: OptimizerConfig, *, fused: bool = True
+) -> Optimizer:
+    """Return AdamW over the parameters that are trained; frozen ones are left out.
+
+    Args:
+        parameters: All of a model.
+        settings: The settings.
+        fused: Let one kernel take the step. A loss scale (``16-mixed``) would be undone inside
+            it, too late to clip gradients.
+    """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    kind: Any = torch.optim.AdamW if settings.states == "float32" else _adamw_8bit()
-    optimizer: Optimizer = kind(
-        trained, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay
-    )
+    shared: dict[str, Any] = {
+        "lr": settings.lr,
+        "betas": settings.betas,
+        "weight_decay": settings.weight_decay,
+    }
+    if settings.states == "float32":
+        return torch.optim.AdamW(trained, fused=fused, **shared)
+    optimizer: Optimizer = _adamw_8bit()(trained, **shared)
     return optimizer
 
 

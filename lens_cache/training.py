@@ -162,7 +162,9 @@ class LensModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """Return AdamW over what is trained, with the schedule per optimizer step."""
         settings, steps = self.config.optimizer, self.config.trainer.max_steps
-        optimizer = build_optimizer(self.model.parameters(), settings)
+        optimizer = build_optimizer(
+            self.model.parameters(), settings, fused=self.config.trainer.precision != "16-mixed"
+        )
         schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, settings))
         return {
             "optimizer": optimizer,

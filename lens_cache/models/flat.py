@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lens_cache.attention import attend
-from lens_cache.packing import position_ids, text_mask
+from lens_cache.packing import additive_mask, position_ids, text_mask
 from lens_cache.types import Features
 
 
@@ -129,10 +129,11 @@ class FlatBatch:
             (float64 for double inputs).
         """
         dtype = torch.promote_types(query.dtype, torch.float32)
-        texts = self.split(query)[2].to(dtype)
-        scores = (texts @ self._seen(key.to(dtype), query.shape[1]).transpose(2, 3)) * scale
-        # Not -inf: a row of padding sees no column, and its gradient would be NaN.
-        return scores.masked_fill(~self.text_mask(), torch.finfo(dtype).min)
+        texts = self.split(query)[2].to(dtype) * scale
+        scores = texts @ self._seen(key.to(dtype), query.shape[1]).transpose(2, 3)
+        # Not -inf: padding sees no image, and its gradient would be NaN.
+        scores += additive_mask(self.text_mask(), dtype)
+        return scores
 
     def text_mask(self) -> Tensor:
         """Return what the questions' tokens may attend to, bool, (B, 1, T, P + N + T)."""

@@ -92,12 +92,13 @@ def refine_keypoints(heatmap: Tensor, cells: Tensor) -> Tensor:
     return cells.float() + offset
 
 
-def sample_neighbourhood(features: Tensor, points: Tensor, size: int = 3) -> Tensor:
+def sample_neighbourhood(features: Tensor, points: Tensor, image: Tensor, size: int = 3) -> Tensor:
     """Sample a size x size patch of features around each point, one cell apart (d_N(i)).
 
     Args:
-        features: Image features of each question, shape (Q, H, W, d).
+        features: Features of B images, shape (B, H, W, d).
         points: (x, y) in cells, whole numbers at cell centres, shape (Q, m, 2).
+        image: Image of each question, int64, shape (Q,).
         size: Side p of the patch; its middle lies on the point.
 
     Returns:
@@ -109,17 +110,31 @@ def sample_neighbourhood(features: Tensor, points: Tensor, size: int = 3) -> Ten
     steps = torch.arange(size, device=points.device) - (size - 1) / 2
     offset_y, offset_x = torch.meshgrid(steps, steps, indexing="ij")
     offsets = torch.stack([offset_x, offset_y], dim=-1).flatten(0, 1)
-    wanted = points[:, :, None] + offsets
-    extent = torch.tensor([width - 1, height - 1], device=points.device).clamp(min=1)
-    grid = (2 * wanted / extent - 1).to(dtype)
-    sampled = F.grid_sample(
-        features.permute(0, 3, 1, 2).to(dtype),
-        grid,
-        mode="bilinear",
-        padding_mode="border",
-        align_corners=True,
+    x, y = (points[:, :, None] + offsets).to(dtype).unbind(-1)
+    corners = [
+        ((image[:, None, None] * height + row) * width + column, row_weight * column_weight)
+        for row, row_weight in _neighbours(y, height)
+        for column, column_weight in _neighbours(x, width)
+    ]
+    cells, weights = (torch.stack(each, dim=-1) for each in zip(*corners, strict=True))
+    # A weighted sum of rows; grid_sample would want a copy of its image for each question.
+    sampled = F.embedding_bag(
+        cells.flatten(0, -2),
+        features.to(dtype).flatten(0, 2),
+        per_sample_weights=weights.flatten(0, -2),
+        mode="sum",
     )
-    return sampled.permute(0, 2, 3, 1)
+    return sampled.view(*x.shape, -1)
+
+
+def _neighbours(position: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
+    """Return the cells before and behind a position, int64, each with its share of the value."""
+    inside = position.clamp(0, length - 1)
+    # What is not a number stays so in its share, for the loss to tell, yet names a cell.
+    before = inside.floor().nan_to_num(0).clamp(max=max(length - 2, 0))
+    behind = (before + 1).clamp(max=length - 1)
+    share = inside - before
+    return [(before.long(), 1 - share), (behind.long(), share)]
 
 
 def _divide(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -82,9 +82,12 @@ class LensModel(nn.Module):
         """
         head = self.head(features)
         cells, keypoint_mask = self._find_keypoints(head.grounding_map)
-        batch = len(head.image_features)
-        maps = head.image_features.view(batch, *self.grid, -1)[head.image]
-        neighbourhoods = sample_neighbourhood(maps, cells, self.config.neighbourhood)
+        neighbourhoods = sample_neighbourhood(
+            head.image_features.unflatten(1, self.grid),
+            cells,
+            head.image,
+            self.config.neighbourhood,
+        )
         descriptions, global_description = self.descriptor(
             head.start_of_answer, neighbourhoods, keypoint_mask
         )

@@ -19,12 +19,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 
-from lens_cache.config import BatchConfig, LossConfig
+from lens_cache.config import BatchConfig, LossConfig, OptimizerConfig
 from lens_cache.data import Batch, FeatureDataset, training_loader
 from lens_cache.encoders.benchmark_models import Pair
 from lens_cache.encoders.sam import PIXEL_MEAN, PIXEL_STD
 from lens_cache.losses import LensLoss
 from lens_cache.models.lens import LensModel
+from lens_cache.optimizer import build_optimizer
 from lens_cache.sampling import Draw, DrawSampler, Share, sources
 from lens_cache.store.reader import Store
 from lens_cache.types import ImageFeatures
@@ -52,8 +53,7 @@ class Trainee:
     def __init__(self, model: LensModel, loss: LensLoss, device: str) -> None:
         self.model, self.device = model.to(device).train(), device
         self._loss = loss
-        trained = [weight for weight in model.parameters() if weight.requires_grad]
-        self._optimizer = torch.optim.AdamW(trained, lr=1e-5)
+        self._optimizer = build_optimizer(model.parameters(), OptimizerConfig())
 
     def step(self, batch: Batch) -> None:
         """Take one optimizer step in bfloat16 over float32 weights, as a training does."""

@@ -143,32 +143,44 @@ def test_a_keypoint_on_the_border_stays_near_the_grid():
     assert (refined <= 0).all()
 
 
+ONE = torch.tensor([0])  # one question, on the first image
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_neighbourhood_equals_slow_bilinear_sampling(size):
     rng = np.random.default_rng(0)
-    features = rng.random((2, 5, 7, 3))
-    points = rng.uniform([-1, -1], [7, 5], size=(2, 4, 2))
-    patches = sample_neighbourhood(torch.from_numpy(features), torch.from_numpy(points), size)
-    assert patches.shape == (2, 4, size * size, 3)
+    features, image = rng.random((2, 5, 7, 3)), [1, 0, 1]
+    points = rng.uniform([-1, -1], [7, 5], size=(3, 4, 2))
+    patches = sample_neighbourhood(
+        torch.from_numpy(features), torch.from_numpy(points), torch.tensor(image), size
+    )
+    assert patches.shape == (3, 4, size * size, 3)
     reach = size // 2
     steps = [(x, y) for y in range(-reach, reach + 1) for x in range(-reach, reach + 1)]
-    for q in range(2):
+    for q in range(3):
         for k in range(4):
             for s, (dx, dy) in enumerate(steps):
                 x, y = points[q, k] + [dx, dy]
-                expected = [_bilinear(features[q, :, :, c], x, y) for c in range(3)]
+                expected = [_bilinear(features[image[q], :, :, c], x, y) for c in range(3)]
                 np.testing.assert_allclose(patches[q, k, s], expected, atol=1e-6)
 
 
 def test_a_grid_of_one_cell_can_be_sampled():
-    patches = sample_neighbourhood(torch.ones(1, 1, 1, 2), torch.zeros(1, 1, 2))
+    patches = sample_neighbourhood(torch.ones(1, 1, 1, 2), torch.zeros(1, 1, 2), ONE)
     assert torch.equal(patches, torch.ones(1, 1, 9, 2))
+
+
+def test_a_place_that_is_not_a_number_spoils_its_own_patch_alone():
+    points = torch.tensor([[[torch.nan, 1.0], [1.0, 1.0]]])
+    patches = sample_neighbourhood(torch.ones(1, 3, 3, 2), points, ONE)
+    assert patches[0, 0].isnan().all()
+    assert torch.equal(patches[0, 1], torch.ones(9, 2))
 
 
 def test_features_get_their_gradient():
     features = torch.rand(1, 3, 4, 2, dtype=torch.float64, requires_grad=True)
     points = torch.tensor([[[1.3, 0.6], [2.9, 1.9]]], dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda f: sample_neighbourhood(f, points), features)
+    assert torch.autograd.gradcheck(lambda f: sample_neighbourhood(f, points, ONE), features)
 
 
 def test_no_gradient_flows_into_coordinates():
