@@ -10,7 +10,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -107,6 +107,16 @@ class LensModule(LightningModule):
         if (self.global_step + 1) % self.config.trainer.log_every == 0:
             self._log_more(self._since_log)
             self._since_log = None
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Scale the gradients down to a norm; Lightning itself refuses an AdamW in one kernel."""
+        if gradient_clip_val and not self.trainer.strategy.handles_gradient_accumulation:
+            clip_grad_norm_(self.model.parameters(), gradient_clip_val)
 
     def _log_more(self, sums: Sums) -> None:
         """Log what is noisy in one step, over all steps since the last line, and the gradient."""

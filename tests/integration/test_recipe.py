@@ -173,6 +173,18 @@ def test_a_run_goes_on_with_another_number_of_loader_processes(tmp_path, tiny_st
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("strategy", ["auto", "fsdp"])
+def test_gradients_are_clipped_together(tmp_path, tiny_store, precision, strategy):
+    optimizer, trainer = {"gradient_clip": 0.01}, {"precision": precision, "strategy": strategy}
+    config = recipe(max_steps=1, optimizer=optimizer, devices=1, **trainer)
+    run = train(tmp_path / "run", tiny_store, config, resume=False)
+    assert logged(run.folder, "train/gradient_norm")[0] > 0.1
+    # After one step the first moment is a tenth of the gradient.
+    norm = torch.cat([gradient.flatten() for gradient in gradients(run.folder)]).norm()
+    assert float(norm) == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
 @pytest.mark.parametrize("strategy", ["auto", "ddp", "fsdp"])
 def test_weights_and_states_stay_in_float32_under_bfloat16(tmp_path, tiny_store, strategy):
     config = recipe(max_steps=2, precision="bf16-mixed", devices=1, strategy=strategy)
