@@ -19,11 +19,9 @@ from transformers import AutoModelForImageTextToText
 from lens_cache.encoders.llava import LlavaEncoder
 from lens_cache.encoders.llava_weights import ATTENTION
 from lens_cache.encoders.prompt import LlavaPrompt, quiet
-from lens_cache.encoders.sam import SamEncoder, build_image_encoder, build_sam
-from lens_cache.encoders.sam_checkpoint import PHASE_TWO
+from lens_cache.encoders.sam import SamEncoder, build_image_encoder
 from lens_cache.encoders.shapes_models import shapes_tokenizer
 from lens_cache.encoders.small_llava import LlavaSize, build_processor, llava_config
-from lens_cache.frozen import FrozenParts
 from lens_cache.sam_architecture import SamArchitecture
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -201,20 +199,6 @@ def build_pair(sizes: PairSizes, dtype: torch.dtype, device: str, seed: int = 0)
         sam=SamEncoder(_around_same_weights(plain_sam), sizes.sam, dtype=dtype, device=device),
         layer=sizes.layer,
         configs=(config.vision_config.to_dict(), config.text_config.to_dict()),
-    )
-
-
-def frozen_parts(pair: Pair, sizes: PairSizes, seed: int = 0) -> FrozenParts:
-    """Return what a LENS model without warm start needs of a pair; SAM's decoder is random."""
-    torch.manual_seed(seed)
-    side = sizes.llava.image_side // sizes.llava.patch_size
-    state = build_sam(sizes.sam).state_dict()
-    return FrozenParts(
-        text_config=dict(pair.configs[1]),
-        grid=(side, side),
-        sam_architecture=sizes.sam,
-        decoder_layers={},
-        sam={name: value for name, value in state.items() if name.startswith(PHASE_TWO)},
     )
 
 

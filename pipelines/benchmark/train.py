@@ -6,34 +6,30 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import torch
 
-from lens_cache.config import LossConfig, ModelConfig
+from lens_cache.config import LossConfig
 from lens_cache.data import Batch
 from lens_cache.encoders.benchmark_models import (
     FULL_SIZE,
     TRAIN_CPU_SIZE,
-    Pair,
     PairSizes,
     build_pair,
-    frozen_parts,
 )
 from lens_cache.errors import ConfigError, TrainingError
-from lens_cache.losses import LensLoss
-from lens_cache.models.lens import LensModel
 from lens_cache.store.reader import Store
 from pipelines.benchmark.extract import device_name, weights_bytes
 from pipelines.benchmark.memory import extra_memory
 from pipelines.benchmark.random_features import RandomFeatures, RecordSizes
-from pipelines.benchmark.random_store import LAYER, write_store
-from pipelines.benchmark.train_ways import Trainee, TrainingWay, TrainingWork
+from pipelines.benchmark.random_store import write_store
+from pipelines.benchmark.train_ways import TrainingWay, TrainingWork
+from pipelines.benchmark.trainee import Trainee
 from pipelines.progress import Reporter
-from pipelines.report import Report
 
 # LISA's recipe: 5,000 steps of 160 images.
 LISA_DRAWS = 800_000
@@ -103,36 +99,39 @@ def benchmark_train(
     *,
     full_size: bool,
     device: str,
+    cached: bool = False,
     instructions: int = 8,
-    images: int | None = None,
+    images: int = 4,
     rounds: int = 3,
 ) -> TrainingBenchmark:
-    """Run the three ways in turns.
+    """Run the ways in turns.
 
     Args:
         reporter: Where progress goes.
         full_size: LLaVA-1.5-7B and SAM ViT-H in bfloat16 instead of small models.
         device: Where they run.
+        cached: Only the two that read a store; the frozen models are not needed.
         instructions: Instructions of an image.
         images: Images of a step.
         rounds: Rounds.
 
     Raises:
-        ConfigError: If the full size is asked for without a GPU.
+        ConfigError: If the full size of the frozen models is asked for without a GPU.
         TrainingError: If the cached ways do not compute the same loss.
     """
     on_gpu = torch.device(device).type == "cuda"
-    if full_size and not on_gpu:
+    if full_size and not on_gpu and not cached:
         raise ConfigError(
             "measuring at full size: expected a GPU with 80 GB or more, found none; run it where "
-            "there is one, or without --full-size"
+            "there is one, with --cached (a CPU and 24 GB do), or without --full-size"
         )
     return measure(
         FULL_SIZE if full_size else TRAIN_CPU_SIZE,
         reporter,
         device=device,
+        cached=cached,
         instructions=instructions,
-        images=images or (4 if on_gpu else 1),
+        images=images,
         rounds=rounds,
         steps=8 if on_gpu else 1,
         workers=4 if on_gpu else 0,
@@ -149,13 +148,12 @@ def measure(
     rounds: int,
     steps: int,
     workers: int,
+    cached: bool = False,
 ) -> TrainingBenchmark:
-    """Run the three ways in turns, at any size."""
-    pair = build_pair(sizes, torch.bfloat16, device)
-    frozen = frozen_parts(pair, sizes)
-    config = ModelConfig(layer=LAYER, warm_start=False)
-    trainee = Trainee(LensModel(config, frozen), LensLoss(_LOSS, side=sizes.sam.image_size), device)
-    features = RandomFeatures(_record_sizes(pair, sizes, instructions), 4 * images)
+    """Run the ways in turns, at any size."""
+    pair = None if cached else build_pair(sizes, torch.bfloat16, device)
+    trainee = Trainee(sizes, _LOSS, device)
+    features = RandomFeatures(_record_sizes(sizes, instructions), 4 * images)
     with tempfile.TemporaryDirectory() as scratch:
         write_store(Path(scratch), features, "zarr", shard_size=features.images)
         work = TrainingWork(
@@ -168,7 +166,7 @@ def measure(
             side=sizes.sam.image_size,
         )
         ways = work.ways()
-        error = _loss_difference(trainee, ways[1], ways[2])
+        error = _loss_difference(trainee, *ways[-2:])
         streams = [way.batches() for way in ways]
         extra: list[int | None] = []
         for stream in streams:  # the first step of a way is its warm-up, and tells its memory
@@ -209,10 +207,10 @@ def measure(
     )
 
 
-def _record_sizes(pair: Pair, sizes: PairSizes, instructions: int) -> RecordSizes:
+def _record_sizes(sizes: PairSizes, instructions: int) -> RecordSizes:
     return RecordSizes(
         name=sizes.name,
-        image_tokens=pair.llava.prompt.num_image_tokens,
+        image_tokens=(sizes.llava.image_side // sizes.llava.patch_size) ** 2,
         hidden_size=sizes.llava.width,
         channels=sizes.sam.transformer_dim,
         side=sizes.sam.embedding_size,
@@ -246,36 +244,3 @@ def _timed(trainee: Trainee, batches: Iterator[Batch], steps: int) -> float:
     began = time.perf_counter()
     _run(trainee, batches, steps)
     return time.perf_counter() - began
-
-
-def report(found: TrainingBenchmark) -> Report:
-    """Report a benchmark as a table."""
-    loop, rows, ours = found.ways
-    lines = [
-        f"{found.models}, random weights, bfloat16 over float32, on {found.device} with "
-        f"{found.threads} CPU threads; {found.parameters / 1e6:.0f} M trained parameters, "
-        f"{found.trained_bytes / 1e9:.2f} GB with gradients and optimizer",
-        f"{found.images} images x {found.instructions} instructions a step; median of "
-        f"{found.rounds} rounds, ways in turns",
-        "",
-        f"{'':<12} {'samples/s':>10} {'ratio':>7} {'frozen':>9} {'a step':>9} {'800k draws':>12}",
-    ]
-    for way in found.ways:
-        peak = "?" if way.peak_bytes is None else f"{way.peak_bytes / 1e9:.2f} GB"
-        lines.append(
-            f"{way.name:<12} {way.instructions_per_second:>10.3g} {way.ratio:>6.1f}x "
-            f"{way.frozen_bytes / 1e9:>6.2f} GB {peak:>9} {way.hours:>10,.1f} h"
-        )
-    lines += [
-        "",
-        "in the loop: the whole MLLM for every (image, instruction) and SAM's encoder for every "
-        "image at every draw, as the authors' code does it",
-        "cached rows: features from a store, an instruction a row",
-        "lens-cache:  features from the store, image tokens once for all instructions of an image: "
-        f"{rows.seconds / ours.seconds:.1f}x cached rows, {loop.seconds / ours.seconds:.1f}x in "
-        "the loop",
-        "frozen, a step: memory of frozen models; of a step beside them and the trained modules",
-        f"800k draws: computed from the speed, for LISA's recipe; losses of the two cached ways "
-        f"differ by {found.relative_error:.0e}",
-    ]
-    return Report(asdict(found), "\n".join(lines))

@@ -12,20 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 
-from lens_cache.config import BatchConfig, LossConfig, OptimizerConfig
+from lens_cache.config import BatchConfig, LossConfig
 from lens_cache.data import Batch, FeatureDataset, training_loader
 from lens_cache.encoders.benchmark_models import Pair
 from lens_cache.encoders.sam import PIXEL_MEAN, PIXEL_STD
-from lens_cache.losses import LensLoss
-from lens_cache.models.lens import LensModel
-from lens_cache.optimizer import build_optimizer
 from lens_cache.sampling import Draw, DrawSampler, Share, sources
 from lens_cache.store.reader import Store
 from lens_cache.types import ImageFeatures
@@ -47,36 +44,13 @@ class TrainingWay:
     modules: Sequence[torch.nn.Module] = ()
 
 
-class Trainee:
-    """The LENS modules, their optimizer and their loss; every way takes its steps with them."""
-
-    def __init__(self, model: LensModel, loss: LensLoss, device: str) -> None:
-        self.model, self.device = model.to(device).train(), device
-        self._loss = loss
-        self._optimizer = build_optimizer(model.parameters(), OptimizerConfig())
-
-    def step(self, batch: Batch) -> None:
-        """Take one optimizer step in bfloat16 over float32 weights, as a training does."""
-        self.loss(batch).backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Return eq. 7 of a batch."""
-        features = batch.features.to(self.device, torch.float32)
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
-            answer = self.model(features)
-        total: Tensor = self._loss(answer, batch.targets.to(self.device)).total
-        return total
-
-
 class TrainingWork:
     """Draws from a store of random features, and the three ways to get their batches."""
 
     def __init__(
         self,
         store: Store,
-        pair: Pair,
+        pair: Pair | None,
         loss: LossConfig,
         *,
         images: int,
@@ -88,7 +62,7 @@ class TrainingWork:
 
         Args:
             store: Where the cached ways read.
-            pair: The models of the way without a cache.
+            pair: The models of the way without a cache, which is left out if there are none.
             loss: How masks are compared.
             images: Images of a step.
             instructions: Instructions of an image.
@@ -103,12 +77,12 @@ class TrainingWork:
         self._dataset = FeatureDataset(store, LAYER, loss)
 
     def ways(self) -> list[TrainingWay]:
-        """Return the three ways; the first is what the others are compared with."""
-        return [
-            TrainingWay("in the loop", self._in_the_loop, [self._pair.whole, self._pair.plain_sam]),
-            TrainingWay("cached rows", self._rows),
-            TrainingWay("lens-cache", self._grouped),
-        ]
+        """Return the ways; the first is what the others are compared with."""
+        cached = [TrainingWay("cached rows", self._rows), TrainingWay("lens-cache", self._grouped)]
+        if self._pair is None:
+            return cached
+        loop = partial(self._in_the_loop, self._pair)
+        return [TrainingWay("in the loop", loop, [self._pair.whole, self._pair.plain_sam]), *cached]
 
     def _draws(self) -> DrawSampler:
         return DrawSampler(sources(self._store, self._batch), self._batch, self._share)
@@ -128,22 +102,24 @@ class TrainingWork:
         )
         return iter(loader)
 
-    def _in_the_loop(self) -> Iterator[Batch]:
+    def _in_the_loop(self, pair: Pair) -> Iterator[Batch]:
         for draws in self._draws():
-            rows = zip(_rows_of(draws), self._encode(draws), strict=True)
+            rows = zip(_rows_of(draws), self._encode(pair, draws), strict=True)
             yield FeatureDataset.collate([self._dataset.item(*row) for row in rows])
 
     @torch.no_grad()
-    def _encode(self, draws: Sequence[Draw]) -> list[ImageFeatures]:
+    def _encode(self, pair: Pair, draws: Sequence[Draw]) -> list[ImageFeatures]:
         """Run MLLM and SAM as the authors' code does; one entry for every instruction."""
-        pair, prompt = self._pair, self._pair.llava.prompt
+        prompt = pair.llava.prompt
         device, dtype = pair.llava.device, pair.sam.dtype
         squares = [self._square(draw.image) for draw in draws]
         pixels = [pair.llava.pixels(square) for square in squares]
         shared = [*prompt.prefix_ids, *[prompt.image_token_id] * prompt.num_image_tokens]
         counts = [len(draw.queries) for draw in draws]
         ids = [
-            torch.tensor([*shared, *self._text(query)]) for draw in draws for query in draw.queries
+            torch.tensor([*shared, *self._text(pair, query)])
+            for draw in draws
+            for query in draw.queries
         ]
         each = [pixel for pixel, count in zip(pixels, counts, strict=True) for _ in range(count)]
         hidden = pair.whole(
@@ -177,9 +153,9 @@ class TrainingWork:
         rng = np.random.default_rng(image)
         return rng.integers(0, 256, (self._side, self._side, 3), dtype=np.uint8)
 
-    def _text(self, query: int) -> list[int]:
+    def _text(self, pair: Pair, query: int) -> list[int]:
         """Return as many random token ids as the store has rows for the query."""
-        words = len(self._pair.llava.prompt.processor.tokenizer)
+        words = len(pair.llava.prompt.processor.tokenizer)
         length = len(self._store.questions.token_ids[query])
         found: list[int] = np.random.default_rng(query).integers(5, words, length).tolist()
         return found

@@ -74,29 +74,32 @@ def benchmark_store(
 @app.command("train")
 def benchmark_train(
     instructions: Annotated[int, typer.Option(min=1, help="Instructions per image.")] = 8,
-    images: Annotated[
-        int | None, typer.Option(min=1, help="Images of a step; 1, or 4 on a GPU, if not given.")
-    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Images of a step.")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are shown.")] = 3,
     full_size: Annotated[
         bool, typer.Option("--full-size", help="LLaVA-1.5-7B and SAM ViT-H, random, on a GPU.")
+    ] = False,
+    cached: Annotated[
+        bool,
+        typer.Option("--cached", help="Only what reads a store; at full size it needs 24 GB."),
     ] = False,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Compare a training from a cache with one that runs the frozen models; random weights."""
-    from pipelines.benchmark import train as measured
+    from pipelines.benchmark import train, train_report
 
     with open_bars() as bars:
-        found = measured.benchmark_train(
+        found = train.benchmark_train(
             bars,
             full_size=full_size,
             device=device or default_device(),
+            cached=cached,
             instructions=instructions,
             images=images,
             rounds=rounds,
         )
-    show(measured.report(found), as_json)
+    show(train_report.report(found), as_json)
 
 
 @app.command("precision")

@@ -13,6 +13,7 @@ from pipelines.benchmark import precision as precisions
 from pipelines.benchmark import train as benchmark
 from pipelines.benchmark.random_features import RandomFeatures, RecordSizes
 from pipelines.benchmark.random_store import write_store
+from pipelines.benchmark.train_report import report
 from pipelines.benchmark.train_ways import TrainingWork
 from tests.stores import Quiet
 from tests.unit.test_benchmark import SMALL
@@ -57,7 +58,7 @@ def test_the_loop_runs_the_models_that_an_extraction_runs(work):
     pair = work._pair
     loop = next(work.ways()[0].batches())
     draw = loop.draws[0]
-    texts = [work._text(draw.queries[0])]
+    texts = [work._text(pair, draw.queries[0])]
     found = pair.llava.encode(work._square(draw.image), texts)
     torch.testing.assert_close(
         loop.features.image_tokens[0], found.image_tokens[pair.layer], rtol=1e-3, atol=1e-5
@@ -86,9 +87,20 @@ def test_speeds_follow_from_seconds():
         assert way.ratio == pytest.approx(loop.seconds / way.seconds)
         assert way.hours == pytest.approx(800_000 * way.seconds / 3600)
     assert loop.frozen_bytes > 0 == ours.frozen_bytes
-    text = benchmark.report(found).text
+    text = report(found).text
     assert f"{loop.seconds / ours.seconds:.1f}x in the loop" in text
-    assert json.loads(json.dumps(benchmark.report(found).document))["ways"][2]["hours"] > 0
+    assert json.loads(json.dumps(report(found).document))["ways"][2]["hours"] > 0
+
+
+def test_the_cached_ways_alone_need_no_frozen_models(monkeypatch):
+    monkeypatch.setattr(benchmark, "build_pair", None)
+    found = small(cached=True)
+    assert [way.name for way in found.ways] == ["cached rows", "lens-cache"]
+    rows, ours = found.ways
+    assert (rows.ratio, rows.frozen_bytes) == (1, 0)
+    text = report(found).text
+    assert f"{rows.seconds / ours.seconds:.1f}x cached rows" in text
+    assert "in the loop" not in text
 
 
 def test_ways_that_compute_other_losses_are_a_defect(monkeypatch):
