@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,8 @@ import yaml
 from lens_cache.errors import ConfigError
 from lens_cache.sweep import load_sweep, row_settings
 
-ABLATIONS = Path(__file__).parents[2] / "configs/sweeps/ablations.yaml"
+SWEEPS = Path(__file__).parents[2] / "configs/sweeps"
+ABLATIONS = SWEEPS / "ablations.yaml"
 GOOD = {
     "name": "small",
     "splits": ["test", "val"],
@@ -96,6 +98,27 @@ def test_the_ablations_are_those_of_the_paper():
     assert [(p.giou, p.ciou) for p in rows["LENS"].paper.values()] == [(56.5, 57.3), (61.4, 65.3)]
     assert settings["late layer"].model.layer == 4
     assert {s.model.layer for s in settings.values()} == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("file", "varied"),
+    [
+        ("layers.yaml", {"layer", "attention_rows"}),
+        ("keypoints.yaml", {"max_keypoints", "nms_radius", "neighbourhood"}),
+    ],
+)
+def test_the_other_sweeps_vary_what_they_are_for(file, varied):
+    sweep = load_sweep(SWEEPS / file)
+    first, *others = (row_settings(sweep, row) for row in sweep.rows)
+    for config in others:
+        assert dataclasses.replace(config, model=first.model) == first
+    different = {
+        field.name
+        for field in dataclasses.fields(first.model)
+        for config in others
+        if getattr(config.model, field.name) != getattr(first.model, field.name)
+    }
+    assert different == varied
 
 
 def test_presets_keep_their_science_and_take_the_sizes_of_the_base():
