@@ -10,6 +10,7 @@ SEEDS ?=
 STEPS ?=
 JOBS ?=
 SECONDS ?=
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -54,8 +55,8 @@ evaluate: $(STAMP)  ## Measure RUN= on a SPLIT= of STORE=.
 	  echo "make evaluate: give RUN=, STORE= and SPLIT=" >&2; exit 2; }
 	@$(BIN)/lens-cache evaluate '$(RUN)' --store '$(STORE)' --split '$(SPLIT)'
 
-test: check  ## Lint, types and every test but the slow ones.
-	@$(PYTEST) -m "not slow and not full_size"
+test: check  ## Lint, types and every test but the slow ones, in WORKERS= (2) processes.
+	@$(PYTEST) -n '$(WORKERS)' --dist loadfile -m "not slow and not full_size"
 
 test-fast: $(STAMP)  ## The unit tests.
 	@$(PYTEST) -q tests/unit
