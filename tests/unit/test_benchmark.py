@@ -13,7 +13,7 @@ from lens_cache.errors import ConfigError, ExtractionError
 from lens_cache.estimate import decoder_flops, sam_flops, vision_flops
 from pipelines.benchmark import extract as benchmark
 from pipelines.benchmark import measurement
-from pipelines.benchmark.memory import extra_memory
+from pipelines.benchmark.memory import extra_memory, ready_memory
 from pipelines.benchmark.ways import Work
 from tests.stores import Quiet
 
@@ -163,3 +163,9 @@ def test_full_size_wants_a_gpu():
 def test_memory_that_is_taken_and_given_back_counts():
     taken = extra_memory(lambda: torch.ones(64 << 18).sum().item(), "cpu")
     assert taken is None or 60 << 20 < taken < 100 << 20
+
+
+def test_memory_that_was_freed_before_counts_for_the_work_that_takes_it():
+    ready_memory(64 << 20)
+    taken = extra_memory(lambda: torch.ones(6 << 20).sum().item(), "cpu")
+    assert taken is None or taken > 20 << 20
