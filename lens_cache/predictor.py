@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lens_cache.config import TrainConfig
-from lens_cache.datasets.instructions import is_long, question
+from lens_cache.datasets.questions import is_long, question
 from lens_cache.encoders.llava import LlavaEncoder
 from lens_cache.encoders.resolve import Encoders
 from lens_cache.encoders.sam import SamEncoder
 from lens_cache.errors import ConfigError
-from lens_cache.evaluation import threshold_logit
-from lens_cache.geometry import image_to_square, logits_to_image
-from lens_cache.preparation import with_overrides
-from lens_cache.run import Run, Which
-from lens_cache.store.manifest import require_same
-from lens_cache.types import Features, ImageFeatures
+from lens_cache.evaluation.mask_pairs import threshold_logit
+from lens_cache.features.types import Features, ImageFeatures
+from lens_cache.images.geometry import image_to_square, logits_to_image
+from lens_cache.store.manifest import require_same, with_overrides
+from lens_cache.training.run import Run, Which, autocast
 
 
 @dataclass(frozen=True)
@@ -125,11 +122,3 @@ class LensPredictor:
                 )
             ]
         )
-
-
-def autocast(config: TrainConfig, device: str) -> AbstractContextManager[object]:
-    """Return the precision that a run was trained in, for inference."""
-    names = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-    dtype = names.get(config.trainer.precision)
-    kind = torch.device(device).type
-    return torch.autocast(kind, dtype=dtype or torch.bfloat16, enabled=dtype is not None)

@@ -10,7 +10,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from lens_cache.config_file import to_yaml
+from lens_cache.config.load import to_yaml
 
 PACKAGES = (
     "lens-cache",

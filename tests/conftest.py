@@ -8,11 +8,11 @@ import hypothesis
 import pytest
 import torch
 
-from lens_cache.encoders.tiny import write_tiny_checkpoints
+from lens_cache.toy.random_checkpoints import write_tiny_checkpoints
 from pipelines import cli
-from tests.pictures import write_coco
-from tests.s3 import BUCKET, environment, filesystem, s3_server
-from tests.stores import extracted, settings
+from tests.support.pictures import write_coco
+from tests.support.s3 import BUCKET, environment, filesystem, s3_server
+from tests.support.stores import extracted, settings
 
 torch.set_num_threads(1)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol, TypeGuard
 
-from lens_cache.data_config import DataConfig
+from lens_cache.config.data import DataConfig
 from lens_cache.errors import DatasetError
-from lens_cache.masks import Rle
+from lens_cache.images.masks import Rle
 
 Kind = Literal["class", "referring", "plural", "reasoning"]
 Length = Literal["short", "long"]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lens_cache.data_config import DataConfig
+from lens_cache.config.data import DataConfig
 from lens_cache.datasets.base import (
     ImageRecord,
     Rejected,
@@ -26,14 +26,9 @@ from lens_cache.datasets.base import (
     is_text,
     relative_path,
 )
-from lens_cache.datasets.coco_masks import (
-    CocoImage,
-    build_queries,
-    instance_areas,
-    panoptic_areas,
-)
-from lens_cache.datasets.instructions import clean_class_name
+from lens_cache.datasets.coco_masks import CocoImage, build_queries, instance_areas, panoptic_areas
 from lens_cache.datasets.json_files import read_lists
+from lens_cache.datasets.questions import clean_class_name
 from lens_cache.errors import ConfigError, DatasetError
 
 LISTS = ("images", "annotations", "categories")

@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lens_cache import masks
 from lens_cache.datasets.base import QueryRecord, Rejected, brief, relative_path
-from lens_cache.datasets.targets import check_not_empty, check_size, mask_from_segmentation
+from lens_cache.datasets.mask_parsing import check_not_empty, check_size, mask_from_segmentation
 from lens_cache.errors import one_line
-from lens_cache.images import MAX_PIXELS
-from lens_cache.masks import Rle
+from lens_cache.images import masks
+from lens_cache.images.decode import MAX_PIXELS
+from lens_cache.images.masks import Rle
 
 
 @dataclass(frozen=True)

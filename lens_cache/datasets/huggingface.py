@@ -14,8 +14,7 @@ from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
-from lens_cache import masks
-from lens_cache.data_config import ColumnsConfig, DataConfig
+from lens_cache.config.data import ColumnsConfig, DataConfig
 from lens_cache.datasets.base import (
     ImageRecord,
     Kind,
@@ -29,12 +28,13 @@ from lens_cache.datasets.base import (
 )
 from lens_cache.datasets.huggingface_files import find_tables
 from lens_cache.datasets.huggingface_masks import mask_from_value
-from lens_cache.datasets.instructions import is_long
-from lens_cache.datasets.targets import check_not_empty
+from lens_cache.datasets.mask_parsing import check_not_empty
+from lens_cache.datasets.questions import is_long
 from lens_cache.errors import ConfigError, DatasetError, LensCacheError, one_line
-from lens_cache.images import image_size
-from lens_cache.picture_files import read_picture_file, row_path, stored_bytes
-from lens_cache.table_files import table_file
+from lens_cache.images import masks
+from lens_cache.images.decode import image_size
+from lens_cache.images.files import read_picture_file, row_path, stored_bytes
+from lens_cache.images.tables import table_file
 
 # How the columns of the sets on the Hub are called, the likeliest first.
 _USUAL = {

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from lens_cache.errors import DatasetError, one_line
-from lens_cache.table_files import SUFFIXES
+from lens_cache.images.tables import SUFFIXES
 
 _NUMBERED = re.compile(r"(?P<stem>.+?)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
 _SPLIT = re.compile(r"(train|val|dev|test|eval)\w*", re.IGNORECASE)

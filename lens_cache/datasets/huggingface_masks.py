@@ -7,16 +7,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from lens_cache import masks
 from lens_cache.datasets.base import brief, relative_path
-from lens_cache.datasets.targets import (
+from lens_cache.datasets.mask_parsing import (
     check_size,
     mask_from_file,
     mask_from_polygons,
     mask_from_rle,
 )
-from lens_cache.masks import Rle
-from lens_cache.picture_files import stored_bytes
+from lens_cache.images import masks
+from lens_cache.images.files import stored_bytes
+from lens_cache.images.masks import Rle
 
 
 def mask_from_value(value: Any, root: Path, height: int, width: int) -> Rle:

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
-from lens_cache import masks
-from lens_cache.data_config import DataConfig
+from lens_cache.config.data import DataConfig
 from lens_cache.datasets.base import (
     ImageRecord,
     Kind,
@@ -33,16 +32,17 @@ from lens_cache.datasets.base import (
     is_text,
     relative_path,
 )
-from lens_cache.datasets.instructions import is_long
-from lens_cache.datasets.targets import (
+from lens_cache.datasets.mask_parsing import (
     check_not_empty,
     mask_from_file,
     mask_from_polygons,
     mask_from_rle,
 )
+from lens_cache.datasets.questions import is_long
 from lens_cache.errors import DatasetError, LensCacheError, one_line
-from lens_cache.images import image_size
-from lens_cache.masks import Rle
+from lens_cache.images import masks
+from lens_cache.images.decode import image_size
+from lens_cache.images.masks import Rle
 
 _KEYS = ("image", "instruction", "mask", "split", "ignore", "kind", "length", "topic")
 

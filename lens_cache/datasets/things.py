@@ -11,9 +11,9 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
-from lens_cache.datasets.targets import mask_from_rle
+from lens_cache.datasets.mask_parsing import mask_from_rle
 from lens_cache.errors import DatasetError, one_line
-from lens_cache.masks import Rle
+from lens_cache.images.masks import Rle
 
 SCENES_FILE = "scenes.jsonl"
 

@@ -14,13 +14,12 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import LlavaModel
 
-from lens_cache.encoders.llava_weights import load_config, load_model
+from lens_cache.encoders.llava_checkpoint import load_config, load_model
+from lens_cache.encoders.llava_prompt import LlavaPrompt
 from lens_cache.encoders.packed_decoder import PackedDecoder, States
-from lens_cache.encoders.prompt import LlavaPrompt
-from lens_cache.encoders.vision_tower import end_tower, image_features
+from lens_cache.encoders.transfer import Transfer
 from lens_cache.errors import ConfigError
-from lens_cache.packing import chunks, row_groups
-from lens_cache.transfer import Transfer
+from lens_cache.features.packing import chunks, row_groups
 
 # Questions packed into one forward hold at most so many tokens, padding included (unless one alone
 # is longer): the attention mask grows with the square.
@@ -247,3 +246,22 @@ class LlavaEncoder:
             image_tokens={n: states.index_select(0, begins) for n, states in images.items()},
             text_tokens=words,
         )
+
+
+def end_tower(model: Any) -> None:
+    """Drop the layers of a ``LlavaModel``'s tower behind those that the projector reads.
+
+    LLaVA-1.5 reads the last layer but one.
+    """
+    tower, config = model.vision_tower, model.config
+    depth = len(tower.encoder.layers)
+    read = config.vision_feature_layer
+    places = [place % (depth + 1) for place in ([read] if isinstance(read, int) else read)]
+    tower.encoder.layers = tower.encoder.layers[: max(places)]
+    config.vision_feature_layer = places[0] if isinstance(read, int) else places
+
+
+def image_features(model: Any, pixels: Tensor) -> Tensor:
+    """Return what stands for B images in the language model's input, shape (B, N, d)."""
+    output = model.get_image_features(pixel_values=pixels.to(model.dtype))
+    return torch.stack(list(output.pooler_output))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
-from lens_cache.attention import attend_packed
+from lens_cache.features.attention import attend_packed
 
 PACKED_ATTENTION = "lens_cache_packed"
 PREFIX_ATTENTION = "lens_cache_prefix"

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from lens_cache.encoders.packed_attention import BEHIND_PREFIX_ATTENTION, PREFIX_ATTENTION
-from lens_cache.packing import additive_mask, block_mask, pack_ids, position_ids
-from lens_cache.transfer import Transfer
+from lens_cache.encoders.transfer import Transfer
+from lens_cache.features.packing import additive_mask, block_mask, pack_ids, position_ids
 
 # Per tapped layer.
 States = dict[int, Tensor]

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lens_cache.config import ExtractConfig
-from lens_cache.encoders import llava_weights, sam_checkpoint
+from lens_cache.config.extract import ExtractConfig
+from lens_cache.encoders import llava_checkpoint as llava_weights
+from lens_cache.encoders import sam_checkpoint
 from lens_cache.encoders.checkpoints import resolve_file, resolve_folder, weights_digest
 from lens_cache.encoders.llava import MAX_TEXT_TOKENS
-from lens_cache.encoders.prompt import LlavaPrompt
+from lens_cache.encoders.llava_prompt import LlavaPrompt
 from lens_cache.errors import ConfigError
-from lens_cache.sam_architecture import SamArchitecture
+from lens_cache.features.sam_architecture import SamArchitecture
 
 # Raise it when a change to this package changes the bytes of a group for the same models.
 EXTRACTION_VERSION = {"hidden_states": 2, "image_embeddings": 1}

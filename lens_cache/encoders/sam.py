@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from lens_cache.encoders.sam_attention import replace_attention
 from lens_cache.encoders.sam_checkpoint import load_state, load_strictly, read_architecture
-from lens_cache.geometry import resized_size
-from lens_cache.sam_architecture import MASK_DECODER_HEADS, SamArchitecture
-from lens_cache.transfer import Transfer
+from lens_cache.encoders.transfer import Transfer
+from lens_cache.features.sam_architecture import MASK_DECODER_HEADS, SamArchitecture
+from lens_cache.images.geometry import resized_size
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)

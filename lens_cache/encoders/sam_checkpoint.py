@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lens_cache.errors import CheckpointError, one_line
-from lens_cache.sam_architecture import SamArchitecture
+from lens_cache.features.sam_architecture import SamArchitecture
 
 PHASE_TWO = ("prompt_encoder.", "mask_decoder.")
 _BROKEN_FILE = (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError)

@@ -13,9 +13,9 @@ import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
-from lens_cache.attention import attend
 from lens_cache.errors import CheckpointError
-from lens_cache.sam_architecture import MASK_DECODER_HEADS, SamArchitecture
+from lens_cache.features.attention import attend
+from lens_cache.features.sam_architecture import MASK_DECODER_HEADS, SamArchitecture
 
 
 class PromptedDecoder(nn.Module):

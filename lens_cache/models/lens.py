@@ -12,19 +12,15 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
-from lens_cache.config import ModelConfig
+from lens_cache.config.train import ModelConfig
 from lens_cache.errors import CheckpointError, ConfigError
-from lens_cache.frozen import FrozenParts
-from lens_cache.geometry import grid_to_normalised
+from lens_cache.features.frozen_parts import FrozenParts
+from lens_cache.features.types import Features, Segmentation
+from lens_cache.images.geometry import grid_to_normalised
 from lens_cache.models.decoder import PromptedDecoder
 from lens_cache.models.descriptor import DescriptorModel
 from lens_cache.models.head import SegmentationHead
-from lens_cache.models.keypoints import (
-    refine_keypoints,
-    sample_neighbourhood,
-    select_keypoints,
-)
-from lens_cache.types import Features, Segmentation
+from lens_cache.models.keypoints import refine_keypoints, sample_neighbourhood, select_keypoints
 
 
 class LensModel(nn.Module):

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lens_cache.plan import Plan
+from lens_cache.plan.plan import Plan
 from lens_cache.store.layout import QUESTIONS_FILE, ArraySpec, Group, Questions, is_prefix
 from lens_cache.store.manifest import Manifest
-
-PLAN_FOLDER = "plan"
+from lens_cache.store.paths import PLAN_FOLDER
 
 
 @dataclass(frozen=True, eq=False)

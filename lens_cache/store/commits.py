@@ -12,7 +12,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lens_cache.store.files import crc32c_of_file, read_json, write_json
+from lens_cache.store.io.files import crc32c_of_file, read_json, write_json
 from lens_cache.store.layout import GROUPS, QUESTIONS_FILE, Group
 
 # The commit that vouches for everything outside the feature groups.
@@ -62,39 +62,6 @@ class Commit:
         return cls(**document)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Quarantine:
-    """One image that a group could not extract.
-
-    Attributes:
-        group: The feature group.
-        image_id: The image.
-        path: Its path below the dataset's root.
-        stage: ``read``, ``model`` or ``crash`` (the worker process died on it).
-        reason: One line.
-    """
-
-    group: str
-    image_id: str
-    path: str
-    stage: str
-    reason: str
-
-    def save(self, root: Path) -> None:
-        """Write the record."""
-        path = quarantine_path(root, self.group, self.image_id)
-        write_json(root, path, dataclasses.asdict(self))
-
-    @classmethod
-    def load(cls, path: Path) -> Quarantine:
-        """Read a record.
-
-        Raises:
-            StoreError: If it is missing or unreadable.
-        """
-        return cls(**read_json(path, purpose="reading a quarantine record"))
-
-
 def shared_files(root: Path) -> list[Path]:
     """Return the files of a store that belong to no shard and never change once written."""
     metadata = [path for group in GROUPS for path in (root / group).rglob("zarr.json")]
@@ -122,17 +89,8 @@ def committed_shards(root: Path, group: Group) -> set[int]:
     return {int(path.stem) for path in (root / "commits" / group).glob("*.json")}
 
 
-def quarantined(root: Path, group: Group) -> dict[str, Quarantine]:
-    """Return the quarantine records of a group by image id."""
-    records = map(Quarantine.load, quarantine_paths(root, group))
-    return {record.image_id: record for record in records}
-
-
-def quarantine_paths(root: Path, group: str) -> list[Path]:
-    """Return the files of a group's quarantine records."""
-    return sorted((root / "quarantine" / group).glob("*.json"))
-
-
-def quarantine_path(root: Path, group: str, image_id: str) -> Path:
-    """Return where an image's quarantine record lies, if it has one."""
-    return root / "quarantine" / group / f"{image_id}.json"
+def missing_shards(root: Path, num_shards: int) -> dict[str, list[int]]:
+    """Return per group the shards that have no commit record."""
+    return {
+        group: sorted(set(range(num_shards)) - committed_shards(root, group)) for group in GROUPS
+    }

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Protocol
 
 from lens_cache.store.catalogue import Catalogue
-from lens_cache.store.commits import Quarantine
-from lens_cache.store.features import FeatureReader
+from lens_cache.store.feature_reader import FeatureReader
 from lens_cache.store.layout import ArraySpec, Group
 from lens_cache.store.manifest import Manifest
-from lens_cache.store.sample_writer import SampleShardWriter
-from lens_cache.store.samples import prefix_path, tar_path
-from lens_cache.store.tar_reader import SampleReader
-from lens_cache.store.writer import GroupShardWriter
-from lens_cache.store.zarr import write_metadata
-from lens_cache.store.zarr_reader import ZarrReader
+from lens_cache.store.quarantine import Quarantine
+from lens_cache.store.webdataset.reader import SampleReader
+from lens_cache.store.webdataset.samples import prefix_path, tar_path
+from lens_cache.store.webdataset.writer import SampleShardWriter
+from lens_cache.store.zarr.metadata import write_metadata
+from lens_cache.store.zarr.reader import ZarrReader
+from lens_cache.store.zarr.writer import GroupShardWriter
 
 
 class GroupWriter(Protocol):

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lens_cache.config import Dtype, Precision
+from lens_cache.config.fields import Dtype, Precision
 from lens_cache.errors import StoreError
 from lens_cache.store.precision import TokenCode
 
@@ -253,3 +253,11 @@ def in_precision(array: ArraySpec, precision: Precision) -> ArraySpec:
         dimensions=(*names, "byte"),
         code=code,
     )
+
+
+def shard_images(num_images: int, shard_size: int) -> list[range]:
+    """Return the image indices of every shard."""
+    return [
+        range(start, min(start + shard_size, num_images))
+        for start in range(0, num_images, shard_size)
+    ]

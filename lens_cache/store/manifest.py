@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lens_cache.config import PrecisionConfig, StoreFormat
+from lens_cache.config.extract import ExtractConfig, PrecisionConfig
+from lens_cache.config.fields import StoreFormat
+from lens_cache.config.load import override_config
 from lens_cache.errors import StoreError, StoreMismatchError
-from lens_cache.store.files import read_json, write_json
-from lens_cache.store.layout import GROUPS, ArraySpec, Group, in_precision, is_prefix
+from lens_cache.store.io.files import (
+    read_json,
+    write_json,
+)
+from lens_cache.store.io.remote import is_remote, plain_errors
+from lens_cache.store.layout import (
+    GROUPS,
+    ArraySpec,
+    Group,
+    in_precision,
+    is_prefix,
+)
+from lens_cache.store.paths import MANIFEST_FILE
 from lens_cache.store.precision import TokenCode
-from lens_cache.store.remote import is_remote, plain_errors
 
-MANIFEST_FILE = "manifest.json"
 FORMAT = "lens-cache store"
 FORMAT_VERSION = 1
 
@@ -161,3 +172,8 @@ def _short(value: object) -> str:
     """Return a value for a message; digests are cut."""
     text = str(value)
     return text if len(text) <= 80 else text[:16] + "..."
+
+
+def with_overrides(manifest: Manifest, overrides: Iterable[str] = ()) -> ExtractConfig:
+    """Return the settings a store was made with, paths absolute, with ``a.b=value`` on top."""
+    return override_config(ExtractConfig, manifest.config, overrides, source="the store's settings")

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lens_cache.config import Dtype
+from lens_cache.config.fields import Dtype
 
 _STEPS = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 _LARGEST = {"fp8": torch.finfo(torch.float8_e4m3fn).max, "int8": 127.0}

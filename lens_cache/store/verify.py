@@ -10,23 +10,17 @@ from pathlib import Path
 from typing import cast
 
 from lens_cache.errors import LensCacheError, one_line
-from lens_cache.plan import Plan
+from lens_cache.plan.plan import Plan
 from lens_cache.store.catalogue import Catalogue
-from lens_cache.store.commits import (
-    SHARED,
-    Commit,
-    ObjectRecord,
-    Quarantine,
-    committed_shards,
-    quarantine_paths,
-)
-from lens_cache.store.features import FeatureReader
-from lens_cache.store.files import crc32c, crc32c_of_file, reason
+from lens_cache.store.commits import SHARED, Commit, ObjectRecord, committed_shards, missing_shards
+from lens_cache.store.feature_reader import FeatureReader
 from lens_cache.store.formats import arrays_of_objects, open_features
-from lens_cache.store.layout import GROUPS, Group
+from lens_cache.store.io.files import crc32c, crc32c_of_file, reason
+from lens_cache.store.io.remote import plain_errors
+from lens_cache.store.layout import GROUPS, Group, shard_images
 from lens_cache.store.manifest import Manifest
-from lens_cache.store.reader import PLAN_FOLDER, missing_shards, shard_images
-from lens_cache.store.remote import plain_errors
+from lens_cache.store.paths import PLAN_FOLDER
+from lens_cache.store.quarantine import Quarantine, quarantine_paths
 
 
 @dataclass(frozen=True, kw_only=True)

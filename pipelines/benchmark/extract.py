@@ -10,12 +10,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lens_cache.encoders.benchmark_models import CPU_SIZE, FULL_SIZE, PairSizes, build_pair
 from lens_cache.errors import ConfigError, ExtractionError
-from lens_cache.estimate import measure_flops_per_second
-from pipelines.benchmark.measurement import CPU, Benchmark, Measurement
+from lens_cache.extraction.estimate import measure_flops_per_second
+from pipelines.benchmark.extract_report import CPU, Benchmark, Measurement
+from pipelines.benchmark.extract_ways import Features, Way, Work
 from pipelines.benchmark.memory import extra_memory
-from pipelines.benchmark.ways import Features, Way, Work
+from pipelines.benchmark.models import CPU_SIZE, FULL_SIZE, PairSizes, build_pair
 from pipelines.progress import Reporter
 
 # Largest ||ours - plain|| / ||plain||; beyond it the ways do not compute the same thing.

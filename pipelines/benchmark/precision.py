@@ -11,15 +11,15 @@ from typing import get_args
 
 import torch
 
-from lens_cache.config import Precision
-from lens_cache.store.files import folder_size
-from lens_cache.store.reader import Store
-from lens_cache.types import ImageFeatures
+from lens_cache.config.fields import Precision
+from lens_cache.features.types import ImageFeatures
+from lens_cache.store.io.files import folder_size
+from lens_cache.store.store import Store
 from pipelines.benchmark.random_features import FULL_SIZE, SMALL_SIZE, RandomFeatures
 from pipelines.benchmark.random_store import LAYER, write_store
-from pipelines.convert import convert
+from pipelines.extraction.convert import convert
 from pipelines.progress import Reporter
-from pipelines.report import Report
+from pipelines.reports.report import Report
 
 _SHARD_SIZE = 16
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lens_cache.store.files import crc32c
+from lens_cache.store.io.files import crc32c
 from lens_cache.store.values import plain_bytes
 
 SHORTEST, LONGEST = 20, 40  # tokens of a question

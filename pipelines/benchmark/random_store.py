@@ -9,22 +9,23 @@ import numpy as np
 import pyarrow as pa
 
 import lens_cache
-from lens_cache import masks
-from lens_cache.config import StoreFormat
-from lens_cache.plan import Plan
-from lens_cache.plan_files import IMAGES, QUARANTINE, QUERIES
-from lens_cache.store.catalogue import PLAN_FOLDER, Catalogue
-from lens_cache.store.files import write_bytes
+from lens_cache.config.fields import StoreFormat
+from lens_cache.images import masks
+from lens_cache.plan.plan import Plan
+from lens_cache.plan.schema import IMAGES, QUARANTINE, QUERIES
+from lens_cache.store.catalogue import Catalogue
 from lens_cache.store.formats import open_writers, write_array_metadata
+from lens_cache.store.io.files import write_bytes
 from lens_cache.store.layout import (
     GROUPS,
     QUESTIONS_FILE,
     Questions,
     hidden_state_arrays,
     image_embedding_array,
+    shard_images,
 )
 from lens_cache.store.manifest import Manifest
-from lens_cache.store.reader import shard_images
+from lens_cache.store.paths import PLAN_FOLDER
 from lens_cache.store.values import plain_bytes
 from pipelines.benchmark.random_features import RandomFeatures
 

@@ -22,12 +22,7 @@ from pipelines.benchmark.random_features import (
     Record,
     RecordSizes,
 )
-from pipelines.benchmark.store_peers import (
-    LitData,
-    MosaicStreaming,
-    SafetensorsFiles,
-    WebDataset,
-)
+from pipelines.benchmark.store_peers import LitData, MosaicStreaming, SafetensorsFiles, WebDataset
 from pipelines.benchmark.store_report import Measurement, Speed, StoreBenchmark
 from pipelines.benchmark.store_ways import (
     SHUFFLE_BUFFER,
@@ -38,7 +33,7 @@ from pipelines.benchmark.store_ways import (
     Raw,
     Way,
 )
-from pipelines.cost import require_space
+from pipelines.extraction.dry_run import require_space
 from pipelines.progress import Reporter
 
 WAYS: tuple[type[Way], ...] = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from pipelines.report import Report
+from pipelines.reports.report import Report
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,9 @@ import zarr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lens_cache.config import StoreFormat
-from lens_cache.store.reader import Store
-from lens_cache.store.tar_stream import SampleStream
+from lens_cache.config.fields import StoreFormat
+from lens_cache.store.store import Store
+from lens_cache.store.webdataset.stream import SampleStream
 from pipelines.benchmark.random_features import PARTS, RandomFeatures, Record
 from pipelines.benchmark.random_store import LAYER, write_store
 

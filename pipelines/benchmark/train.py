@@ -13,22 +13,16 @@ from pathlib import Path
 
 import torch
 
-from lens_cache.config import LossConfig
-from lens_cache.data import Batch
-from lens_cache.encoders.benchmark_models import (
-    FULL_SIZE,
-    TRAIN_CPU_SIZE,
-    PairSizes,
-    build_pair,
-)
+from lens_cache.config.train import LossConfig
 from lens_cache.errors import ConfigError, TrainingError
-from lens_cache.store.reader import Store
+from lens_cache.store.store import Store
+from lens_cache.training.data import Batch
 from pipelines.benchmark.extract import device_name, weights_bytes
 from pipelines.benchmark.memory import extra_memory
+from pipelines.benchmark.models import FULL_SIZE, TRAIN_CPU_SIZE, PairSizes, build_pair
 from pipelines.benchmark.random_features import RandomFeatures, RecordSizes
 from pipelines.benchmark.random_store import write_store
-from pipelines.benchmark.train_ways import TrainingWay, TrainingWork
-from pipelines.benchmark.trainee import Trainee
+from pipelines.benchmark.train_ways import Trainee, TrainingWay, TrainingWork
 from pipelines.progress import Reporter
 
 # LISA's recipe: 5,000 steps of 160 images.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from pipelines.benchmark.train import TrainingBenchmark
-from pipelines.report import Report
+from pipelines.reports.report import Report
 
 
 def report(found: TrainingBenchmark) -> Report:

@@ -16,16 +16,24 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 
-from lens_cache.config import BatchConfig, LossConfig
-from lens_cache.data import Batch, FeatureDataset, training_loader
-from lens_cache.encoders.benchmark_models import Pair
+from lens_cache.config.train import BatchConfig, LossConfig, ModelConfig, OptimizerConfig
 from lens_cache.encoders.sam import PIXEL_MEAN, PIXEL_STD
-from lens_cache.sampling import Draw, DrawSampler, Share, sources
-from lens_cache.store.reader import Store
-from lens_cache.types import ImageFeatures
+from lens_cache.encoders.sam_checkpoint import PHASE_TWO
+from lens_cache.features.frozen_parts import FrozenParts
+from lens_cache.features.types import ImageFeatures
+from lens_cache.models.decoder import build_sam_modules
+from lens_cache.models.lens import LensModel
+from lens_cache.store.store import Store
+from lens_cache.toy.small_llava import llava_config
+from lens_cache.training.data import Batch, FeatureDataset, training_loader
+from lens_cache.training.losses import LensLoss
+from lens_cache.training.optimizer import build_optimizer
+from lens_cache.training.sampling import Draw, DrawSampler, Share, sources
+from pipelines.benchmark.models import Pair, PairSizes
 from pipelines.benchmark.random_store import LAYER
 
 
@@ -174,3 +182,45 @@ class _Rows(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         return (_rows_of(draws) for draws in self._batches)
+
+
+class Trainee:
+    """The LENS modules, their optimizer and their loss; every way takes its steps with them."""
+
+    def __init__(self, sizes: PairSizes, loss: LossConfig, device: str) -> None:
+        model = LensModel(ModelConfig(layer=LAYER, warm_start=False), frozen_parts(sizes))
+        self.model, self.device = model.to(device).train(), device
+        self._loss = LensLoss(loss, side=sizes.sam.image_size)
+        self._optimizer = build_optimizer(model.parameters(), OptimizerConfig())
+
+    def step(self, batch: Batch) -> None:
+        """Take one optimizer step in bfloat16 over float32 weights, as a training does."""
+        self.loss(batch).backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return eq. 7 of a batch."""
+        features = batch.features.to(self.device, torch.float32)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
+            answer = self.model(features)
+        total: Tensor = self._loss(answer, batch.targets.to(self.device)).total
+        return total
+
+
+def frozen_parts(sizes: PairSizes, seed: int = 0) -> FrozenParts:
+    """Return what a LENS model without warm start needs of a LLaVA and a SAM of these sizes."""
+    torch.manual_seed(seed)
+    side = sizes.llava.image_side // sizes.llava.patch_size
+    modules = zip(PHASE_TWO, build_sam_modules(sizes.sam), strict=True)
+    return FrozenParts(
+        text_config=llava_config(sizes.llava, num_tokens=1).text_config.to_dict(),
+        grid=(side, side),
+        sam_architecture=sizes.sam,
+        decoder_layers={},
+        sam={
+            f"{prefix}{name}": value
+            for prefix, module in modules
+            for name, value in module.state_dict().items()
+        },
+    )

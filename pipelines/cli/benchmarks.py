@@ -30,7 +30,7 @@ def benchmark_extract(
 ) -> None:
     """Compare an extraction with running everything for every instruction; random weights."""
     from pipelines.benchmark.extract import benchmark_extract as measure
-    from pipelines.benchmark.measurement import report
+    from pipelines.benchmark.extract_report import report
 
     with open_bars() as bars:
         found = measure(

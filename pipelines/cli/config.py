@@ -20,8 +20,9 @@ def show_config(
     as_json: Json = False,
 ) -> None:
     """Print settings with every default written out."""
-    from lens_cache.config import ExtractConfig, TrainConfig
-    from lens_cache.config_file import load_config, to_tree, to_yaml
+    from lens_cache.config.extract import ExtractConfig
+    from lens_cache.config.load import load_config, to_tree, to_yaml
+    from lens_cache.config.train import TrainConfig
 
     chosen: type[Any] = ExtractConfig if kind == "extract" else TrainConfig
     settings = load_config(chosen, config, overrides or ())

@@ -20,7 +20,7 @@ def tiny_checkpoints(
     seed: Annotated[int, typer.Option(help="Decides the weights.")] = 0,
 ) -> None:
     """Write small random LLaVA and SAM checkpoints in the real formats, to try things with."""
-    from lens_cache.encoders.tiny import write_tiny_checkpoints
+    from lens_cache.toy.random_checkpoints import write_tiny_checkpoints
 
     write_tiny_checkpoints(folder, seed)
     print(f"wrote {folder / 'llava'} and {folder / 'sam.pth'}")
@@ -38,7 +38,7 @@ def shapes(
     seed: Annotated[int, typer.Option(min=0, help="Decides the pictures.")] = 0,
 ) -> None:
     """Draw a world of shapes with instructions and exact masks, in the jsonl layout."""
-    from lens_cache.datasets.shapes.files import write_world
+    from lens_cache.toy.world import write_world
 
     counts = {"train": train, "val": val, "test": test, "hard": hard}
     with open_bars() as bars:
@@ -112,9 +112,9 @@ def check(
 
     Exit code 1 if a set that was asked for is missing or broken.
     """
-    from lens_cache.datasets.lisa.check import check_folder
-    from pipelines.check_report import folder_check
-    from pipelines.planning import on_ray
+    from lens_cache.plan.lisa_check import check_folder
+    from pipelines.cli.data_report import folder_check
+    from pipelines.extraction.ray_planning import on_ray
 
     wanted = [name for text in sets or () for name in text.split(",") if name]
     with open_bars() as bars:

@@ -55,8 +55,7 @@ def demo(
 
     With --data the way goes over photographs, with tiny random models; it shows only that it works.
     """
-    from pipelines import demo as shapes
-    from pipelines import photographs
+    from pipelines.demo import photographs, shapes
 
     if split is not None and data is None:
         raise ConfigError("the demo: --split (SPLIT= for make) goes with --data (DATA=)")

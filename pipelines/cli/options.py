@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def store_location(text: str) -> Path:
     """Read a store's place: a folder or a URL."""
-    from lens_cache.store.remote import store_path
+    from lens_cache.store.io.remote import store_path
 
     return store_path(text)
 

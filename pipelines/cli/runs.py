@@ -22,10 +22,10 @@ from pipelines.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from lens_cache.run import Run
-    from lens_cache.sweep import SweepConfig
-    from pipelines.baselines import Baselines
-    from pipelines.sweep import Outcome
+    from lens_cache.config.sweep import SweepConfig
+    from lens_cache.evaluation.baseline_scores import Baselines
+    from lens_cache.training.run import Run
+    from pipelines.sweeps.sweep import Outcome
 
 app = typer.Typer()
 Seeds = Annotated[int, typer.Option(min=1, help="Each row is trained with seeds 0 to N - 1.")]
@@ -46,9 +46,9 @@ def train(
     ] = False,
 ) -> None:
     """Fit head, keypoints and descriptor from a store; no frozen model is loaded."""
-    from lens_cache.config import TrainConfig
-    from lens_cache.config_file import load_config
-    from pipelines.train import train as fit
+    from lens_cache.config.load import load_config
+    from lens_cache.config.train import TrainConfig
+    from pipelines.training.train import train as fit
 
     if resume and config is None and (run / "config.yaml").exists():
         config = run / "config.yaml"
@@ -72,9 +72,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure gIoU and cIoU on a split; write tables, samples and pictures."""
-    from lens_cache.store.reader import Store
-    from pipelines import report
-    from pipelines.evaluate import evaluate as measure
+    from lens_cache.store.store import Store
+    from pipelines.evaluation.evaluate import evaluate as measure
+    from pipelines.evaluation.report import evaluation as report_evaluation
 
     with open_bars() as bars:
         found = measure(
@@ -88,7 +88,7 @@ def evaluate(
             device=device or default_device(),
             progress=bars.progress,
         )
-    show(report.evaluation(found), as_json)
+    show(report_evaluation(found), as_json)
 
 
 @app.command()
@@ -105,8 +105,8 @@ def sweep(
 
     Run it again after any interruption: what is finished is not done again.
     """
-    from lens_cache.sweep import load_sweep
-    from pipelines.sweep import run_sweep
+    from lens_cache.config.sweep import load_sweep
+    from pipelines.sweeps.sweep import run_sweep
 
     config = load_sweep(file)
     with open_bars(_HOURS) as bars:
@@ -128,9 +128,9 @@ def ablations(
     as_json: Json = False,
 ) -> None:
     """Draw the world of shapes, extract it, and run the paper's ablations on it."""
-    from lens_cache.sweep import load_sweep
-    from pipelines.ablations import ablate
-    from pipelines.extract import on_ray
+    from lens_cache.config.sweep import load_sweep
+    from pipelines.extraction.runners import on_ray
+    from pipelines.sweeps.ablations import ablate
 
     rows = load_sweep(config)
     with open_bars(_HOURS) as bars:
@@ -147,7 +147,7 @@ def _show_sweep(
     as_json: bool,
     lines: Baselines | None = None,
 ) -> None:
-    from pipelines.sweep_report import write_report
+    from pipelines.sweeps.report import write_report
 
     show(write_report(config, outcome, out, lines), as_json)
     if outcome.failures:
@@ -166,7 +166,7 @@ def segment(
     as_json: Json = False,
 ) -> None:
     """Segment one image by one instruction: a mask PNG and a picture of how it came about."""
-    from pipelines.segment import segment as answer
+    from pipelines.evaluation.segment import segment as answer
 
     found = answer(
         image,
@@ -185,6 +185,6 @@ def _cores() -> int:
 
 
 def _open_run(folder: Path) -> Run:
-    from lens_cache.run import Run
+    from lens_cache.training.run import Run
 
     return Run.open(folder)

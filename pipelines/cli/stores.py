@@ -34,11 +34,12 @@ def plan(
     address: Address = None,
 ) -> None:
     """List every image and query of the data, without any model."""
-    from lens_cache.config import ExtractConfig
-    from lens_cache.config_file import load_config
-    from pipelines.extract import QUARANTINE_TABLE, plan_store
-    from pipelines.planning import on_ray
-    from pipelines.set_aside import set_aside_lines
+    from lens_cache.config.extract import ExtractConfig
+    from lens_cache.config.load import load_config
+    from lens_cache.store.paths import QUARANTINE_TABLE
+    from pipelines.extraction.extract import plan_store
+    from pipelines.extraction.ray_planning import on_ray
+    from pipelines.extraction.set_aside import set_aside_lines
 
     settings = load_config(ExtractConfig, config, overrides or ())
     with open_bars() as bars:
@@ -84,20 +85,24 @@ def extract(
 
     Run it again after any interruption: it goes on where it stopped.
     """
-    from lens_cache.config import ExtractConfig
-    from lens_cache.config_file import load_config
-    from pipelines import cost, planning, report
-    from pipelines import extract as phase
-    from pipelines.rate import duration
+    from lens_cache.config.extract import ExtractConfig
+    from lens_cache.config.load import load_config
+    from pipelines.extraction import dry_run as cost
+    from pipelines.extraction import extract as phase
+    from pipelines.extraction import ray_planning as planning
+    from pipelines.extraction.duration import duration
+    from pipelines.extraction.report import dry_run as report_dry_run
+    from pipelines.extraction.report import extraction as report_extraction
+    from pipelines.extraction.runners import on_ray as phase_on_ray
 
     settings = load_config(ExtractConfig, config, overrides or ())
     with open_bars() as bars:
         if dry_run:
             found = cost.dry_run(store, settings, bars, planning.on_ray(address))
             time = duration(store, found, settings, gpus=gpus, told=rate)
-            show(report.dry_run(found, time), as_json)
+            show(report_dry_run(found, time), as_json)
             return
-        runner = phase.on_ray(address)
+        runner = phase_on_ray(address)
         summary = phase.extract(
             store,
             settings,
@@ -108,15 +113,15 @@ def extract(
             retry_quarantined=retry_quarantined,
             force=force,
         )
-    show(report.extraction(store, summary), as_json)
+    show(report_extraction(store, summary), as_json)
 
 
 @app.command()
 def inspect(store: StorePath, as_json: Json = False) -> None:
     """Say what is in a store."""
-    from pipelines import report
+    from pipelines.extraction.report import inspection as report_inspection
 
-    show(report.inspection(store), as_json)
+    show(report_inspection(store), as_json)
 
 
 @app.command()
@@ -135,8 +140,8 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check every byte of a store; with --recompute also against the plain models."""
-    from pipelines import report
-    from pipelines.verify import check, repair_store
+    from pipelines.extraction.report import verification as report_verification
+    from pipelines.extraction.verify import check, repair_store
 
     with open_bars() as bars:
         if repair:
@@ -149,7 +154,7 @@ def verify(
             device=device or default_device(),
             progress=bars.progress,
         )
-    show(report.verification(store, result), as_json)
+    show(report_verification(store, result), as_json)
     if not result.good:
         raise typer.Exit(1)
 
@@ -178,8 +183,8 @@ def convert(
 
     Run it again after any interruption: it goes on where it stopped.
     """
-    from pipelines import report
-    from pipelines.convert import convert as go
+    from pipelines.extraction.convert import convert as go
+    from pipelines.extraction.report import conversion as report_conversion
 
     with open_bars() as bars:
         done = go(
@@ -190,7 +195,7 @@ def convert(
             hidden_states=hidden_states,
             image_embeddings=image_embeddings,
         )
-    show(report.conversion(store, dest, done), as_json)
+    show(report_conversion(store, dest, done), as_json)
 
 
 @app.command()
@@ -204,9 +209,9 @@ def probe(
     as_json: Json = False,
 ) -> None:
     """Rank the cached layers by how well their attention points at the masks, without training."""
-    from lens_cache.store.reader import Store
-    from pipelines.probe import probe as measure
-    from pipelines.probe_report import probe_report
+    from lens_cache.evaluation.probe import probe as measure
+    from lens_cache.store.store import Store
+    from pipelines.evaluation.probe_report import probe_report
 
     with open_bars() as bars:
         found = measure(

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lens_cache.datasets.shapes.questions import Question, caption, sample_questions
-from lens_cache.datasets.shapes.scene import Scene
+from lens_cache.encoders.llava_prompt import LlavaPrompt
 from lens_cache.encoders.packed_attention import PACKED_ATTENTION
-from lens_cache.encoders.prompt import LlavaPrompt
-from lens_cache.encoders.shapes_models import SHAPES_LLAVA, shapes_processor, to_pixels
-from lens_cache.encoders.small_llava import save_llava
-from lens_cache.packing import PADDING, additive_mask, block_mask, position_ids
+from lens_cache.features.packing import PADDING, additive_mask, block_mask, position_ids
+from lens_cache.toy.questions import Question, caption, sample_questions
+from lens_cache.toy.scene import Scene
+from lens_cache.toy.small_llava import save_llava
+from lens_cache.toy.trained_models import SHAPES_LLAVA, shapes_processor, to_pixels
 from pipelines.pretraining.scenes import Scenes
 from pipelines.pretraining.tower import patches
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from lens_cache.datasets.shapes.scene import SIDE
-from lens_cache.datasets.shapes.vocabulary import WORDS
 from lens_cache.encoders.sam import build_sam
-from lens_cache.encoders.shapes_models import SHAPES_LLAVA, SHAPES_SAM, shapes_tokenizer
-from lens_cache.encoders.small_llava import build_llava
 from lens_cache.errors import ConfigError
+from lens_cache.toy.scene import SIDE
+from lens_cache.toy.small_llava import build_llava
+from lens_cache.toy.trained_models import SHAPES_LLAVA, SHAPES_SAM, shapes_tokenizer
+from lens_cache.toy.vocabulary import WORDS
 from pipelines.pretraining import llava, sam
 from pipelines.pretraining.scenes import write_scenes
 from pipelines.pretraining.stage import Processes, Schedule, Stage, fit, run_in_processes

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lens_cache.losses import dice_loss
+from lens_cache.training.losses import dice_loss
 from pipelines.pretraining.scenes import Scenes
 
 FILE = "sam.pth"

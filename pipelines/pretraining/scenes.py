@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lens_cache.datasets.shapes.drawing import sample_picture
-from lens_cache.datasets.shapes.scene import SIDE, STANDARD, Rules, Scene, Thing
+from lens_cache.toy.drawing import sample_picture
+from lens_cache.toy.scene import SIDE, STANDARD, Rules, Scene, Thing
 
 # Seeds apart from those of every world that is written to disk for LENS.
 SEEDS = {"easy": 101, "train": 102, "val": 103}

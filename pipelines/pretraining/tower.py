@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lens_cache.datasets.shapes.language import ALL_LOOKS
-from lens_cache.datasets.shapes.scene import COLOURS, SHAPES, SIZES, Scene
-from lens_cache.encoders.shapes_models import SHAPES_LLAVA, to_pixels
+from lens_cache.toy.language import ALL_LOOKS
+from lens_cache.toy.scene import COLOURS, SHAPES, SIZES, Scene
+from lens_cache.toy.trained_models import SHAPES_LLAVA, to_pixels
 from pipelines.pretraining.scenes import Scenes
 
 FILE = "tower.safetensors"

@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines import cli
-from tests.pictures import colours, encoded
-from tests.stores import contents, copied, flip
+from tests.support import REPOSITORY
+from tests.support.pictures import colours, encoded
+from tests.support.stores import contents, copied, flip
 
-HERE = Path(__file__).parents[2]
 COMMANDS = [
     [],
     ["plan"],
@@ -76,9 +76,9 @@ def sets(coco, checkpoints, **more):
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory, tiny_store):
     """A run of one step; do not write into it."""
-    from lens_cache.config import TrainConfig
-    from lens_cache.config_file import load_config
-    from pipelines.train import train
+    from lens_cache.config.load import load_config
+    from lens_cache.config.train import TrainConfig
+    from pipelines.training.train import train
 
     folder = tmp_path_factory.mktemp("runs") / "run"
     overrides = ["trainer.max_steps=1", "trainer.accelerator=cpu", "trainer.precision=32-true"]
@@ -104,7 +104,7 @@ def test_help_and_version_are_light():
             "print('LOADED', sorted(heavy & set(sys.modules)))\n"
         )
         done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, cwd=HERE
+            [sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY
         )
         assert "LOADED []" in done.stdout, done.stdout + done.stderr
 
@@ -290,7 +290,12 @@ def test_a_world_of_shapes_is_drawn_and_read(lens_cache, fails, tmp_path):
     sizes = ["--train", 3, "--val", 0, "--test", 0, "--hard", 1]
     code, out, _ = lens_cache("data", "shapes", tmp_path / "w", *sizes)
     assert (code, out) == (0, f"{tmp_path / 'w'} holds 3 train, 0 val, 0 test, 1 hard\n")
-    words = ["-c", HERE / "configs/extract/shapes.yaml", "--set", f"data.root={tmp_path / 'w'}"]
+    words = [
+        "-c",
+        REPOSITORY / "configs/extract/shapes.yaml",
+        "--set",
+        f"data.root={tmp_path / 'w'}",
+    ]
     code, out, _ = lens_cache("plan", tmp_path / "s", *words)
     assert code == 0
     assert out.startswith("planned 4 images and ")
@@ -318,8 +323,8 @@ def test_extracting_from_the_command_line_to_json(
         [sys.executable, "-c", START, "extract", str(tmp_path / "s"), *map(str, words), "--json"],
         capture_output=True,
         text=True,
-        cwd=HERE,
-        env={**os.environ, "PYTHONPATH": str(HERE)},
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["shards_extracted"] == 3

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 from lens_cache.errors import LensCacheError
-from lens_cache.store.reader import Store
+from lens_cache.store.store import Store
 from lens_cache.store.verify import verify_store
-from pipelines.extract import run_in_process
-from pipelines.verify import repair_store
+from pipelines.extraction.runners import run_in_process
+from pipelines.extraction.verify import repair_store
 from tests.faults.processes import Extraction, commits, descendants, title, workers_of
 from tests.faults.world import COMMITS, SHARD
-from tests.stores import Quiet, copied, flip, stamps
+from tests.support.stores import Quiet, copied, flip, stamps
 
 
 class Impossible(Exception):

@@ -8,7 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-HERE = Path(__file__).parents[2]
+from tests.support import REPOSITORY
+
 SITE = Path(__file__).parent / "site"
 # Long enough for a machine with other work; nothing is asserted of it.
 PATIENCE = 900
@@ -16,7 +17,7 @@ PATIENCE = 900
 
 def environment(**faults):
     """Return the variables under which a process is spoilt; see ``site/sitecustomize.py``."""
-    path = os.pathsep.join([str(SITE), str(HERE)])
+    path = os.pathsep.join([str(SITE), str(REPOSITORY)])
     return {"PYTHONPATH": path, "LENS_FAULTS": json.dumps(faults), "OMP_NUM_THREADS": "1"}
 
 
@@ -43,7 +44,7 @@ class Extraction:
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **environment(**(faults or {"slow": 0.05}))},
-                cwd=HERE,
+                cwd=REPOSITORY,
                 start_new_session=True,
             )
 

@@ -9,12 +9,12 @@ import signal
 
 import pytest
 
-from pipelines.verify import repair_store
+from pipelines.extraction.verify import repair_store
 from tests.faults import injections
 from tests.faults.processes import Extraction, commits, environment, workers_of
 from tests.faults.soak import FAULTS, Raylets, attempt
 from tests.faults.world import IMAGES, SHARD, make_world
-from tests.stores import Quiet, copied, flip
+from tests.support.stores import Quiet, copied, flip
 
 SHARDS = IMAGES // SHARD
 

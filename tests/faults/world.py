@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lens_cache.data_config import DataConfig
-from lens_cache.encoders.tiny import write_tiny_checkpoints
-from tests.pictures import box_polygon, colours, encoded
-from tests.stores import contents, extracted, settings
+from lens_cache.config.data import DataConfig
+from lens_cache.toy.random_checkpoints import write_tiny_checkpoints
+from tests.support.pictures import box_polygon, colours, encoded
+from tests.support.stores import contents, extracted, settings
 
 IMAGES, SHARD = 30, 3
 COMMITS = 2 * IMAGES // SHARD  # of both groups

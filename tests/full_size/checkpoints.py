@@ -20,7 +20,7 @@ from transformers import (
     LlavaProcessor,
 )
 
-from lens_cache.encoders.tiny import write_tiny_checkpoints
+from lens_cache.toy.random_checkpoints import write_tiny_checkpoints
 
 # Layers 14 and 15 start the head; what comes behind them is never needed.
 LAST_NEEDED_LAYER = 15

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from lens_cache.config import ExtractConfig
-from lens_cache.config_file import load_config
-from lens_cache.extraction import ShardExtractor
-from pipelines.extract import extract
-from pipelines.ledger import Ledger
+from lens_cache.config.extract import ExtractConfig
+from lens_cache.config.load import load_config
+from lens_cache.extraction.extractor import ShardExtractor
+from pipelines.extraction.extract import extract
+from pipelines.extraction.ledger import Ledger
 
 
 class Silent:

@@ -11,11 +11,11 @@ import torch
 import zarr
 
 import lens_cache
-from lens_cache.store.reader import Store
+from lens_cache.store.store import Store
 from tests.full_size.checkpoints import write_full_size
+from tests.support import REPOSITORY
 
 pytestmark = pytest.mark.full_size
-REPOSITORY = Path(__file__).parents[2]
 PHOTOGRAPHS = Path(lens_cache.__file__).parent / "assets" / "photographs"
 
 

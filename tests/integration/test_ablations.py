@@ -1,12 +1,12 @@
 import pytest
 import yaml
 
+from lens_cache.config.sweep import load_sweep
 from lens_cache.errors import ConfigError
-from lens_cache.store.reader import Store
-from lens_cache.sweep import load_sweep
-from pipelines.ablations import ablate, layers_of
-from pipelines.extract import run_in_process
-from tests.stores import Quiet, stamps
+from lens_cache.store.store import Store
+from pipelines.extraction.runners import run_in_process
+from pipelines.sweeps.ablations import ablate, layers_of
+from tests.support.stores import Quiet, stamps
 
 BASE = [
     "preset=tiny",

@@ -13,15 +13,26 @@ import torch
 import webdataset
 
 from lens_cache.errors import ConfigError, CorruptShardError, StoreError, StoreMismatchError
-from lens_cache.store.commits import Commit, Quarantine, commit_path
+from lens_cache.store.commits import Commit, commit_path
 from lens_cache.store.manifest import Manifest
-from lens_cache.store.reader import Store
+from lens_cache.store.quarantine import Quarantine
+from lens_cache.store.store import Store
 from lens_cache.store.verify import verify_store
-from pipelines.convert import convert
-from pipelines.extract import plan_store, run_in_process
-from pipelines.verify import repair_store
+from pipelines.extraction.convert import convert
+from pipelines.extraction.extract import plan_store
+from pipelines.extraction.runners import run_in_process
+from pipelines.extraction.verify import repair_store
 from tests.integration.test_extraction import own_data, photos, truncated
-from tests.stores import Quiet, assert_same, contents, copied, extracted, flip, settings, stamps
+from tests.support.stores import (
+    Quiet,
+    assert_same,
+    contents,
+    copied,
+    extracted,
+    flip,
+    settings,
+    stamps,
+)
 
 
 def with_format(config, name="webdataset"):
@@ -166,9 +177,9 @@ def test_equal_content_is_equal_bytes_and_nothing_is_a_pickle(tmp_path, tiny_sto
 KILLED_AGAIN_AND_AGAIN = """
 import itertools, os, sys
 from pathlib import Path
-from tests.stores import Quiet, extracted, settings
+from tests.support.stores import Quiet, extracted, settings
 from tests.integration.test_convert import with_format
-from pipelines.convert import convert
+from pipelines.extraction.convert import convert
 real = Path.rename
 def work(): {work}
 for left in {lefts}:

@@ -15,11 +15,10 @@ import torch
 import zarr
 from PIL import Image
 
-from lens_cache.data_config import DataConfig
+from lens_cache.config.data import DataConfig
 from lens_cache.encoders.llava import LlavaEncoder
 from lens_cache.encoders.packed_decoder import PackedDecoder
 from lens_cache.encoders.sam import SamEncoder
-from lens_cache.encoders.tiny import write_tiny_checkpoints
 from lens_cache.errors import (
     CheckpointError,
     ConfigError,
@@ -28,22 +27,24 @@ from lens_cache.errors import (
     StoreError,
     StoreMismatchError,
 )
-from lens_cache.extraction import ShardExtractor
-from lens_cache.geometry import image_to_square
-from lens_cache.images import content_id, read_image
-from lens_cache.preparation import with_overrides
-from lens_cache.recompute import recompute
-from lens_cache.store.commits import Quarantine, commit_path, quarantined
-from lens_cache.store.files import read_json, write_json, writer_lock
-from lens_cache.store.manifest import Manifest
-from lens_cache.store.reader import Store
+from lens_cache.extraction.extractor import ShardExtractor
+from lens_cache.extraction.recompute import recompute
+from lens_cache.images.decode import content_id, read_image
+from lens_cache.images.geometry import image_to_square
+from lens_cache.store.commits import commit_path
+from lens_cache.store.io.files import read_json, write_json, writer_lock
+from lens_cache.store.manifest import Manifest, with_overrides
+from lens_cache.store.quarantine import Quarantine, quarantined
+from lens_cache.store.store import Store
 from lens_cache.store.verify import verify_store
-from lens_cache.store.writer import GroupShardWriter
-from pipelines.cost import dry_run
-from pipelines.extract import plan_store, run_in_process
-from pipelines.verify import check, repair_store
-from tests.pictures import box_polygon, colours, encoded, rotated, write_coco
-from tests.stores import (
+from lens_cache.store.zarr.writer import GroupShardWriter
+from lens_cache.toy.random_checkpoints import write_tiny_checkpoints
+from pipelines.extraction.dry_run import dry_run
+from pipelines.extraction.extract import plan_store
+from pipelines.extraction.runners import run_in_process
+from pipelines.extraction.verify import check, repair_store
+from tests.support.pictures import box_polygon, colours, encoded, rotated, write_coco
+from tests.support.stores import (
     Quiet,
     assert_same,
     contents,
@@ -356,7 +357,7 @@ def no_memory_for_the_prefix(monkeypatch):
             return real(self, prefix_ids)
 
         monkeypatch.setattr(PackedDecoder, "_run_prefix", run_prefix)
-        monkeypatch.setattr("lens_cache.memory._PAUSES_SECONDS", (0.0, 0.0))
+        monkeypatch.setattr("lens_cache.extraction.out_of_memory._PAUSES_SECONDS", (0.0, 0.0))
         return tries
 
     return arm
@@ -675,7 +676,7 @@ def test_an_image_that_killed_a_worker_is_not_touched_again(
         assert content_id(data) != poison.image_id
         return read_image(data)
 
-    monkeypatch.setattr("lens_cache.reading.read_image", deadly)
+    monkeypatch.setattr("lens_cache.extraction.image_reader.read_image", deadly)
     extracted(root, config)
     assert set(quarantined(root, "hidden_states")) == {poison.image_id}
     extractor = ShardExtractor(root, config, ("image_embeddings",), "cpu")
@@ -767,8 +768,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, tiny_store, tiny_coco
     script = f"""
 import resource, signal, sys
 from pathlib import Path
-from tests.stores import extracted, settings
-from pipelines.extract import run_in_process
+from tests.support.stores import extracted, settings
+from pipelines.extraction.runners import run_in_process
 def runner(run, ledger):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
@@ -799,7 +800,7 @@ def test_what_does_not_fit_is_refused_unless_told(
     tmp_path, tiny_store, tiny_coco, tiny_checkpoints, monkeypatch
 ):
     config = settings(tiny_coco, tiny_checkpoints)
-    monkeypatch.setattr("pipelines.cost._free_bytes", lambda root: 1_000_000)
+    monkeypatch.setattr("pipelines.extraction.dry_run._free_bytes", lambda root: 1_000_000)
     assert not dry_run(tmp_path / "s", config, Quiet()).fits
     with pytest.raises(StoreError, match=r"GB are needed and 0.00 GB are free.*--force"):
         extracted(tmp_path / "s", config)

@@ -4,22 +4,22 @@ import csv
 import json
 import shutil
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from lens_cache.config import ExtractConfig, TrainConfig
-from lens_cache.config_file import load_config
-from lens_cache.data_config import LISA_SETS as SETS
-from lens_cache.plan import Plan
-from lens_cache.store.reader import Store
-from lens_cache.training import LensModule
-from pipelines.train import train
-from tests.lisa.world import BENCHMARKS, write_world
-from tests.stores import extracted
+from lens_cache.config.data import LISA_SETS as SETS
+from lens_cache.config.extract import ExtractConfig
+from lens_cache.config.load import load_config
+from lens_cache.config.train import TrainConfig
+from lens_cache.plan.plan import Plan
+from lens_cache.store.store import Store
+from pipelines.training.module import LensModule
+from pipelines.training.train import train
+from tests.support import REPOSITORY
+from tests.support.lisa_world import BENCHMARKS, write_world
+from tests.support.stores import extracted
 
-HERE = Path(__file__).parents[2]
-CONFIG, TRAINING = HERE / "configs/extract/lisa.yaml", HERE / "configs/train/lisa.yaml"
+CONFIG, TRAINING = REPOSITORY / "configs/extract/lisa.yaml", REPOSITORY / "configs/train/lisa.yaml"
 # One query a class or text under `strict`; `parity` has every annotation, and names in their place.
 QUERIES = {
     "strict": {

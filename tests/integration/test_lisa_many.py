@@ -2,10 +2,10 @@
 
 import pytest
 
-from lens_cache.data_config import DataConfig, LisaConfig
-from lens_cache.plan import build_plan
-from tests.lisa.semantic import blocks, write_ade20k, write_label
-from tests.pictures import write_image
+from lens_cache.config.data import DataConfig, LisaConfig
+from lens_cache.plan.build import build_plan
+from tests.support.lisa_semantic import blocks, write_ade20k, write_label
+from tests.support.pictures import write_image
 
 IMAGES = 10_000
 STEM = "ADE_train_{:08}"

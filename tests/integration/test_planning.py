@@ -6,12 +6,12 @@ import signal
 
 import pytest
 
-from lens_cache.data_config import DataConfig
+from lens_cache.config.data import DataConfig
+from lens_cache.datasets.source import DataSource, in_threads
 from lens_cache.errors import DatasetError
-from lens_cache.plan import build_plan
-from lens_cache.plan_mapping import DataSource, in_threads
-from pipelines.planning import on_ray
-from tests.pictures import write_coco
+from lens_cache.plan.build import build_plan
+from pipelines.extraction.ray_planning import on_ray
+from tests.support.pictures import write_coco
 
 IMAGES = 70  # three chunks
 

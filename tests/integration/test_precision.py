@@ -7,16 +7,16 @@ import pytest
 import torch
 import zarr
 
-from lens_cache.config import PrecisionConfig
+from lens_cache.config.extract import PrecisionConfig
 from lens_cache.errors import ConfigError, StoreMismatchError
-from lens_cache.recompute import recompute
+from lens_cache.extraction.recompute import recompute
 from lens_cache.store.commits import commit_path
-from lens_cache.store.reader import Store
-from lens_cache.store.tar_stream import SampleStream
+from lens_cache.store.store import Store
 from lens_cache.store.verify import verify_store
-from pipelines.convert import convert
+from lens_cache.store.webdataset.stream import SampleStream
+from pipelines.extraction.convert import convert
 from tests.integration.test_extraction import own_data, photos, truncated
-from tests.stores import Quiet, assert_same, copied, extracted, flip, settings
+from tests.support.stores import Quiet, assert_same, copied, extracted, flip, settings
 
 
 def stored_as(config, hidden_states="int8", image_embeddings="fp8", name="zarr"):

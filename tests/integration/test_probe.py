@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from lens_cache import masks
-from lens_cache.baselines import Reading, attention_reader
 from lens_cache.errors import StoreError
-from lens_cache.geometry import logits_to_image
-from lens_cache.store.reader import Store
-from lens_cache.types import Features
-from pipelines import probe as module
-from pipelines.baselines import SHARES
-from pipelines.probe import probe
-from pipelines.probe_report import probe_report
+from lens_cache.evaluation import probe as module
+from lens_cache.evaluation.baseline_scores import SHARES
+from lens_cache.evaluation.baselines import Reading, attention_reader
+from lens_cache.evaluation.probe import probe
+from lens_cache.features.types import Features
+from lens_cache.images import masks
+from lens_cache.images.geometry import logits_to_image
+from lens_cache.store.store import Store
+from pipelines.evaluation.probe_report import probe_report
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from lens_cache.store.commits import quarantined
-from lens_cache.store.reader import Store
+from lens_cache.store.quarantine import quarantined
+from lens_cache.store.store import Store
 from lens_cache.store.verify import verify_store
-from pipelines.extract import on_ray
-from pipelines.verify import repair_store
-from tests.pictures import write_coco
-from tests.stores import Quiet, assert_same, copied, extracted, flip, settings
+from pipelines.extraction.runners import on_ray
+from pipelines.extraction.verify import repair_store
+from tests.support import REPOSITORY
+from tests.support.pictures import write_coco
+from tests.support.stores import Quiet, assert_same, copied, extracted, flip, settings
 
-HERE = Path(__file__).parents[2]
 IMAGES, SHARD = 24, 3
 
 
@@ -67,13 +67,13 @@ def command(root, coco, checkpoints, address=None, *more):
 
 def launch(arguments, **environment):
     """Start the command line; what it prints goes nowhere."""
-    path = os.pathsep.join(filter(None, [environment.pop("first", ""), str(HERE)]))
+    path = os.pathsep.join(filter(None, [environment.pop("first", ""), str(REPOSITORY)]))
     return subprocess.Popen(
         arguments,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": path, **environment},
-        cwd=HERE,
+        cwd=REPOSITORY,
     )
 
 
@@ -190,7 +190,7 @@ def test_an_image_that_kills_its_worker_is_found_and_set_aside(
 import importlib.abc, importlib.machinery, os, signal, sys
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "lens_cache.reading":
+        if name != "lens_cache.extraction.image_reader":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         run = spec.loader.exec_module

@@ -5,25 +5,24 @@ import dataclasses
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from lightning import Trainer
 
-import lens_cache.optimizer as optimizer_module
-import pipelines.loggers as loggers_module
-from lens_cache.config_file import to_yaml
+import lens_cache.training.optimizer as optimizer_module
+import pipelines.training.loggers as loggers_module
+from lens_cache.config.load import to_yaml
 from lens_cache.errors import ConfigError
 from lens_cache.models.descriptor import DescriptorModel
-from lens_cache.run import Run
-from lens_cache.store.reader import Store
-from lens_cache.training import LensModule
-from pipelines import strategies
-from pipelines.train import train
+from lens_cache.store.store import Store
+from lens_cache.training.run import Run
+from pipelines.training import strategies
+from pipelines.training.module import LensModule
+from pipelines.training.train import train
 from tests.integration.test_training import recipe
+from tests.support import REPOSITORY
 
-HERE = Path(__file__).parents[2]
 # Nothing random in the model, which draws per batch; as many questions as an image has.
 SAME = {"model": {"global_only_probability": 0.0}}
 SCRIPT = """
@@ -41,7 +40,7 @@ if __name__ == "__main__":
 # What a scheduler does to a job: both processes die before the given batch.
 KILLED = """
 import os
-import lens_cache.training as training
+import pipelines.training.module as training
 
 def step(self, batch, number, before=training.LensModule.training_step):
     if number == AT:
@@ -68,7 +67,7 @@ def in_processes(folder, store, config, *arguments, source=SCRIPT, environment=N
     file.write_text(to_yaml(config))
     return subprocess.run(
         [sys.executable, script, "train", folder, "--store", store, "-c", file, *arguments],
-        env={**os.environ, "PYTHONPATH": str(HERE), **(environment or {})},
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **(environment or {})},
         capture_output=True,
         text=True,
         timeout=500,

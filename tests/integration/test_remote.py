@@ -8,26 +8,32 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from lens_cache.config import BatchConfig, LossConfig, OptimizerConfig, TrainConfig, TrainerConfig
+from lens_cache.config.train import (
+    BatchConfig,
+    LossConfig,
+    OptimizerConfig,
+    TrainConfig,
+    TrainerConfig,
+)
 from lens_cache.errors import CorruptShardError, StoreError
-from lens_cache.store import lease as leases
-from lens_cache.store.files import writer_lock
-from lens_cache.store.reader import Store
-from lens_cache.store.remote import store_path
+from lens_cache.store.io import lease as leases
+from lens_cache.store.io.files import writer_lock
+from lens_cache.store.io.remote import store_path
+from lens_cache.store.store import Store
 from lens_cache.store.verify import verify_store
 from pipelines import cli
-from pipelines.convert import convert
-from pipelines.evaluate import evaluate
-from pipelines.extract import on_ray, run_in_process
-from pipelines.train import train
-from pipelines.verify import repair_store
-from tests.s3 import (
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.extraction.convert import convert
+from pipelines.extraction.runners import on_ray, run_in_process
+from pipelines.extraction.verify import repair_store
+from pipelines.training.train import train
+from tests.support import REPOSITORY
+from tests.support.s3 import (
     BUCKET,
     SECRET,
     environment,
@@ -38,9 +44,8 @@ from tests.s3 import (
     proxy,
     uploads,
 )
-from tests.stores import Quiet, contents, extracted, settings
+from tests.support.stores import Quiet, contents, extracted, settings
 
-HERE = Path(__file__).parents[2]
 names = itertools.count()
 
 
@@ -76,10 +81,10 @@ def script(url, coco, checkpoints, *, runner="run_in_process", start=""):
     """Return a program that extracts, with leases that run out soon."""
     return f"""
 from pathlib import Path
-from lens_cache.store import lease
-from lens_cache.store.remote import store_path
-from pipelines import extract
-from tests.stores import extracted, settings
+from lens_cache.store.io import lease
+from lens_cache.store.io.remote import store_path
+from pipelines.extraction import extract
+from tests.support.stores import extracted, settings
 lease.LEASE_SECONDS, lease.RENEW_SECONDS = 4.0, 1.0
 {start}
 config = settings(Path({str(coco)!r}), Path({str(checkpoints)!r}), count=2)
@@ -90,8 +95,8 @@ extracted(store_path({url!r}), config, runner=extract.{runner})
 def launch(program, **variables):
     return subprocess.Popen(
         [sys.executable, "-c", program],
-        cwd=HERE,
-        env={**os.environ, "PYTHONPATH": str(HERE), **variables},
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **variables},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -271,8 +276,8 @@ def run_cli(*arguments, **variables):
     start = "from pipelines.cli import main; main()"
     return subprocess.run(
         [sys.executable, "-c", start, *map(str, arguments)],
-        cwd=HERE,
-        env={**os.environ, "PYTHONPATH": str(HERE), **variables},
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **variables},
         capture_output=True,
         text=True,
         timeout=300,

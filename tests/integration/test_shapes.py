@@ -6,22 +6,23 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from lens_cache.assets import SHAPES_MODELS
-from lens_cache.config import TrainConfig
-from lens_cache.config_file import load_config
-from lens_cache.datasets.shapes.drawing import sample_picture
-from lens_cache.datasets.shapes.files import write_world
-from lens_cache.datasets.shapes.language import left_to_right, look_of
-from lens_cache.datasets.shapes.questions import sample_questions
-from lens_cache.encoders.prompt import LlavaPrompt
-from lens_cache.store.reader import Store
-from pipelines.baselines import ATTENTION_MASK, RANDOM_THING, baselines
-from pipelines.evaluate import evaluate
-from pipelines.extract import extract, run_in_process
-from pipelines.gallery import gallery
-from pipelines.shapes import extract_config
-from pipelines.train import train
-from pipelines.verify import check
-from tests.stores import Quiet
+from lens_cache.config.load import load_config
+from lens_cache.config.train import TrainConfig
+from lens_cache.encoders.llava_prompt import LlavaPrompt
+from lens_cache.evaluation.baseline_scores import ATTENTION_MASK, RANDOM_THING, baselines
+from lens_cache.store.store import Store
+from lens_cache.toy.drawing import sample_picture
+from lens_cache.toy.language import left_to_right, look_of
+from lens_cache.toy.questions import sample_questions
+from lens_cache.toy.world import write_world
+from pipelines.demo.shapes_settings import extract_config
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.gallery import gallery
+from pipelines.extraction.extract import extract
+from pipelines.extraction.runners import run_in_process
+from pipelines.extraction.verify import check
+from pipelines.training.train import train
+from tests.support.stores import Quiet
 
 COUNTS = {"train": 300, "val": 30, "test": 40}
 STEPS = 250

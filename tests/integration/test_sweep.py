@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lens_cache.config.sweep import load_sweep
 from lens_cache.errors import ConfigError, StoreError, TrainingError
-from lens_cache.sweep import load_sweep
-from pipelines.sweep import _held, run_sweep
-from pipelines.sweep_report import write_report
-from tests.stores import Quiet, copied, stamps
+from pipelines.sweeps.report import write_report
+from pipelines.sweeps.sweep import _held, run_sweep
+from tests.support.stores import Quiet, copied, stamps
 
 BASE = [
     "preset=tiny",

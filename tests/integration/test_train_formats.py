@@ -8,15 +8,15 @@ import torch
 from lens_cache.encoders.llava import LlavaEncoder
 from lens_cache.encoders.sam import SamEncoder
 from lens_cache.errors import ConfigError
-from lens_cache.geometry import image_to_square
-from lens_cache.images import read_image
-from lens_cache.store.reader import Store
-from lens_cache.types import ImageFeatures
-from pipelines.convert import convert
-from pipelines.evaluate import evaluate
-from pipelines.train import train
+from lens_cache.features.types import ImageFeatures
+from lens_cache.images.decode import read_image
+from lens_cache.images.geometry import image_to_square
+from lens_cache.store.store import Store
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.extraction.convert import convert
+from pipelines.training.train import train
 from tests.integration.test_training import assert_same_weights, recipe, weights
-from tests.stores import Quiet
+from tests.support.stores import Quiet
 
 LOSSES = ("train/total", "train/dice", "train/bce", "train/attention")
 

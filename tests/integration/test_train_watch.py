@@ -9,16 +9,16 @@ import sys
 import pytest
 import torch
 
-from lens_cache.data import evaluation_draws
 from lens_cache.errors import StoreError, StoreMismatchError, TrainingError
-from lens_cache.run import Run
-from lens_cache.sampling import sources
 from lens_cache.store.manifest import Manifest
-from lens_cache.store.reader import Store
-from pipelines.train import train
+from lens_cache.store.store import Store
+from lens_cache.training.data import evaluation_draws
+from lens_cache.training.run import Run
+from lens_cache.training.sampling import sources
+from pipelines.training.train import train
 from tests.integration.test_recipe import content, in_processes, logged, rows
 from tests.integration.test_training import recipe
-from tests.stores import copied
+from tests.support.stores import copied
 
 VALIDATED = {"validation_split": "train2017", "limit_validation_images": 3}
 
@@ -130,7 +130,7 @@ def test_a_loss_that_is_not_finite_names_its_questions_and_keeps_them(
 def test_every_process_stops_at_the_loss_of_one(tmp_path, tiny_store):
     source = """
 import torch
-import lens_cache.training as training
+import pipelines.training.module as training
 from pipelines.cli import main
 
 def step(self, batch, number, before=training.LensModule.training_step):

@@ -4,13 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from lens_cache.config import (
+from lens_cache.config.load import load_config, to_yaml
+from lens_cache.config.train import (
     BatchConfig,
     LossConfig,
     ModelConfig,
@@ -18,11 +18,8 @@ from lens_cache.config import (
     TrainConfig,
     TrainerConfig,
 )
-from lens_cache.config_file import load_config, to_yaml
-from lens_cache.data import FeatureDataset, evaluation_draws
 from lens_cache.encoders.llava import LlavaEncoder
 from lens_cache.encoders.sam import SamEncoder
-from lens_cache.encoders.tiny import write_tiny_checkpoints
 from lens_cache.errors import (
     CheckpointError,
     ConfigError,
@@ -30,20 +27,23 @@ from lens_cache.errors import (
     StoreMismatchError,
     TrainingError,
 )
-from lens_cache.geometry import image_to_square
-from lens_cache.images import read_image
-from lens_cache.losses import LensLoss
-from lens_cache.masks import decode
+from lens_cache.features.types import Features, ImageFeatures
+from lens_cache.images.decode import read_image
+from lens_cache.images.geometry import image_to_square
+from lens_cache.images.masks import decode
 from lens_cache.models.lens import LensModel
 from lens_cache.predictor import LensPredictor
-from lens_cache.run import Run, begin_run
-from lens_cache.store.reader import Store
-from lens_cache.types import Features, ImageFeatures
-from pipelines.evaluate import evaluate
-from pipelines.segment import segment
-from pipelines.train import train
-from tests.pictures import colours, encoded
-from tests.stores import extracted, settings
+from lens_cache.store.store import Store
+from lens_cache.toy.random_checkpoints import write_tiny_checkpoints
+from lens_cache.training.data import FeatureDataset, evaluation_draws
+from lens_cache.training.losses import LensLoss
+from lens_cache.training.run import Run, begin_run
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.segment import segment
+from pipelines.training.train import train
+from tests.support import REPOSITORY
+from tests.support.pictures import colours, encoded
+from tests.support.stores import extracted, settings
 
 
 def recipe(*, max_steps=4, model=None, loss=None, optimizer=None, batch=None, **trainer):
@@ -141,9 +141,9 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, tiny_store):
 import shutil, torch
 from pathlib import Path
 from lightning.pytorch.callbacks import Callback
-import pipelines.train as phase
-from lens_cache.config import TrainConfig
-from lens_cache.config_file import load_config, to_yaml
+import pipelines.training.train as phase
+from lens_cache.config.train import TrainConfig
+from lens_cache.config.load import load_config, to_yaml
 class Stop(Callback):
     def on_train_batch_start(self, trainer, *_):
         if trainer.global_step == 5:
@@ -222,9 +222,9 @@ def test_training_needs_neither_photos_nor_checkpoints_nor_encoders(
 import sys
 from pathlib import Path
 from pathlib import Path
-from lens_cache.config_file import load_config, to_yaml
-from lens_cache.config import TrainConfig
-from pipelines.train import train
+from lens_cache.config.load import load_config, to_yaml
+from lens_cache.config.train import TrainConfig
+from pipelines.training.train import train
 config = load_config(TrainConfig, None, [
     "trainer.max_steps=1", "trainer.accelerator=cpu", "trainer.precision=32-true",
     "batch.accumulate=1", "batch.loader_workers=0", "loss.mask_size=32", "trainer.threads=1"])
@@ -476,7 +476,7 @@ def test_two_processes_train_one_model_and_measure_as_one(tmp_path, tiny_store):
     arguments = ["train", tmp_path / "run", "--store", tiny_store, "-c", file]
     done = subprocess.run(
         [sys.executable, script, *arguments],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         timeout=300,

@@ -3,9 +3,9 @@
 import pytest
 
 from lens_cache.encoders.llava import LlavaEncoder
-from lens_cache.encoders.plain import PlainLlava
-from lens_cache.encoders.prompt import LlavaPrompt
-from tests.unit.llava_helpers import LAYERS
+from lens_cache.encoders.llava_prompt import LlavaPrompt
+from lens_cache.encoders.reference import PlainLlava
+from tests.support.llava import LAYERS
 
 
 @pytest.fixture(scope="session")

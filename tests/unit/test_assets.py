@@ -4,9 +4,9 @@ import re
 import pytest
 
 from lens_cache.assets import PHOTOGRAPHS
-from lens_cache.data_config import DataConfig
+from lens_cache.config.data import DataConfig
 from lens_cache.datasets.coco import splits_of
-from lens_cache.plan import build_plan
+from lens_cache.plan.build import build_plan
 
 LICENCES = {
     "CC BY 2.0": "https://creativecommons.org/licenses/by/2.0/",

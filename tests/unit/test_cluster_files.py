@@ -11,11 +11,11 @@ from pathlib import Path
 import jsonschema
 import yaml
 
-from lens_cache.config import ExtractConfig
-from lens_cache.config_file import load_config
+from lens_cache.config.extract import ExtractConfig
+from lens_cache.config.load import load_config
+from tests.support import REPOSITORY
 
-HERE = Path(__file__).parents[2]
-FILES = HERE / "configs/cluster"
+FILES = REPOSITORY / "configs/cluster"
 
 
 def test_the_kubernetes_job_asks_for_settings_that_exist():
@@ -26,7 +26,7 @@ def test_the_kubernetes_job_asks_for_settings_that_exist():
     workers = load_config(ExtractConfig, None, overrides).workers
     (group,) = job["rayClusterSpec"]["workerGroupSpecs"]
     assert (workers.device, workers.count) == ("cuda", group["maxReplicas"])
-    (pinned,) = re.findall(r"^ray==(\S+)$", (HERE / "requirements.txt").read_text(), re.M)
+    (pinned,) = re.findall(r"^ray==(\S+)$", (REPOSITORY / "requirements.txt").read_text(), re.M)
     assert job["rayClusterSpec"]["rayVersion"] == pinned
 
 

@@ -1,40 +1,59 @@
 """Imports run one way; who may import what is a rule of the house."""
 
 import ast
-from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parents[2]
+from tests.support import REPOSITORY
 
 # Who may import a heavy library, as path prefixes.
 OWNERS = {
-    "ray": ("pipelines/ray_", "pipelines/planning.py"),
-    "lightning": (
-        "lens_cache/training.py",
-        "pipelines/train.py",
-        "pipelines/train_data.py",
-        "pipelines/callbacks.py",
-        "pipelines/loggers.py",
-        "pipelines/pictures.py",
-        "pipelines/speed.py",
-        "pipelines/strategies.py",
+    "ray": ("pipelines/extraction/ray_",),
+    "lightning": ("pipelines/training/",),
+    "transformers": (
+        "lens_cache/encoders/",
+        "lens_cache/models/head.py",
+        "lens_cache/toy/",
+        "pipelines/benchmark/models.py",
     ),
-    "transformers": ("lens_cache/encoders/", "lens_cache/models/head.py"),
-    "segment_anything": ("lens_cache/encoders/", "lens_cache/models/decoder.py"),
-    "zarr": ("lens_cache/store/zarr.py", "pipelines/benchmark/store_ways.py"),
+    "segment_anything": (
+        "lens_cache/encoders/",
+        "lens_cache/models/decoder.py",
+        "pipelines/benchmark/models.py",
+    ),
+    "zarr": ("lens_cache/store/zarr/", "pipelines/benchmark/store_ways.py"),
     "webdataset": ("pipelines/benchmark/store_peers.py",),
-    "fsspec": ("lens_cache/store/remote.py",),
-    "upath": ("lens_cache/store/remote.py",),
+    "fsspec": ("lens_cache/store/io/remote.py",),
+    "upath": ("lens_cache/store/io/remote.py",),
     "typer": ("pipelines/cli/",),
 }
-# What a folder may never import.
+# What a folder may never import: each room stands on the ones before it.
+ROOMS = (
+    "images",
+    "config",
+    "features",
+    "datasets",
+    "encoders",
+    "models",
+    "plan",
+    "store",
+    "extraction",
+    "toy",
+    "training",
+    "evaluation",
+    "predictor",
+)
 BANNED = {
-    "lens_cache/": ("pipelines", "typer", "ray"),
-    "lens_cache/store/": ("lens_cache.models", "lens_cache.encoders", "transformers"),
-    "lens_cache/encoders/": ("lens_cache.models", "lens_cache.store"),
-    "lens_cache/models/": ("lens_cache.store", "lens_cache.encoders", "zarr", "ray", "lightning"),
+    "lens_cache/": ("pipelines", "typer", "ray", "lightning"),
+    **{
+        f"lens_cache/{room}/": tuple(f"lens_cache.{later}" for later in ROOMS[place + 1 :])
+        for place, room in enumerate(ROOMS[:-1])
+    },
 }
+BANNED["lens_cache/encoders/"] += ("lens_cache.datasets", "lens_cache.plan")
+BANNED["lens_cache/models/"] += ("lens_cache.datasets", "lens_cache.encoders", "zarr", "ray")
+BANNED["lens_cache/training/"] += ("lens_cache.extraction", "lens_cache.toy")
+BANNED["lens_cache/evaluation/"] += ("lens_cache.extraction", "lens_cache.toy")
 
 
 def imported(path):
@@ -50,9 +69,9 @@ def imported(path):
 
 
 FILES = {
-    path.relative_to(HERE).as_posix(): imported(path)
+    path.relative_to(REPOSITORY).as_posix(): imported(path)
     for package in ("lens_cache", "pipelines")
-    for path in sorted((HERE / package).rglob("*.py"))
+    for path in sorted((REPOSITORY / package).rglob("*.py"))
 }
 
 

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from lens_cache.data_config import Rules
+from lens_cache.config.data import Rules
 from lens_cache.datasets.base import SegmentationDataset
-from lens_cache.datasets.instructions import clean_class_name
-from lens_cache.datasets.lisa.class_lists import class_list
 from lens_cache.datasets.lisa.files import stems
-from lens_cache.datasets.lisa.label_maps import LabelFiles, LabelMapSet, LabelTable
+from lens_cache.datasets.lisa.label_maps import LabelFiles, LabelMapSet, LabelTable, class_list
 from lens_cache.datasets.lisa.sets import SetKind, SetName, require_files
+from lens_cache.datasets.questions import clean_class_name
 
 _MAPS = (
     "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/"

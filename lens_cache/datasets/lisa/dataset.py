@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import PurePosixPath
 
-from lens_cache.data_config import DataConfig
+from lens_cache.config.data import DataConfig
 from lens_cache.datasets.base import ImageRecord, Rejected, SegmentationDataset, dataset_root
 from lens_cache.datasets.lisa import KINDS
 from lens_cache.datasets.lisa.sets import MissingSetError, SetName, parse_set

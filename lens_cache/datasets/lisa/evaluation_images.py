@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from lens_cache.data_config import DataConfig
+from lens_cache.config.data import DataConfig
 from lens_cache.datasets.base import ImageRecord, Rejected
 from lens_cache.datasets.lisa import KINDS
 from lens_cache.datasets.lisa.dataset import LisaDataset
-from lens_cache.datasets.templates import is_training
-from lens_cache.images import content_id
+from lens_cache.datasets.questions import is_training
+from lens_cache.images.decode import content_id
 
 # The sets that the papers report; their splits to test on are all but ``train``.
 BENCHMARKS = ("refcoco", "refcoco+", "refcocog", "reason_seg")

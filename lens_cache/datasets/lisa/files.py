@@ -6,7 +6,7 @@ import os
 from pathlib import Path, PurePosixPath
 
 from lens_cache.errors import ImageError
-from lens_cache.images import image_size
+from lens_cache.images.decode import image_size
 
 
 def stems(folder: Path, suffix: str) -> list[str]:

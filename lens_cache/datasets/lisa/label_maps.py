@@ -31,13 +31,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lens_cache import masks
-from lens_cache.data_config import Rules
+from lens_cache.assets import CLASSES
+from lens_cache.config.data import Rules
 from lens_cache.datasets.base import ImageRecord, QueryRecord, Rejected
 from lens_cache.datasets.lisa.files import image_shape
 from lens_cache.datasets.lisa.sets import SetName
 from lens_cache.errors import one_line
-from lens_cache.masks import Rle
+from lens_cache.images import masks
+from lens_cache.images.masks import Rle
 
 _IGNORED, _UNKNOWN = 254, 255  # groups beside the indices of names
 
@@ -184,3 +185,10 @@ def read_label_map(path: Path) -> NDArray[np.integer[Any]]:
             )
         pixels = colours[..., 0]
     return pixels.astype(np.uint8) if pixels.dtype == np.bool_ else pixels
+
+
+def class_list(name: str) -> dict[int, str]:
+    """Return the names of a list by their ids, which ascend from 1."""
+    lines = (CLASSES / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    pairs = (line.split(": ", 1) for line in lines)
+    return {int(number): text for number, text in pairs}

@@ -23,12 +23,12 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lens_cache.data_config import Rules
+from lens_cache.config.data import Rules
 from lens_cache.datasets.base import SegmentationDataset, brief, is_text
-from lens_cache.datasets.instructions import clean_class_name
 from lens_cache.datasets.lisa.files import stems
 from lens_cache.datasets.lisa.label_maps import LabelFiles, LabelMapSet, LabelTable
 from lens_cache.datasets.lisa.sets import SetKind, SetName, require_files
+from lens_cache.datasets.questions import clean_class_name
 from lens_cache.errors import DatasetError
 
 _SOURCE = "get Mapillary Vistas v2.0 from https://www.mapillary.com/dataset/vistas"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from lens_cache import masks
-from lens_cache.data_config import Rules
+from lens_cache.config.data import Rules
 from lens_cache.datasets.base import QueryRecord, Rejected, brief
-from lens_cache.datasets.instructions import clean_class_name
 from lens_cache.datasets.lisa.part_index import PartAnnotation, PartImage
-from lens_cache.datasets.targets import check_not_empty, mask_from_segmentation
+from lens_cache.datasets.mask_parsing import check_not_empty, mask_from_segmentation
+from lens_cache.datasets.questions import clean_class_name
 from lens_cache.errors import one_line
-from lens_cache.masks import Rle
+from lens_cache.images import masks
+from lens_cache.images.masks import Rle
 
 Found = tuple[list[QueryRecord], list[Rejected]]
 

@@ -33,7 +33,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from lens_cache.data_config import Rules
+from lens_cache.config.data import Rules
 from lens_cache.datasets.base import ImageRecord, Rejected, SegmentationDataset
 from lens_cache.datasets.coco import LISTS, category_names
 from lens_cache.datasets.json_files import read_lists

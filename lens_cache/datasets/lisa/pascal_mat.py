@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
-from lens_cache import masks
 from lens_cache.datasets.base import Rejected
 from lens_cache.errors import DatasetError, one_line
+from lens_cache.images import masks
 
 _PARTS = {
     "aeroplane": "body, wing, tail, wheel",

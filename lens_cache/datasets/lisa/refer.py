@@ -14,20 +14,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from lens_cache.data_config import Rules
+from lens_cache.config.data import Rules
 from lens_cache.datasets.base import ImageRecord, QueryRecord, Rejected, brief, is_text
 from lens_cache.datasets.json_files import read_lists
-from lens_cache.datasets.lisa.refer_files import (
-    Picture,
-    Ref,
-    index_refs,
-    read_refs,
-)
-from lens_cache.datasets.lisa.refer_masks import referred_mask
+from lens_cache.datasets.lisa.refer_files import Picture, Ref, index_refs, read_refs, referred_mask
 from lens_cache.datasets.lisa.sets import SetKind, SetName, require_files
-from lens_cache.datasets.targets import check_not_empty
+from lens_cache.datasets.mask_parsing import check_not_empty
 from lens_cache.errors import one_line
-from lens_cache.masks import Rle
+from lens_cache.images.masks import Rle
 
 _FOLDER = PurePosixPath("refer_seg")
 _COCO = _FOLDER / "images/mscoco/images/train2014"

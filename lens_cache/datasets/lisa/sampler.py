@@ -31,7 +31,7 @@ import numpy as np
 
 from lens_cache.datasets.base import ImageRecord
 from lens_cache.datasets.lisa.sets import Group
-from lens_cache.datasets.templates import NUM_LONG, NUM_SHORT, Choice
+from lens_cache.datasets.questions import NUM_LONG, NUM_SHORT, Choice
 from lens_cache.errors import DatasetError
 
 _NUM_ANSWERS = 5

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from lens_cache.data_config import Rules
+from lens_cache.config.data import Rules
 from lens_cache.datasets.base import SegmentationDataset
-from lens_cache.datasets.lisa.nearby import slip
+from lens_cache.datasets.lisa.misplaced import slip
 from lens_cache.errors import ConfigError, DatasetError
 
 Group = Literal["semantic", "referring", "reasoning"]

@@ -80,13 +80,13 @@ def little_memory(functional):
 
 changes = {}
 if faults.get("slow") or faults.get("gate"):
-    changes["lens_cache.reading"] = slow_images
+    changes["lens_cache.extraction.image_reader"] = slow_images
 if faults.get("skew"):
     by = random.uniform(-1, 1) * faults["skew"]
     right, right_ns = time.time, time.time_ns
     time.time = lambda: right() + by
     time.time_ns = lambda: right_ns() + int(by * 1e9)
-    changes["pipelines.extract"] = changes["pipelines.provenance"] = wrong_dates
+    changes["pipelines.extraction.extract"] = changes["pipelines.provenance"] = wrong_dates
 if faults.get("oom"):
     changes["torch.nn.functional"] = little_memory
 sys.meta_path.insert(0, Spoiler(changes))

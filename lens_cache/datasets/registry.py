@@ -1,0 +1,40 @@
+"""The dataset adapters by the name that ``data.kind`` gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lens_cache.config.data import DataConfig
+from lens_cache.datasets.base import (
+    SegmentationDataset,
+    dataset_root,
+)
+from lens_cache.datasets.coco import CocoDataset
+from lens_cache.datasets.huggingface import HuggingfaceDataset
+from lens_cache.datasets.jsonl import JsonlDataset
+from lens_cache.datasets.lisa.dataset import LisaDataset
+from lens_cache.errors import DatasetError
+
+DATASETS: dict[str, Callable[[DataConfig], SegmentationDataset]] = {
+    "coco": CocoDataset,
+    "huggingface": HuggingfaceDataset,
+    "jsonl": JsonlDataset,
+    "lisa": LisaDataset,
+}
+
+
+def open_dataset(config: DataConfig) -> SegmentationDataset:
+    """Open the dataset that a configuration names.
+
+    Raises:
+        ConfigError: If a setting does not fit the dataset, such as an unknown category.
+        DatasetError: If the root is missing, the dataset cannot be read or holds nothing.
+    """
+    dataset_root(config)
+    dataset = DATASETS[config.kind](config)
+    if not len(dataset):
+        raise DatasetError(
+            f"opening the {config.kind} dataset {config.root}: {dataset.source} has no image with "
+            "an annotation to use"
+        )
+    return dataset

@@ -1,0 +1,1 @@
+"""Scores of masks, and the baselines to read them against."""

@@ -1,0 +1,74 @@
+"""Images of a split with the true masks of their queries, to hold predictions against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lens_cache.evaluation.metrics import intersection_and_union, iou
+from lens_cache.evaluation.scores import Sample
+from lens_cache.images import masks
+from lens_cache.plan.plan import PlannedImage, PlannedQuery
+from lens_cache.progress import Progress
+from lens_cache.store.store import Store
+from lens_cache.training.data import evaluation_draws
+from lens_cache.training.sampling import Draw
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image with its queries; ``targets`` and ``ignores`` are bool masks, (Q, H, W)."""
+
+    draw: Draw
+    queries: list[PlannedQuery]
+    image: PlannedImage
+    targets: Tensor
+    ignores: Tensor
+
+    def samples(self, predictions: Tensor) -> list[Sample]:
+        """Score one bool mask per query, (Q, H, W)."""
+        counts = intersection_and_union(predictions, self.targets, self.ignores)
+        values = zip(*(column.tolist() for column in (*counts, iou(*counts))), strict=True)
+        return [
+            Sample.of(query, self.image, *row)
+            for query, row in zip(self.queries, values, strict=True)
+        ]
+
+    def ious(self, predictions: Tensor) -> Tensor:
+        """Return the IoU of bool masks, (..., Q, H, W) to (..., Q)."""
+        targets = self.targets.expand_as(predictions)
+        ignores = self.ignores.expand_as(predictions)
+        return iou(*intersection_and_union(predictions, targets, ignores))
+
+
+def cases(
+    store: Store, split: str | None, limit: int | None, progress: Progress | None, what: str
+) -> Iterator[Case]:
+    """Yield every image of a split that has its features; ``progress`` is told of ``what``.
+
+    Raises:
+        StoreError: If the split is empty.
+    """
+    draws = evaluation_draws(store, split, limit)
+    for done, draw in enumerate(draws, 1):
+        image = store.plan.image(draw.image)
+        queries = [store.plan.query(query) for query in draw.queries]
+        nothing = masks.empty(image.height, image.width)
+        yield Case(
+            draw=draw,
+            queries=queries,
+            image=image,
+            targets=stack([query.target() for query in queries]),
+            ignores=stack([query.ignore() or nothing for query in queries]),
+        )
+        if progress is not None:
+            progress(what, done, len(draws))
+
+
+def stack(rles: Sequence[masks.Rle]) -> Tensor:
+    """Decode masks of one size; bool, (n, H, W)."""
+    return torch.from_numpy(np.stack([masks.decode(rle) for rle in rles]))

@@ -1,0 +1,77 @@
+"""Predicted masks beside true ones, at the resolution of each image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lens_cache.features.types import Segmentation
+from lens_cache.images import masks
+from lens_cache.images.geometry import logits_to_image
+from lens_cache.store.store import Store
+from lens_cache.training.sampling import Draw
+
+
+@dataclass(frozen=True)
+class MaskPair:
+    """One query's masks in the pixels of its image.
+
+    Attributes:
+        query: Index of the query in the plan.
+        index: Its place among the questions of the batch.
+        prediction: Predicted mask, bool (H, W).
+        truth: True mask, bool (H, W).
+        ignore: Pixels that do not count, bool (H, W), if there are any.
+    """
+
+    query: int
+    index: int
+    prediction: Tensor
+    truth: Tensor
+    ignore: Tensor | None
+
+
+def masks_of(
+    store: Store, draws: Sequence[Draw], segmentation: Segmentation, threshold: float
+) -> Iterator[MaskPair]:
+    """Yield predicted and true masks of every question of a batch, in order.
+
+    Args:
+        store: Where the questions come from.
+        draws: The batch's images and queries.
+        segmentation: The model's answer.
+        threshold: Probability above which a pixel is foreground.
+    """
+    index = 0
+    for draw in draws:
+        image = store.plan.image(draw.image)
+        for query in draw.queries:
+            planned = store.plan.query(query)
+            ignore = planned.ignore()
+            logits = logits_to_image(
+                segmentation.low_res_logits[index],
+                width=image.width,
+                height=image.height,
+                side=store.manifest.side,
+            )
+            yield MaskPair(
+                query=query,
+                index=index,
+                prediction=logits > threshold_logit(threshold),
+                truth=_tensor(planned.target(), logits.device),
+                ignore=None if ignore is None else _tensor(ignore, logits.device),
+            )
+            index += 1
+
+
+def threshold_logit(probability: float) -> float:
+    """Return the logit above which a pixel is foreground."""
+    return math.log(probability / (1.0 - probability))
+
+
+def _tensor(rle: masks.Rle, device: torch.device) -> Tensor:
+    return torch.from_numpy(masks.decode(rle)).to(device)

@@ -1,0 +1,1 @@
+"""Phase 1: run the frozen models over a plan and commit what they return."""

@@ -1,0 +1,172 @@
+"""Run one frozen model over batches of images, so that an image that fails fails alone.
+
+The bits of a feature may depend on the shape of its batch. So the shape follows from the plan and
+the settings alone: an image that cannot be used leaves a blank in its place, and a batch that fails
+is run again once per image, with blanks for the others. Only memory that runs out changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lens_cache.encoders.transfer import Arrival, Mark, Transfer
+from lens_cache.errors import one_line
+from lens_cache.extraction.feature_models import FrozenModel, Picture, Texts
+from lens_cache.extraction.out_of_memory import out_of_memory
+
+_FINITE = "/finite"
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A batch that the device is at work on, or why there is none.
+
+    Attributes:
+        wanted: The images that it answers for, as places in what was asked.
+        batch: All its places, blanks included.
+        texts: The questions of all its places.
+        values: Its arrays, on their way to the host.
+        began: When the device began.
+        ended: When the device ended.
+        failure: Why there are no values.
+    """
+
+    wanted: Sequence[int]
+    batch: Sequence[int] = ()
+    texts: Sequence[Texts] = ()
+    values: Arrival | None = None
+    began: Mark | None = None
+    ended: Mark | None = None
+    failure: str = ""
+
+
+class BatchRunner:
+    """Runs one model over batches.
+
+    Attributes:
+        model: The model.
+        size: Images that are run at once; halved whenever memory runs out, and never raised again.
+    """
+
+    def __init__(self, model: FrozenModel, transfer: Transfer, blank: Picture, size: int) -> None:
+        """Take a model.
+
+        Args:
+            model: The model.
+            transfer: The way to its device and back.
+            blank: Stands for an image that cannot be run.
+            size: Images that are run at once.
+        """
+        self.model, self.size = model, size
+        self._transfer, self._blank = transfer, blank
+
+    def launch(self, pictures: Sequence[Picture | None], texts: Sequence[Texts]) -> list[Flight]:
+        """Queue images, in as few batches as the size admits.
+
+        Args:
+            pictures: The images; none for one that is not to be run but keeps its place.
+            texts: Token ids of each question of each image.
+
+        Raises:
+            torch.AcceleratorError: If the device itself failed: no image is known to be to blame.
+        """
+        flights: list[Flight] = []
+        start = 0
+        while start < len(pictures):
+            batch = range(start, min(start + self.size, len(pictures)))
+            wanted = [place for place in batch if pictures[place] is not None]
+            queued = self._try(pictures, texts, batch, wanted) if wanted else []
+            if queued is not None:
+                flights += queued
+                start = batch.stop
+        return flights
+
+    def collect(
+        self, flights: Sequence[Flight]
+    ) -> tuple[dict[int, dict[str, Tensor] | str], float]:
+        """Wait for batches.
+
+        Returns:
+            Per place the arrays of the image, on the host, or why there are none; and the seconds
+            that the device was at them.
+        """
+        outcomes: dict[int, dict[str, Tensor] | str] = {}
+        seconds = 0.0
+        for flight in flights:
+            if flight.values is None or flight.began is None or flight.ended is None:
+                outcomes |= dict.fromkeys(flight.wanted, flight.failure)
+                continue
+            images = self.model.split(flight.values.wait(), flight.texts)
+            seconds += flight.began.seconds_until(flight.ended)
+            for place, image in zip(flight.batch, images, strict=True):
+                if place in flight.wanted:
+                    outcomes[place] = _checked(image)
+        return outcomes, seconds
+
+    def _try(
+        self,
+        pictures: Sequence[Picture | None],
+        texts: Sequence[Texts],
+        batch: range,
+        wanted: Sequence[int],
+    ) -> list[Flight] | None:
+        """Queue one batch; nothing if it must be smaller because memory ran out."""
+        try:
+            return [self._queue(pictures, texts, batch, wanted)]
+        except torch.AcceleratorError:
+            raise
+        except RuntimeError as error:
+            if out_of_memory(error) and len(batch) > 1:
+                self.size = len(batch) // 2
+                return None
+            if len(wanted) == 1:
+                return [Flight(wanted, failure=_reason(error))]
+        return [self._alone(pictures, texts, batch, place) for place in wanted]
+
+    def _alone(
+        self,
+        pictures: Sequence[Picture | None],
+        texts: Sequence[Texts],
+        batch: range,
+        place: int,
+    ) -> Flight:
+        """Queue one image of a batch that failed, in a batch of the same shape."""
+        try:
+            return self._queue(pictures, texts, batch, [place])
+        except torch.AcceleratorError:
+            raise
+        except RuntimeError as error:
+            return Flight([place], failure=_reason(error))
+
+    def _queue(
+        self,
+        pictures: Sequence[Picture | None],
+        texts: Sequence[Texts],
+        batch: range,
+        wanted: Sequence[int],
+    ) -> Flight:
+        taken = [(pictures[place] if place in wanted else None) or self._blank for place in batch]
+        asked = [texts[place] for place in batch]
+        began = self._transfer.mark()
+        values = self.model.run(taken, asked)
+        values |= {
+            f"{name}{_FINITE}": torch.isfinite(value).flatten(1).all(dim=1)
+            for name, value in values.items()
+        }
+        ended = self._transfer.mark()
+        return Flight(wanted, batch, asked, self._transfer.download(values), began, ended)
+
+
+def _checked(image: Mapping[str, Tensor]) -> dict[str, Tensor] | str:
+    """Return the arrays of an image, or which of them hold values that are not finite."""
+    arrays = {name: value for name, value in image.items() if not name.endswith(_FINITE)}
+    bad = [name for name in arrays if not bool(image[f"{name}{_FINITE}"].all())]
+    return f"values that are not finite in {', '.join(bad)}" if bad else arrays
+
+
+def _reason(error: RuntimeError) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"

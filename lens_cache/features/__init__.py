@@ -1,0 +1,1 @@
+"""The contract between the two phases: features, and the frozen parts that go with them."""

@@ -1,0 +1,92 @@
+"""What phase 2 needs of the frozen models, as safetensors in a folder of the store.
+
+With it a store is self-contained: a head can be built, warm-started and trained on a machine that
+never saw the multimodal LLM or SAM's image encoder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from lens_cache.errors import StoreError
+from lens_cache.features.sam_architecture import SamArchitecture
+
+CONFIG_FILE = "config.json"
+SAM_FILE = "sam.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenParts:
+    """The frozen weights a LENS model starts from or runs on.
+
+    Attributes:
+        text_config: The MLLM's text configuration, as in its ``config.json``.
+        grid: (rows, columns) of the image tokens.
+        sam_architecture: Sizes of the SAM.
+        decoder_layers: Per tapped layer L the weights of the MLLM's decoder layers L and L+1, named
+            ``0.<name in the layer>`` and ``1.<name in the layer>``. A layer has no entry where the
+            MLLM ends before L+1.
+        sam: Weights of SAM's prompt encoder and mask decoder, named as in a SAM checkpoint.
+    """
+
+    text_config: dict[str, Any]
+    grid: tuple[int, int]
+    sam_architecture: SamArchitecture
+    decoder_layers: Mapping[int, Mapping[str, Tensor]]
+    sam: Mapping[str, Tensor]
+
+    def save(self, folder: Path) -> None:
+        """Write into a folder, creating it if need be; the configuration last."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for layer, weights in self.decoder_layers.items():
+            (folder / _layer_file(layer)).write_bytes(save(_contiguous(weights)))
+        (folder / SAM_FILE).write_bytes(save(_contiguous(self.sam)))
+        config = {
+            "text_config": self.text_config,
+            "grid": list(self.grid),
+            "sam_architecture": asdict(self.sam_architecture),
+            "layers": sorted(self.decoder_layers),
+        }
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> FrozenParts:
+        """Read a folder written by ``save``.
+
+        Raises:
+            StoreError: If the folder or one of its files is missing.
+        """
+        try:
+            config = json.loads((folder / CONFIG_FILE).read_text())
+            architecture = config["sam_architecture"]
+            architecture["global_blocks"] = tuple(architecture["global_blocks"])
+            return cls(
+                text_config=config["text_config"],
+                grid=(config["grid"][0], config["grid"][1]),
+                sam_architecture=SamArchitecture(**architecture),
+                decoder_layers={
+                    n: load((folder / _layer_file(n)).read_bytes()) for n in config["layers"]
+                },
+                sam=load((folder / SAM_FILE).read_bytes()),
+            )
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"reading the frozen weights of a store: {error.filename or folder} is missing; "
+                "run `lens-cache extract` again, it writes what is not there"
+            ) from None
+
+
+def _layer_file(layer: int) -> str:
+    return f"decoder_layers_{layer}.safetensors"
+
+
+def _contiguous(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies that share no memory, as safetensors requires."""
+    return {name: weight.detach().cpu().contiguous().clone() for name, weight in weights.items()}

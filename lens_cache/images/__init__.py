@@ -1,0 +1,1 @@
+"""Pictures and masks: files, frames, coordinates."""

@@ -1,0 +1,198 @@
+"""From records of a dataset to rows of a plan, a chunk at a time, in any process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from lens_cache.config.data import DataConfig
+from lens_cache.datasets.base import ImageRecord, QueryRecord
+from lens_cache.datasets.mask_parsing import check_size
+from lens_cache.datasets.questions import Choice, ask, seeded, seeded_choice
+from lens_cache.datasets.source import DataSource
+from lens_cache.errors import DatasetError, ImageError, one_line
+from lens_cache.images.decode import content_id, image_size
+from lens_cache.images.files import read_picture_file
+from lens_cache.plan.schema import QUERIES
+
+RECORDS = pa.schema(
+    [
+        (name, pa.int32() if name in ("width", "height") else pa.string())
+        for name in ("image_id", "path", "dataset", "width", "height")
+    ]
+)
+# The queries of a plan, with the row of their record in place of image and index.
+ASKED = pa.schema(
+    [
+        pa.field("record", pa.int32()),
+        *(f for f in QUERIES if f.name not in ("image_index", "image_id")),
+    ]
+)
+
+
+class Pick(NamedTuple):
+    """A record to plan, and what of it: positions with their choices, or all if nothing."""
+
+    record: int
+    queries: tuple[tuple[int, Choice], ...] | None = None
+
+
+@dataclass
+class Rows:
+    """What a chunk adds to a plan.
+
+    Attributes:
+        records: One row for every record with a usable query (``RECORDS``).
+        queries: Their queries (``ASKED``); ``record`` counts within the chunk.
+        quarantine: What was left out, and why.
+        unreadable: The rows of ``quarantine`` that are whole images.
+        asked: For every position that was picked, in order, the id of its query; empty if it could
+            not be used.
+    """
+
+    records: Any
+    queries: Any
+    quarantine: list[dict[str, str]]
+    unreadable: list[dict[str, str]]
+    asked: list[str]
+
+
+@dataclass
+class _Builder:
+    config: DataConfig
+    records: list[dict[str, Any]] = field(default_factory=list)
+    queries: list[dict[str, Any]] = field(default_factory=list)
+    quarantine: list[dict[str, str]] = field(default_factory=list)
+    unreadable: list[dict[str, str]] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    def reject(self, path: object, what: str, reason: str) -> dict[str, str]:
+        row = quarantine_row(path, what, reason)
+        self.quarantine.append(row)
+        return row
+
+    def add(self, source: DataSource, pick: Pick) -> None:
+        """Add a record; whatever is wrong with it goes to the quarantine."""
+        dataset, picked = source.open(), len(pick.queries or ())
+        try:
+            record = dataset[pick.record]
+        except (DatasetError, OSError) as error:
+            row = self.reject(dataset.source, f"record {pick.record + 1}", one_line(error))
+            self.unreadable.append(row)
+            self.asked += [""] * picked
+            return
+        for rejected in record.rejected:
+            self.reject(record.path, rejected.what, rejected.reason)
+        image = self._image(record)
+        if image is None:
+            self.asked += [""] * picked
+            return
+        before = len(self.queries)
+        chosen: Iterable[tuple[int, Choice]] = (
+            self._choices(record, image["image_id"]) if pick.queries is None else pick.queries
+        )
+        ids = [self._add_query(record, image, *query) for query in chosen]
+        if pick.queries is not None:
+            self.asked += ids
+        if len(self.queries) > before:
+            self.records.append(image)
+
+    def _image(self, record: ImageRecord) -> dict[str, Any] | None:
+        """Read an image file for its identity and size; a record without queries needs none."""
+        if not record.queries:
+            return None
+        assert self.config.root is not None  # opening the dataset checked it
+        try:
+            data = read_picture_file(self.config.root, record.path)
+            width, height = image_size(data)
+        except (ImageError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            count = len(record.queries)
+            what = f"image with {count} quer{'y' if count == 1 else 'ies'}"
+            self.unreadable.append(self.reject(record.path, what, reason or type(error).__name__))
+            return None
+        return {
+            "image_id": content_id(data),
+            "path": record.path.as_posix(),
+            "dataset": record.dataset,
+            "width": width,
+            "height": height,
+        }
+
+    def _choices(self, record: ImageRecord, image_id: str) -> Iterable[tuple[int, Choice]]:
+        """Return the queries to keep, in order, each with its seeded choice."""
+        where, seed = (image_id, record.dataset), self.config.seed
+        kept: Sequence[int] = range(len(record.queries))
+        if self.config.queries_per_image is not None:
+            drawn = sorted(kept, key=lambda position: seeded(seed, "keep", *where, position))
+            kept = sorted(drawn[: self.config.queries_per_image])
+        for position in kept:
+            yield position, seeded_choice(record.queries[position], position, where, seed)
+
+    def _add_query(
+        self, record: ImageRecord, image: dict[str, Any], position: int, choice: Choice
+    ) -> str:
+        """Add a query and return its id; nothing if its masks do not fit the image."""
+        query = record.queries[position]
+        try:
+            check_size(query.target, image["height"], image["width"])
+            if query.ignore is not None:
+                check_size(query.ignore, image["height"], image["width"])
+        except ValueError as error:
+            self.reject(record.path, f"query {query.instruction!r}", str(error))
+            return ""
+        row = _query_row(query, choice, image, self.config)
+        self.queries.append({"record": len(self.records), **row})
+        return str(row["query_id"])
+
+
+def read_rows(source: DataSource, picks: Sequence[Pick]) -> Rows:
+    """Build records and identify their images; bad ones are set aside, they do not raise.
+
+    Raises:
+        ConfigError: If a template of the settings lacks ``{instruction}``.
+    """
+    builder = _Builder(source.config)
+    for pick in picks:
+        builder.add(source, pick)
+    return Rows(
+        records=pa.Table.from_pylist(builder.records, schema=RECORDS),
+        queries=pa.Table.from_pylist(builder.queries, schema=ASKED),
+        quarantine=builder.quarantine,
+        unreadable=builder.unreadable,
+        asked=builder.asked,
+    )
+
+
+def quarantine_row(path: object, what: str, reason: str) -> dict[str, str]:
+    """Return a row of the quarantine table."""
+    return {"path": str(path), "what": what, "reason": reason}
+
+
+def _query_row(
+    query: QueryRecord, choice: Choice, image: dict[str, Any], config: DataConfig
+) -> dict[str, Any]:
+    """Return what a plan says about a query; equal queries get equal ids."""
+    target = query.target["counts"]
+    ignore = query.ignore["counts"] if query.ignore is not None else None
+    instruction, text = ask(query, choice, config)
+    dataset = image["dataset"]
+    identity: list[Any] = [image["image_id"], query.split, dataset, instruction, text]
+    identity += [target, ignore, *([query.repeat] if query.repeat else [])]
+    return {
+        "query_id": hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],
+        "dataset": dataset,
+        "split": query.split,
+        "instruction": instruction,
+        "question": text,
+        "kind": query.kind,
+        "length": query.length,
+        "topic": query.topic,
+        "target": target,
+        "ignore": ignore,
+    }

@@ -1,0 +1,1 @@
+"""Files on disk or behind a URL that appear complete or not at all."""

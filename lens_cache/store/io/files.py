@@ -1,0 +1,260 @@
+"""Files that are there whole or not at all.
+
+On a disk everything is written below ``STORE/tmp``, flushed and renamed into place; what a killed
+process leaves behind lies in that one folder and is swept away by the next run. Behind a URL an
+object is uploaded and appears when it is complete.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from lens_cache.errors import CorruptShardError, StoreError, one_line
+from lens_cache.store.io import remote
+from lens_cache.store.io.lease import lease
+from lens_cache.store.io.remote import is_remote, plain_errors
+
+TEMPORARY = "tmp"
+LOCK = ".lock"
+_SEAL = "crc32c"
+
+
+def temporary_path(root: Path) -> Path:
+    """Return a new name below ``root/tmp``, creating that folder."""
+    folder = root / TEMPORARY
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / uuid.uuid4().hex
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Rename a finished, flushed file or folder into place and make the rename durable."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary.rename(final)
+    sync_folder(final.parent)
+
+
+def publish_folder(temporary: Path, final: Path) -> None:
+    """Flush every file of a finished folder and of those in it, then move it into place."""
+    for path in temporary.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    publish(temporary, final)
+
+
+@contextmanager
+def new_folder(root: Path, final: Path, *, last: str) -> Iterator[Path]:
+    """Fill a local folder that appears as ``final`` when the block ends without an error.
+
+    Args:
+        root: The store.
+        final: The folder; must not exist. Behind a URL it may, half, and its files are replaced.
+        last: The file that is written last, by which ``has_folder`` knows a remote folder.
+    """
+    if is_remote(final):
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Path(scratch)
+            files = [path for path in Path(scratch).rglob("*") if path.is_file()]
+            for path in sorted(files, key=lambda path: (path.name == last, path)):
+                name = path.relative_to(scratch).as_posix()
+                remote.put(final / name, path.read_bytes())
+        return
+    temporary = temporary_path(root)
+    temporary.mkdir()
+    yield temporary
+    publish_folder(temporary, final)
+
+
+def has_folder(final: Path, *, last: str) -> bool:
+    """Tell whether a folder of ``new_folder`` is there."""
+    return (final / last if is_remote(final) else final).exists()
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a directory entry to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(root: Path, final: Path, data: bytes) -> None:
+    """Write one small file atomically."""
+    if is_remote(final):
+        remote.put(final, data)
+        return
+    temporary = temporary_path(root)
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    publish(temporary, final)
+
+
+def write_json(root: Path, final: Path, document: dict[str, Any]) -> None:
+    """Write a JSON object atomically, sealed with a checksum; equal content is equal bytes."""
+    write_bytes(root, final, sealed(document))
+
+
+def read_json(path: Path, *, purpose: str) -> dict[str, Any]:
+    """Read a JSON object written by ``write_json``; ``purpose`` begins the error.
+
+    Raises:
+        StoreError: If the file is missing.
+        CorruptShardError: If any byte of it differs from what was written.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{purpose}: {path}: {reason(error)}") from None
+    try:
+        document = json.loads(data)
+        del document[_SEAL]
+    except (ValueError, KeyError, TypeError):
+        document = None
+    if document is None or sealed(document) != data:
+        raise CorruptShardError(f"{purpose}: {path} does not match its checksum")
+    assert isinstance(document, dict)
+    return document
+
+
+def sealed(document: dict[str, Any]) -> bytes:
+    """Return the one byte string that stands for a document, its checksum included."""
+    body = json.dumps(document, sort_keys=True).encode()
+    return (json.dumps({**document, _SEAL: crc32c(body)}, indent=1, sort_keys=True) + "\n").encode()
+
+
+def map_file(path: Path) -> NDArray[np.uint8]:
+    """Return the bytes of a file, read-only: a memory map, or behind a URL a copy.
+
+    Raises:
+        CorruptShardError: If it is missing or empty.
+    """
+    try:
+        if is_remote(path):
+            return np.frombuffer(remote.read(path), dtype=np.uint8)
+        return np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+    except (OSError, ValueError) as error:
+        raise CorruptShardError(f"reading {path}: {error}") from None
+
+
+def open_stream(path: Path) -> BinaryIO:
+    """Open a file to be read from its beginning to its end.
+
+    Raises:
+        CorruptShardError: If it is missing.
+    """
+    try:
+        return remote.open_stream(path) if is_remote(path) else path.open("rb")
+    except OSError as error:
+        raise CorruptShardError(f"reading {path}: {reason(error)}") from None
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a small log; behind a URL it is written anew."""
+    if is_remote(path):
+        before = remote.read(path) if path.exists() else b""
+        remote.put(path, before + f"{line}\n".encode())
+        return
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, if it is there."""
+    remote.remove(path) if is_remote(path) else path.unlink(missing_ok=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with all that is in it, if it is there."""
+    remote.remove(path) if is_remote(path) else shutil.rmtree(path, ignore_errors=True)
+
+
+def folder_size(path: Path) -> int:
+    """Return the bytes of all files in a folder; 0 if there is none."""
+    if is_remote(path):
+        return remote.total_size(path)
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def sweep_temporary(root: Path) -> None:
+    """Remove what killed writers left behind."""
+    if is_remote(root):
+        remote.abort_uploads(root)
+    else:
+        shutil.rmtree(root / TEMPORARY, ignore_errors=True)
+
+
+@contextmanager
+def writer_lock(root: Path) -> Iterator[Callable[[], None]]:
+    """Hold the store for writing; the lock ends with its process, behind a URL soon after.
+
+    Yields what raises if another process has taken over; it can only from one that hung.
+
+    Raises:
+        StoreError: If the store cannot be written, or another process holds the lock.
+    """
+    if is_remote(root):
+        with plain_errors(root, "writing to the store"), lease(root) as require:
+            yield require
+        return
+    with _file_lock(root):
+        yield lambda: None
+
+
+@contextmanager
+def _file_lock(root: Path) -> Iterator[None]:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / LOCK).open("w")
+    except OSError as error:
+        raise StoreError(
+            f"opening the store {root} for writing: {error.strerror}; choose a writable folder"
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(
+                f"opening the store {root} for writing: another extraction holds it; wait until "
+                "it ends"
+            ) from None
+        except OSError:
+            # A network disk without locks: two writers would only do the same work twice, because
+            # every file is written under a name of its own and renamed to one with equal content.
+            pass
+        yield
+
+
+def reason(error: OSError) -> str:
+    """Return why a file could not be read or written; a far side gives no ``strerror``."""
+    return error.strerror or one_line(error)
+
+
+def crc32c(data: bytes | memoryview | NDArray[np.uint8], crc: int = 0) -> int:
+    """Return the CRC-32C of ``data``, continuing from ``crc``; an array is not copied."""
+    return int(google_crc32c.extend(crc, bytes(data) if isinstance(data, memoryview) else data))
+
+
+def crc32c_of_file(path: Path) -> tuple[int, int]:
+    """Return a file's CRC-32C and its size in bytes."""
+    crc, size = 0, 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            crc = crc32c(block, crc)
+            size += len(block)
+    return crc, size

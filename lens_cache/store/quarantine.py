@@ -1,0 +1,59 @@
+"""Which images failed, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from lens_cache.store.io.files import read_json, write_json
+from lens_cache.store.layout import Group
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarantine:
+    """One image that a group could not extract.
+
+    Attributes:
+        group: The feature group.
+        image_id: The image.
+        path: Its path below the dataset's root.
+        stage: ``read``, ``model`` or ``crash`` (the worker process died on it).
+        reason: One line.
+    """
+
+    group: str
+    image_id: str
+    path: str
+    stage: str
+    reason: str
+
+    def save(self, root: Path) -> None:
+        """Write the record."""
+        path = quarantine_path(root, self.group, self.image_id)
+        write_json(root, path, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> Quarantine:
+        """Read a record.
+
+        Raises:
+            StoreError: If it is missing or unreadable.
+        """
+        return cls(**read_json(path, purpose="reading a quarantine record"))
+
+
+def quarantined(root: Path, group: Group) -> dict[str, Quarantine]:
+    """Return the quarantine records of a group by image id."""
+    records = map(Quarantine.load, quarantine_paths(root, group))
+    return {record.image_id: record for record in records}
+
+
+def quarantine_paths(root: Path, group: str) -> list[Path]:
+    """Return the files of a group's quarantine records."""
+    return sorted((root / "quarantine" / group).glob("*.json"))
+
+
+def quarantine_path(root: Path, group: str, image_id: str) -> Path:
+    """Return where an image's quarantine record lies, if it has one."""
+    return root / "quarantine" / group / f"{image_id}.json"

@@ -1,0 +1,208 @@
+"""Open a store and read the features of its images."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from itertools import chain
+from multiprocessing.context import BaseContext
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lens_cache.errors import StoreError
+from lens_cache.features.frozen_parts import FrozenParts
+from lens_cache.features.types import ImageFeatures
+from lens_cache.store.catalogue import Catalogue
+from lens_cache.store.commits import committed_shards, missing_shards
+from lens_cache.store.feature_reader import together
+from lens_cache.store.formats import open_features
+from lens_cache.store.io.remote import is_remote, plain_errors
+from lens_cache.store.layout import GROUPS, shard_images
+from lens_cache.store.manifest import Manifest
+from lens_cache.store.paths import FROZEN_FOLDER, PLAN_FOLDER
+from lens_cache.store.quarantine import quarantined
+
+__all__ = ["FROZEN_FOLDER", "PLAN_FOLDER", "Store", "missing_shards", "shard_images"]
+
+Views = list[NDArray[np.uint8]]
+_REQUESTS = 16  # that a process has under way at a time, behind a URL
+
+
+class Store:
+    """A feature cache, opened for reading: a complete one, or what there is of another.
+
+    Attributes:
+        root: The store's folder.
+        shards: The shards whose images may be read; all of them if nothing.
+        manifest: What the store is.
+        plan: Its images and queries.
+        questions: The text tokens of its queries.
+        catalogue: These three together.
+        features: The bytes of its arrays.
+        prefix: Takes a layer; returns the states of the system prefix there, read once, (P, d).
+    """
+
+    def __init__(
+        self, root: Path, *, incomplete: bool = False, shards: frozenset[int] | None = None
+    ) -> None:
+        """Open a store.
+
+        Args:
+            root: Where it lies.
+            incomplete: Take a store whose extraction has not finished, and of it the shards that
+                every group has committed.
+            shards: Use these shards only, all of which are committed.
+
+        Raises:
+            StoreError: If it is missing, or not complete and that was not asked for, or nothing of
+                it is committed.
+        """
+        self.root, self.shards = root, shards
+        with plain_errors(root, "opening the store"):
+            self._open(incomplete)
+
+    def _open(self, incomplete: bool) -> None:
+        root = self.root
+        self.manifest = Manifest.load(root)
+        if self.shards is None and not self.manifest.complete:
+            if not incomplete:
+                raise StoreError(
+                    f"opening the store {root}: its extraction has not finished; run the same "
+                    "`lens-cache extract` (or `convert`) again, it goes on where it stopped; to "
+                    "train on what is there, set batch.incomplete_store=use"
+                )
+            self.shards = _usable_shards(root)
+        self.catalogue = Catalogue.load(root, self.manifest)
+        self.plan, self.questions = self.catalogue.plan, self.catalogue.questions
+        self.features = open_features(root, self.catalogue)
+        self._missing = {image_id for group in GROUPS for image_id in quarantined(root, group)}
+        self.prefix = lru_cache(maxsize=None)(self._read_prefix)
+        self._threads = ThreadPoolExecutor(_REQUESTS) if is_remote(root) else None
+
+    def __reduce__(self) -> tuple[Callable[..., Store], tuple[Path, frozenset[int] | None]]:
+        """Let a process that does not fork, such as a spawned loader worker, open it again."""
+        return _open_again, (self.root, self.shards)
+
+    @property
+    def worker_context(self) -> BaseContext | None:
+        """How processes that read this store are to be started; nothing if it does not matter.
+
+        Connections do not survive a fork: behind a URL each process opens the store anew.
+        """
+        if self._threads is None:
+            return None
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])  # imported once, not by every worker
+        return context
+
+    @property
+    def num_quarantined(self) -> int:
+        """Images that some group could not extract."""
+        return len(self._missing)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The tapped layers whose states are stored."""
+        return tuple(self.manifest.fingerprints["hidden_states"]["layers"])
+
+    def frozen(self) -> FrozenParts:
+        """Load what a LENS model needs of the frozen models."""
+        return FrozenParts.load(self.root / FROZEN_FOLDER)
+
+    def images(self, split: str | None, limit: int | None = None) -> list[int]:
+        """Return the images of the usable shards that have queries in a split.
+
+        Quarantined ones are left out.
+
+        Raises:
+            StoreError: If there is none; the message names the splits.
+        """
+        chosen = [
+            image
+            for image in self.plan.select(split)
+            if (self.shards is None or image // self.catalogue.shard_size in self.shards)
+            and self.plan.image(image).image_id not in self._missing
+        ]
+        if not chosen:
+            raise StoreError(
+                f"choosing split {split!r} of the store {self.root}: no image; it has "
+                + ", ".join(
+                    f"{name} ({count} queries)" for name, count in self.plan.splits().items()
+                )
+            )
+        return chosen[:limit]
+
+    def read(self, image: int, queries: Sequence[int], layer: int) -> ImageFeatures:
+        """Read an image's features and those of some of its queries.
+
+        Args:
+            image: Index of the image in the plan.
+            queries: Indices of queries in the plan, all of this image.
+            layer: A tapped layer.
+
+        Raises:
+            CorruptShardError: If a shard is damaged or an object is missing.
+        """
+        features = self.features
+        tokens, text = f"layer_{layer}/image_tokens", f"layer_{layer}/text_tokens"
+        rows = [self.catalogue.rows_of(query) for query in queries]
+        token_views, embedding_views, *text_views = self._fetch(
+            lambda: [features.chunk_view(tokens, image)],
+            lambda: [features.chunk_view("image_embeddings", image)],
+            *(partial(features.row_views, text, image, run) for run in _runs(rows)),
+        )
+        image_tokens, image_embedding, text_tokens = map(
+            features.tensor,
+            (tokens, "image_embeddings", text),
+            together([token_views, embedding_views, list(chain(*text_views))]),
+        )
+        return ImageFeatures(
+            prefix=self.prefix(layer),
+            image_tokens=image_tokens,
+            text_tokens=torch.split(text_tokens, [len(mine) for mine in rows]),
+            image_embedding=image_embedding,
+        )
+
+    def _fetch(self, *reads: Callable[[], Views]) -> list[Views]:
+        """Find several things: behind a URL at the same time, since each waits for an answer."""
+        if self._threads is None:
+            return [read() for read in reads]
+        return [future.result() for future in [self._threads.submit(read) for read in reads]]
+
+    def _read_prefix(self, layer: int) -> Tensor:
+        """Read the states of the system prefix, the same for every image; (P, d)."""
+        name = f"layer_{layer}/prefix"
+        return self.features.tensor(name, self.features.prefix(name))
+
+
+def _runs(rows: Sequence[range]) -> list[range]:
+    """Return ranges with those that follow one another made one: questions lie side by side."""
+    runs: list[range] = []
+    for mine in rows:
+        if runs and runs[-1].stop == mine.start:
+            runs[-1] = range(runs[-1].start, mine.stop)
+        else:
+            runs.append(mine)
+    return runs
+
+
+def _open_again(root: Path, shards: frozenset[int] | None) -> Store:
+    return Store(root, shards=shards)
+
+
+def _usable_shards(root: Path) -> frozenset[int]:
+    """Return the shards that every group has committed, of a store that is not complete."""
+    committed = frozenset.intersection(*(frozenset(committed_shards(root, g)) for g in GROUPS))
+    if 0 not in committed:
+        raise StoreError(
+            f"opening the store {root}: its extraction has not finished, and of its first shard, "
+            "which holds the prefix, not every group is committed; run the same `lens-cache "
+            "extract` again, it goes on where it stopped"
+        )
+    return committed

@@ -1,0 +1,1 @@
+"""The WebDataset format: one tar per shard, streamed."""

@@ -1,0 +1,1 @@
+"""Phase 2: batches from a store, losses, optimizer, run folders."""

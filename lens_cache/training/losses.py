@@ -1,0 +1,175 @@
+"""The losses of LENS (paper eq. 5 to 7), computed in float32 whatever the precision of the model.
+
+Dice and cross-entropy have LISA's semantics: logits in, each mask averaged over its pixels, then
+the mean over masks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lens_cache.config.train import LossConfig
+from lens_cache.features.types import Segmentation
+from lens_cache.images.geometry import logits_to_image
+from lens_cache.training.targets import Targets
+
+DICE_EPSILON = 1e-6
+DICE_SCALE = 1000.0  # LISA divides all sums by it; it sets how much DICE_EPSILON counts.
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The weighted sum of eq. 7 and its unweighted parts, scalars: means over Q questions.
+
+    Attributes:
+        total: Eq. 7.
+        dice: Dice loss of the masks.
+        bce: Binary cross-entropy of the masks.
+        attention: L_attn, eq. 5.
+        each: Dice, BCE and attention loss of each question, detached, shape (Q, 3).
+    """
+
+    total: Tensor
+    dice: Tensor
+    bce: Tensor
+    attention: Tensor
+    each: Tensor
+
+
+class LensLoss(nn.Module):
+    """The overall objective, eq. 7.
+
+    Args:
+        config: Weights and resolutions.
+        side: Side of the square in pixels (1024); masks at image resolution need it.
+    """
+
+    def __init__(self, config: LossConfig, *, side: int) -> None:
+        super().__init__()
+        self.config = config
+        self.side = side
+
+    def forward(self, segmentation: Segmentation, targets: Targets) -> Losses:
+        """Compare Q answers with their targets.
+
+        Raises:
+            ValueError: If the targets are not of the kind that ``mask_size`` asks for, or not as
+                many as the answers.
+        """
+        logits = segmentation.low_res_logits
+        if not len(logits) == len(targets.masks) == len(targets.attention) > 0:
+            raise ValueError(
+                f"expected as many targets as answers, at least one; got {len(logits)} answers, "
+                f"{len(targets.masks)} masks and {len(targets.attention)} attention targets"
+            )
+        if self.config.mask_size is None:
+            dice, bce = self._at_image_resolution(logits, targets)
+        else:
+            dice, bce = self._in_square(logits, targets, self.config.mask_size)
+        attention = attention_loss(
+            segmentation.grounding_map, targets.attention, targets.attention_valid
+        )
+        each = torch.stack([dice, bce, attention], dim=1).detach()
+        dice, bce, attention = dice.mean(), bce.mean(), attention.mean()
+        total = self.config.dice * dice + self.config.bce * bce + self.config.attention * attention
+        return Losses(total=total, dice=dice, bce=bce, attention=attention, each=each)
+
+    def _at_image_resolution(self, logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        if isinstance(targets.masks, Tensor):
+            raise ValueError("mask_size is empty: expected a list of masks of shape (H, W)")
+        dice, bce = [], []
+        for row, mask, valid in zip(logits, targets.masks, targets.valid, strict=True):
+            height, width = mask.shape
+            full = logits_to_image(row, width=width, height=height, side=self.side)
+            dice.append(dice_loss(full[None], mask[None], valid[None]))
+            bce.append(mask_bce_loss(full[None], mask[None], valid[None]))
+        return torch.cat(dice), torch.cat(bce)
+
+    def _in_square(self, logits: Tensor, targets: Targets, size: int) -> tuple[Tensor, Tensor]:
+        masks, valid = targets.masks, targets.valid
+        expected = (len(logits), size, size)
+        if (
+            not (isinstance(masks, Tensor) and isinstance(valid, Tensor))
+            or masks.shape != expected
+            or valid.shape != expected
+        ):
+            raise ValueError(f"mask_size is {size}: expected masks and valid of shape {expected}")
+        resized = F.interpolate(
+            logits[:, None].float(), (size, size), mode="bilinear", align_corners=False
+        )[:, 0]
+        return dice_loss(resized, masks, valid), mask_bce_loss(resized, masks, valid)
+
+
+def attention_loss(grounding_map: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Return L_attn, eq. 5: plain binary cross-entropy on probabilities.
+
+    Args:
+        grounding_map: Normalised A_c^1 in [0, 1], shape (Q, rows, columns).
+        target: Masks in the square, bool, shape (Q, s, s). The map is brought to s x s, bilinear
+            with aligned corners, as in the released code.
+        valid: Pixels that are compared, bool, shape (Q, s, s); all if not given.
+
+    Returns:
+        The mean over each map's pixels, shape (Q,).
+    """
+    with torch.autocast(grounding_map.device.type, enabled=False):
+        values = _at_least_float32(grounding_map)
+        size = (target.shape[1], target.shape[2])
+        upsampled = F.interpolate(values[:, None], size, mode="bilinear", align_corners=True)[:, 0]
+        # PyTorch fails an assertion on NaN, which ends a CUDA process: let NaN come out instead.
+        loss = F.binary_cross_entropy(
+            upsampled.nan_to_num(nan=0.5).clamp(0, 1), target.to(values.dtype), reduction="none"
+        )
+        return _mean_over(loss, valid) + 0 * values.flatten(1).sum(dim=1)
+
+
+def dice_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Return LISA's dice loss of the sigmoid of the logits.
+
+    Args:
+        logits: Shape (Q, H, W).
+        target: Bool, shape (Q, H, W).
+        valid: Pixels that are compared, bool, shape (Q, H, W); all if not given.
+
+    Returns:
+        The loss of each mask, shape (Q,). An empty target with an empty prediction costs nothing.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        probability = _at_least_float32(logits).sigmoid()
+        truth = target.to(probability.dtype)
+        if valid is not None:
+            probability, truth = probability * valid, truth * valid
+        probability, truth = probability.flatten(1), truth.flatten(1)
+        numerator = 2 * (probability * truth / DICE_SCALE).sum(dim=1)
+        denominator = (probability / DICE_SCALE).sum(dim=1) + (truth / DICE_SCALE).sum(dim=1)
+        return 1 - (numerator + DICE_EPSILON) / (denominator + DICE_EPSILON)
+
+
+def mask_bce_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Return the binary cross-entropy of logits, the mean over each mask's pixels, shape (Q,).
+
+    Args:
+        logits: Shape (Q, H, W).
+        target: Bool, shape (Q, H, W).
+        valid: Pixels that are compared, bool, shape (Q, H, W); all if not given.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        values = _at_least_float32(logits)
+        loss = F.binary_cross_entropy_with_logits(values, target.to(values.dtype), reduction="none")
+        return _mean_over(loss, valid)
+
+
+def _mean_over(loss: Tensor, valid: Tensor | None) -> Tensor:
+    """Return the mean over the valid pixels of each map, shape (Q,); both (Q, H, W)."""
+    if valid is None:
+        return loss.flatten(1).mean(dim=1)
+    compared = valid.flatten(1)
+    return (loss.flatten(1) * compared).sum(dim=1) / compared.sum(dim=1).clamp(min=1)
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,0 +1,116 @@
+"""A loss that is not finite: which questions are to blame, and their batch in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lens_cache.errors import TrainingError
+from lens_cache.store.store import Store
+from lens_cache.training.data import Batch
+from lens_cache.training.loss_tally import LOSSES
+from lens_cache.training.losses import Losses
+
+FAILED_BATCH = "failed_batch"
+_SHOWN = 3
+
+
+class NotFiniteError(TrainingError):
+    """Says that a loss is NaN or infinite.
+
+    Attributes:
+        batch: What it is kept as: plain tensors, lists and numbers.
+    """
+
+    def __init__(self, message: str, batch: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.batch = batch
+
+    def keep(self, path: Path) -> TrainingError:
+        """Write the batch; return the error that tells where."""
+        torch.save(self.batch, path)
+        look = f"import torch; print(torch.load({str(path)!r}, weights_only=True)['queries'])"
+        return TrainingError(f'{self}; the batch is kept: python -c "{look}"')
+
+
+def not_finite(step: int, batch: Batch, losses: Losses, store: Store) -> NotFiniteError:
+    """Return what to raise about a batch whose loss is not finite.
+
+    Args:
+        step: Optimizer step.
+        batch: The batch.
+        losses: What it gave.
+        store: Where it comes from.
+    """
+    broken = ~losses.each.isfinite().all(dim=1)
+    rows = [(draw.image, query) for draw in batch.draws for query in draw.queries]
+    queries = [
+        {
+            "image_id": store.catalogue.image_id(image),
+            "image_path": str(store.plan.image(image).path),
+            "query_id": store.plan.query(query).query_id,
+            "instruction": store.plan.query(query).instruction,
+            "losses": dict(zip(LOSSES, each, strict=True)),
+        }
+        for (image, query), each in zip(rows, losses.each.tolist(), strict=True)
+    ]
+    blamed = [one for one, bad in zip(queries, broken.tolist(), strict=True) if bad]
+    shown = ", ".join(f"{one['query_id']} of image {one['image_id']}" for one in blamed[:_SHOWN])
+    more = f" and {len(blamed) - _SHOWN} more" if len(blamed) > _SHOWN else ""
+    parts = ", ".join(f"{name} {getattr(losses, name).item():g}" for name in LOSSES)
+    return NotFiniteError(
+        f"training step {step}: the loss is not finite ({parts}) for query {shown}{more}; "
+        + _advice(batch, store),
+        {"step": step, "queries": queries, **_tensors(batch)},
+    )
+
+
+def _advice(batch: Batch, store: Store) -> str:
+    """Say what to do, which depends on who is to blame."""
+    features = batch.features
+    for what, values in (
+        ("hidden states of the image", features.image_tokens),
+        ("SAM's embedding of the image", features.image_embeddings),
+        ("hidden states of a question", features.texts.tokens),
+    ):
+        broken = ~values.isfinite().flatten(1).all(dim=1)
+        if broken.any():
+            image = batch.draws[int(broken.nonzero()[0])].image
+            return (
+                f"the stored {what} {store.catalogue.image_id(image)} are not finite; run "
+                f"`lens-cache verify {store.root} --recompute 16`"
+            )
+    return (
+        "the stored features are finite, so the weights are not; lower optimizer.lr, and go on "
+        "from the last checkpoint in a new run or start anew"
+    )
+
+
+def _tensors(batch: Batch) -> dict[str, Any]:
+    """Return a batch as plain tensors on the CPU."""
+    features, targets = batch.features, batch.targets
+    return {
+        "draws": [[draw.image, list(draw.queries)] for draw in batch.draws],
+        "features": {
+            "prefix": features.prefix.cpu(),
+            "image_tokens": features.image_tokens.cpu(),
+            "text_tokens": features.texts.tokens.cpu(),
+            "text_owner": features.texts.owner.cpu(),
+            "image_embeddings": features.image_embeddings.cpu(),
+        },
+        "targets": {
+            "attention": targets.attention.cpu(),
+            "attention_valid": targets.attention_valid.cpu(),
+            "masks": [mask.cpu() for mask in targets.masks],
+            "valid": [mask.cpu() for mask in targets.valid],
+        },
+    }
+
+
+def elsewhere(step: int) -> TrainingError:
+    """Return what a process raises whose own questions are fine, but not those of another."""
+    return TrainingError(
+        f"training step {step}: the loss is not finite in another process, which says of what"
+    )

@@ -1,0 +1,195 @@
+"""A training run as a folder: its settings, its frozen parts, its checkpoints.
+
+A run is self-contained: it can be evaluated and used for prediction without the store that it was
+trained from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Literal
+
+import torch
+
+from lens_cache.config.load import load_config
+from lens_cache.config.train import TrainConfig
+from lens_cache.errors import CheckpointError, StoreMismatchError
+from lens_cache.features.frozen_parts import FrozenParts
+from lens_cache.models.lens import LensModel
+from lens_cache.store.manifest import Manifest, require_same
+from lens_cache.store.paths import MANIFEST_FILE
+from lens_cache.store.store import Store
+
+CHECKPOINTS = "checkpoints"
+CONFIG_FILE = "config.yaml"
+FROZEN_FOLDER = "frozen"
+USED_FILE = "used_shards.json"
+WEIGHTS_FILE = "weights.ckpt"  # in a checkpoint that is a folder
+
+Which = Literal["best", "last"]
+# What ``torch.load`` and a model raise on a file that is not what it should be.
+_UNREADABLE = (RuntimeError, KeyError, OSError, ValueError, EOFError, TypeError, UnpicklingError)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished or running training.
+
+    Attributes:
+        folder: Where it lies.
+        config: Its resolved settings.
+        manifest: Manifest of the store it was trained from.
+    """
+
+    folder: Path
+    config: TrainConfig
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Open a run's folder.
+
+        Raises:
+            CheckpointError: If it is not the folder of a run.
+        """
+        if not (folder / CONFIG_FILE).exists() or not (folder / MANIFEST_FILE).exists():
+            raise CheckpointError(
+                f"opening the run {folder}: no {CONFIG_FILE} with a {MANIFEST_FILE} there; run "
+                f"`lens-cache train {folder} --store STORE`"
+            )
+        config = load_config(TrainConfig, folder / CONFIG_FILE)
+        return cls(folder=folder, config=config, manifest=Manifest.load(folder))
+
+    def checkpoint(self, which: Which | None = None) -> Path:
+        """Return a checkpoint; the best one where there is one, unless asked otherwise.
+
+        Raises:
+            CheckpointError: If there is none.
+        """
+        names: tuple[Which, ...] = ("best", "last") if which is None else (which,)
+        for name in names:
+            path = self.folder / CHECKPOINTS / f"{name}.ckpt"
+            if path.exists():
+                return path
+        raise CheckpointError(
+            f"opening the run {self.folder}: no {' or '.join(names)} checkpoint yet; run "
+            f"`lens-cache train {self.folder} --store STORE --resume`"
+        )
+
+    def load_model(self, which: Which | None = None) -> LensModel:
+        """Load the trained model, in evaluation mode on the CPU.
+
+        Raises:
+            CheckpointError: If the checkpoint is missing or does not fit.
+        """
+        path = self.checkpoint(which)
+        settings = dataclasses.replace(self.config.model, warm_start=False)
+        model = LensModel(settings, FrozenParts.load(self.folder / FROZEN_FOLDER))
+        try:
+            file = path / WEIGHTS_FILE if path.is_dir() else path
+            content = torch.load(file, map_location="cpu", weights_only=True)
+            state = {
+                name.removeprefix("model."): value
+                for name, value in content["state_dict"].items()
+                if name.startswith("model.")
+            }
+            model.load_state_dict(state)
+        except _UNREADABLE as error:
+            raise CheckpointError(
+                f"loading {path}: {' '.join(str(error).split())[:300]}; give a run of this version"
+            ) from None
+        return model.eval()
+
+    def require_features_of(self, store: Store) -> None:
+        """Refuse a store whose features another model, layer or prompt made.
+
+        Raises:
+            StoreMismatchError: If the features differ; the message names every differing field.
+        """
+        require_same_features(self.manifest, store.manifest, store.root, self.layer)
+
+    @property
+    def layer(self) -> int:
+        """The layer the head reads."""
+        assert self.config.model.layer is not None
+        return self.config.model.layer
+
+
+def require_frozen_fits(store: Store, frozen: FrozenParts, layer: int) -> None:
+    """Refuse frozen parts that were not made for a store's features.
+
+    Args:
+        store: The store.
+        frozen: What the model is built from.
+        layer: The layer the head reads.
+
+    Raises:
+        StoreMismatchError: If sizes differ; the message names each.
+    """
+    sam, spec = frozen.sam_architecture, store.features.spec
+    tokens, width = spec(f"layer_{layer}/image_tokens").image_shape
+    rows, columns = frozen.grid
+    wanted = {
+        "hidden size": frozen.text_config["hidden_size"],
+        "image tokens": rows * columns,
+        "SAM embedding": [sam.transformer_dim, sam.embedding_size, sam.embedding_size],
+    }
+    found = {
+        "hidden size": width,
+        "image tokens": tokens,
+        "SAM embedding": list(spec("image_embeddings").image_shape),
+    }
+    advice = f"Run `lens-cache verify {store.root} --repair`: the folder {FROZEN_FOLDER} is another"
+    require_same(store.root, "what the head is built from", found, wanted, advice)
+
+
+def require_same_features(trained: Manifest, found: Manifest, where: Path, layer: int) -> None:
+    """Refuse features that differ from those a run was trained on (invariant I5)."""
+    for group, fingerprint in found.fingerprints.items():
+        stored, wanted = dict(fingerprint), dict(trained.fingerprints[group])
+        layers = stored.pop("layers", [layer])
+        wanted.pop("layers", None)
+        if layer not in layers:
+            raise StoreMismatchError(
+                f"the features of {where}: the run reads layer {layer}, the store holds {layers}"
+            )
+        advice = "Use a store that was extracted with the run's encoders, or train a new run"
+        require_same(where, f"the group {group}", stored, wanted, advice)
+
+
+def begin_run(folder: Path, store: Store, frozen: FrozenParts) -> None:
+    """Write what makes a run self-contained: the store's manifest and SAM's frozen parts.
+
+    And which shards of the store it uses.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # A run that was killed before its first checkpoint may have left those of another store.
+    shutil.rmtree(folder / FROZEN_FOLDER, ignore_errors=True)
+    dataclasses.replace(frozen, decoder_layers={}).save(folder / FROZEN_FOLDER)
+    (folder / MANIFEST_FILE).write_bytes((store.root / MANIFEST_FILE).read_bytes())
+    used = {
+        "shards": None if store.shards is None else sorted(store.shards),
+        "of": store.catalogue.num_shards,
+    }
+    (folder / USED_FILE).write_text(json.dumps(used) + "\n")
+
+
+def used_shards(folder: Path) -> frozenset[int] | None:
+    """Return the shards that a run uses of a store which was incomplete when the run began."""
+    path = folder / USED_FILE
+    shards = json.loads(path.read_text())["shards"] if path.exists() else None
+    return None if shards is None else frozenset(shards)
+
+
+def autocast(config: TrainConfig, device: str) -> AbstractContextManager[object]:
+    """Return the precision that a run was trained in, for inference."""
+    names = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+    dtype = names.get(config.trainer.precision)
+    kind = torch.device(device).type
+    return torch.autocast(kind, dtype=dtype or torch.bfloat16, enabled=dtype is not None)

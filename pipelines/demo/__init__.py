@@ -1,0 +1,1 @@
+"""The demo commands: drawn shapes, and photographs of your own."""

@@ -1,0 +1,146 @@
+"""The whole way on photographs, with random models: extract, verify, train, evaluate, segment."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from lens_cache.config.data import DataConfig
+from lens_cache.config.extract import (
+    EncodersConfig,
+    ExtractConfig,
+    LlavaConfig,
+    SamConfig,
+    StoreConfig,
+)
+from lens_cache.config.load import load_config
+from lens_cache.config.train import TrainConfig
+from lens_cache.datasets.coco import splits_of
+from lens_cache.errors import ConfigError, StoreError, StoreMismatchError
+from lens_cache.store.store import Store
+from lens_cache.toy.random_checkpoints import LLAVA_FOLDER, SAM_FILE, write_tiny_checkpoints
+from lens_cache.training.run import CHECKPOINTS, Run
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.report import Evaluation
+from pipelines.evaluation.report import evaluation as report_evaluation
+from pipelines.evaluation.segment import segment
+from pipelines.extraction.extract import extract
+from pipelines.extraction.report import extraction as report_extraction
+from pipelines.extraction.report import verification as report_verification
+from pipelines.extraction.runners import on_ray
+from pipelines.extraction.verify import check
+from pipelines.progress import Bars
+from pipelines.reports import report
+from pipelines.training.train import train
+
+# Images taken of a larger folder, so that the demo stays one of minutes.
+LIMIT = 64
+
+
+def demo(out: Path, root: Path, split: str | None, bars: Bars, *, seed: int = 0) -> report.Report:
+    """Go from photographs to masks, with tiny random models in the place of LLaVA and SAM.
+
+    What an earlier call left in ``out`` is taken up where it stopped; after a complete one only the
+    check, the evaluation and the segmentation run again.
+
+    Args:
+        out: Folder for everything that is made.
+        root: A COCO folder.
+        split: Its split; the only one there is, if not given.
+        bars: Where progress goes.
+        seed: Decides the random models and the training.
+
+    Raises:
+        ConfigError: If the split is not clear, or ``out`` holds a demo of other data.
+        LensCacheError: If a step fails.
+    """
+    split = split or _only_split(root)
+    settings = ExtractConfig(
+        data=DataConfig(root=root, split=split, limit=LIMIT),
+        encoders=EncodersConfig(
+            root=out / "checkpoints",
+            llava=LlavaConfig(checkpoint=LLAVA_FOLDER),
+            sam=SamConfig(checkpoint=SAM_FILE),
+        ),
+        store=StoreConfig(shard_size=8),
+    )
+    bars.message(f"demo: the first {LIMIT} images at most of {root}, {split}; everything in {out}")
+    bars.message("1/5 extract: tiny random LLaVA and SAM, once over the photographs")
+    write_tiny_checkpoints(out / "checkpoints", seed)
+    _extract(out / "store", settings, bars)
+    bars.message("2/5 verify: every byte, and four records against the plain models")
+    _verify(out / "store", bars)
+    store = Store(out / "store")
+    training = load_config(TrainConfig, None, ["preset=tiny", f"trainer.seed={seed}"])
+    bars.message(f"3/5 train: {training.trainer.max_steps} steps from the store")
+    start = dataclasses.replace(training.trainer, max_steps=1, validate_every=1)
+    with bars.paused():
+        # The first step of the warm-up has learning rate 0: this run is the model as it begins.
+        before = _train(out / "untrained", store, dataclasses.replace(training, trainer=start))
+        run = _train(out / "run", store, training)
+    bars.message("4/5 evaluate: before and after the training, on the queries it was trained with")
+    first = evaluate(before, store, split, num_panels=0, progress=bars.progress)
+    found = evaluate(run, store, split, progress=bars.progress)
+    query = store.plan.query(0)
+    photo = root / store.plan.image(query.image_index).path
+    bars.message(f'5/5 segment: "{query.instruction}" in {photo.name}')
+    answer = segment(photo, query.instruction, run, out / "segment")
+    return _tell(store, first, found, answer)
+
+
+def _tell(
+    store: Store, before: Evaluation, after: Evaluation, answer: report.Report
+) -> report.Report:
+    """Report where everything is, and what its numbers are worth."""
+    document = {
+        "store": str(store.root),
+        "evaluation": report_evaluation(after).document,
+        "giou_before": before.overall.giou.value,
+        "segment": answer.document,
+    }
+    lines = [
+        report_evaluation(after).text,
+        f"gIoU {100 * before.overall.giou.value:.1f} before training, "
+        f"{100 * after.overall.giou.value:.1f} after, on the very queries it was trained with",
+        "The frozen models are random: these numbers show that the pipeline works, not that LENS "
+        "segments.",
+        answer.text,
+        f"report {Path(after.folder) / 'report.md'}",
+        f"panels {Path(after.folder) / 'panels'}",
+    ]
+    return report.Report(document, "\n".join(lines))
+
+
+def _only_split(root: Path) -> str:
+    """Return the split of a COCO folder that has just one."""
+    splits = splits_of(root)
+    if len(splits) != 1:
+        found = ", ".join(splits) or "none (expected annotations/instances_SPLIT.json)"
+        raise ConfigError(
+            f"the demo on {root}: --split is not given (SPLIT= for make); splits found: {found}"
+        )
+    return splits[0]
+
+
+def _extract(root: Path, settings: ExtractConfig, bars: Bars) -> None:
+    try:
+        summary = extract(root, settings, bars, on_ray(None))
+    except StoreMismatchError as error:
+        raise ConfigError(
+            f"{error}; or choose another folder for this demo with --out (OUT= for make)"
+        ) from None
+    bars.message(report_extraction(root, summary).text)
+
+
+def _verify(root: Path, bars: Bars) -> None:
+    found = check(
+        root, recompute_count=4, overrides=(), seed=0, device="cpu", progress=bars.progress
+    )
+    bars.message(report_verification(root, found).text)
+    if not found.good:
+        raise StoreError(f"verifying {root}: not good; run `lens-cache verify {root} --repair`")
+
+
+def _train(folder: Path, store: Store, settings: TrainConfig) -> Run:
+    """Train, or go on with what is there; a finished run stays as it is."""
+    return train(folder, store.root, settings, resume=(folder / CHECKPOINTS).exists())

@@ -1,0 +1,196 @@
+"""The whole way on a drawn world, with the trained tiny models: from pictures to a page."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
+
+import lens_cache
+from lens_cache.config.extract import ExtractConfig
+from lens_cache.config.load import load_config
+from lens_cache.config.train import TrainConfig
+from lens_cache.encoders.resolve import Encoders
+from lens_cache.errors import ConfigError, DatasetError, StoreMismatchError
+from lens_cache.evaluation.baseline_scores import Baselines, baselines
+from lens_cache.store.store import Store
+from lens_cache.toy.world import write_world
+from lens_cache.training.run import CHECKPOINTS, Run
+from pipelines.demo.page import Page, render
+from pipelines.demo.shapes_settings import extract_config
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.gallery import Gallery, gallery
+from pipelines.evaluation.report import Evaluation
+from pipelines.extraction.dry_run import estimate_cost
+from pipelines.extraction.extract import extract
+from pipelines.extraction.report import extraction as report_extraction
+from pipelines.extraction.runners import on_ray
+from pipelines.progress import Bars
+from pipelines.reports import report
+from pipelines.reports.curves import chart, read_log
+from pipelines.training.train import train
+
+PICTURES = {"train": 1200, "val": 40, "test": 120, "hard": 60}
+DEVELOPMENT, MEASURED = "val", ("test", "hard")
+TRAINING = (
+    "preset=shapes",
+    f"trainer.threads={min(2, os.cpu_count() or 1)}",
+    f"batch.validation_split={DEVELOPMENT}",
+    "trainer.validate_every=100",
+)
+PAGE_FILE, TIMES_FILE = "index.html", "times.json"
+_CHARTS = {
+    "Loss": ("train/total", "train/dice", "train/bce", "train/attention"),
+    f"gIoU on {DEVELOPMENT}": ("val/giou",),
+}
+
+T = TypeVar("T")
+
+
+def demo(out: Path, bars: Bars, *, seed: int = 0) -> report.Report:
+    """Go from an empty folder to ``OUT/index.html``.
+
+    What an earlier call left in ``out`` is taken up where it stopped; after a complete one only the
+    measuring and the page are done again.
+
+    Args:
+        out: Folder for everything that is made.
+        bars: Where progress goes.
+        seed: Decides world and training.
+
+    Raises:
+        ConfigError: If ``out`` holds another demo.
+        LensCacheError: If a step fails.
+    """
+    clock = _Clock(out / TIMES_FILE)
+    bars.message(f"demo: {sum(PICTURES.values())} drawn pictures; everything in {out}")
+    bars.message("1/6 world: draw pictures, write instructions")
+    clock.once("world", lambda: _draw(out / "world", seed, bars))
+    bars.message("2/6 extract: the frozen models, once over the pictures")
+    settings = extract_config(out / "world")
+    clock.once("extract", lambda: _extract(out / "store", settings, bars))
+    store = Store(out / "store")
+    training = load_config(TrainConfig, None, [*TRAINING, f"trainer.seed={seed}"])
+    bars.message(f"3/6 train: {training.trainer.max_steps} steps from the store")
+    with bars.paused():
+        clock.once("train", lambda: _train(out / "run", store, training))
+    run = Run.open(out / "run")
+    bars.message(f"4/6 evaluate: on {' and '.join(MEASURED)}")
+    evaluations = clock.time(
+        "evaluate",
+        lambda: {
+            split: evaluate(run, store, split, num_panels=0, progress=bars.progress)
+            for split in MEASURED
+        },
+    )
+    bars.message("5/6 reference lines: the same frozen models without LENS")
+    lines = clock.time(
+        "reference lines",
+        lambda: baselines(
+            store, MEASURED, development=DEVELOPMENT, seed=seed, progress=bars.progress
+        ),
+    )
+    bars.message("6/6 page: pictures, swap test, everything on one page")
+    shown = clock.time("pictures", lambda: gallery(run, store, MEASURED[0], progress=bars.progress))
+    encoders = Encoders.resolve(settings)
+    page = Page(
+        version=lens_cache.__version__,
+        seed=seed,
+        pictures=PICTURES,
+        queries=store.plan.splits(),
+        layers=settings.encoders.llava.layers,
+        cost=estimate_cost(encoders, store.manifest, store.questions),
+        seconds=clock.seconds,
+        training=run.config,
+        charts={
+            title: found
+            for title, names in _CHARTS.items()
+            if (found := chart(read_log(run.folder), names)) is not None
+        },
+        evaluations=evaluations,
+        baselines=lines,
+        gallery=shown,
+    )
+    (out / PAGE_FILE).write_text(render(page), encoding="utf-8")
+    return _tell(out / PAGE_FILE, evaluations, lines, shown)
+
+
+class _Clock:
+    """Seconds of each step, kept over calls: a step that was done before keeps its time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    def time(self, name: str, step: Callable[[], T]) -> T:
+        """Run a step that is done anew in every call."""
+        began = time.perf_counter()
+        result = step()
+        self._note(name, time.perf_counter() - began)
+        return result
+
+    def once(self, name: str, step: Callable[[], bool]) -> None:
+        """Run a step that says whether there was anything left to do."""
+        began = time.perf_counter()
+        if step():
+            self._note(name, self.seconds.get(name, 0.0) + time.perf_counter() - began)
+
+    def _note(self, name: str, seconds: float) -> None:
+        self.seconds[name] = seconds
+        self._path.write_text(json.dumps(self.seconds, indent=2) + "\n")
+
+
+def _draw(folder: Path, seed: int, bars: Bars) -> bool:
+    new = not folder.exists()
+    try:
+        write_world(folder, PICTURES, seed=seed, progress=bars.progress)
+    except DatasetError as error:
+        raise _another(error) from None
+    return new
+
+
+def _extract(root: Path, settings: ExtractConfig, bars: Bars) -> bool:
+    try:
+        summary = extract(root, settings, bars, on_ray(None))
+    except StoreMismatchError as error:
+        raise _another(error) from None
+    bars.message(report_extraction(root, summary).text)
+    return bool(summary.reports)
+
+
+def _train(folder: Path, store: Store, settings: TrainConfig) -> bool:
+    """Train, or go on with what is there; a finished run stays as it is."""
+    last = folder / CHECKPOINTS / "last.ckpt"
+    before = last.stat().st_mtime_ns if last.exists() else None
+    train(folder, store.root, settings, resume=(folder / CHECKPOINTS).exists())
+    return last.stat().st_mtime_ns != before
+
+
+def _another(error: Exception) -> ConfigError:
+    return ConfigError(f"{error}; or choose another folder for this demo by --out (OUT= for make)")
+
+
+def _tell(
+    page: Path, evaluations: dict[str, Evaluation], lines: Baselines, shown: Gallery
+) -> report.Report:
+    """Report the scores beside the reference lines, and where the page is."""
+    document = {
+        "page": str(page),
+        "evaluations": {split: asdict(found) for split, found in evaluations.items()},
+        "baselines": asdict(lines),
+        "swap_test": {"split": shown.split, "pairs": shown.pairs, "passed": shown.passed},
+    }
+    text = []
+    for split, found in evaluations.items():
+        text.append(f"{split}: {found.overall.queries} instructions")
+        text.append(f"  {'LENS':<16} gIoU {100 * found.overall.giou.value:5.1f}")
+        for line in lines.lines:
+            giou = line.splits[split].overall.giou.value
+            text.append(f"  {line.name:<16} gIoU {100 * giou:5.1f}   {line.note}")
+    text.append(f"swap test: {shown.passed} of {shown.pairs} pairs of {shown.split} told apart")
+    text.append(f"page {page}")
+    return report.Report(document, "\n".join(text))

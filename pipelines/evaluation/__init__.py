@@ -1,0 +1,1 @@
+"""Commands that measure: evaluate, segment, probe; their reports and pictures."""

@@ -1,0 +1,117 @@
+"""Measure gIoU and cIoU of a run on a split of a store, and draw some of its answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lens_cache.evaluation.scores import Sample, score_all
+from lens_cache.progress import Progress
+from lens_cache.store.store import Store
+from lens_cache.training.data import evaluation_draws
+from lens_cache.training.run import Run, Which
+from lens_cache.training.sampling import Draw
+from pipelines.evaluation.answers import Answers
+from pipelines.evaluation.panels import panel_of, read_photo
+from pipelines.evaluation.report import Evaluation, write_evaluation
+
+
+def evaluate(
+    run: Run,
+    store: Store,
+    split: str,
+    *,
+    which: Which | None = None,
+    limit: int | None = None,
+    num_panels: int = 12,
+    data_root: Path | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate a run and write its report below ``RUN/evaluation/SPLIT``.
+
+    Args:
+        run: The run.
+        store: A store with the features that the run was trained on.
+        split: Which queries.
+        which: Checkpoint; the best one where there is one, by default.
+        limit: Only the first images.
+        num_panels: How many pictures to draw: best, middle and worst queries.
+        data_root: Where the photographs lie; by default where they were extracted from.
+        device: Where the model runs.
+        progress: Called with the step's name, images done and in all.
+
+    Raises:
+        LensCacheError: If run and store do not fit, or the split is empty.
+    """
+    run.require_features_of(store)
+    if run.config.trainer.threads is not None:
+        torch.set_num_threads(run.config.trainer.threads)
+    draws = evaluation_draws(store, split, limit)
+    answers = Answers(run, store, which, device)
+    samples = []
+    for done, draw in enumerate(draws, 1):
+        samples += [sample for sample, _, _ in answers.of(draw)]
+        if progress is not None:
+            progress("evaluate", done, len(draws))
+    folder = run.folder / "evaluation" / re.sub(r"[/|]", "_", split)
+    folder.mkdir(parents=True, exist_ok=True)
+    root = data_root or Path(str(store.manifest.config["data"]["root"]))
+    chosen = _spread(samples, num_panels)
+    names, missing = _draw_panels(folder, answers, draws, chosen, root, progress)
+    found = Evaluation(
+        run=str(run.folder),
+        checkpoint=run.checkpoint(which).name,
+        store=str(store.root),
+        split=split,
+        images=len(draws),
+        quarantined=store.num_quarantined,
+        **vars(score_all(samples)),
+        folder=str(folder),
+        panels=names,
+        photos_missing=missing,
+    )
+    write_evaluation(folder, found, samples, run)
+    return found
+
+
+def _spread(samples: Sequence[Sample], count: int) -> dict[str, str]:
+    """Choose queries spread evenly from best to worst; returns file names by query id."""
+    ordered = sorted(samples, key=lambda sample: (-sample.iou, sample.query_id))
+    places = np.unique(np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round())
+    return {
+        ordered[int(place)].query_id: f"{rank:02d}_{ordered[int(place)].query_id}.png"
+        for rank, place in enumerate(places)
+    }
+
+
+def _draw_panels(
+    folder: Path,
+    answers: Answers,
+    draws: Sequence[Draw],
+    chosen: dict[str, str],
+    root: Path,
+    progress: Progress | None,
+) -> tuple[list[str], int]:
+    """Draw the chosen queries; returns the files and how many photographs were not found."""
+    (folder / "panels").mkdir(exist_ok=True)
+    for old in (folder / "panels").glob("*.png"):
+        old.unlink()
+    missing, names = 0, []
+    for draw in draws:
+        mine = tuple(query for query in draw.queries if answers.query_id(query) in chosen)
+        if not mine:
+            continue
+        for sample, pair, answer in answers.of(Draw(draw.image, mine)):
+            photo = read_photo(root, sample.image)
+            missing += photo is None
+            path = folder / "panels" / chosen[sample.query_id]
+            panel_of(sample, pair, answer, photo).draw().save(path)
+            names.append(str(path))
+            if progress is not None:
+                progress("panels", len(names), len(chosen))
+    return sorted(names), missing

@@ -1,0 +1,41 @@
+"""One answered query: its result, and its pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lens_cache.errors import ImageError
+from lens_cache.evaluation.mask_pairs import MaskPair
+from lens_cache.evaluation.scores import Sample
+from lens_cache.features.types import Segmentation
+from lens_cache.images.decode import read_image
+from lens_cache.images.files import read_picture_file
+from lens_cache.images.panels import Panel
+
+
+def read_photo(root: Path, path: str) -> NDArray[np.uint8] | None:
+    """Return a photograph, RGB (H, W, 3); None if it is not there or cannot be decoded."""
+    try:
+        return read_image(read_picture_file(root, PurePosixPath(path)))
+    except (OSError, ImageError):
+        return None
+
+
+def panel_of(
+    sample: Sample, pair: MaskPair, answer: Segmentation, photo: NDArray[np.uint8] | None
+) -> Panel:
+    """Return the pictures of one answered query, on grey without its photograph."""
+    height, width = pair.truth.shape
+    grey = np.full((height, width, 3), 200, dtype=np.uint8)
+    index = pair.index
+    return Panel(
+        image=grey if photo is None or photo.shape[:2] != (height, width) else photo,
+        title=f'"{sample.instruction}"   IoU {sample.iou:.2f}   {sample.image}',
+        grounding_map=answer.grounding_map[index].float().cpu().numpy(),
+        keypoints=answer.keypoints[index][answer.keypoint_mask[index]].float().cpu().numpy(),
+        prediction=pair.prediction.cpu().numpy(),
+        truth=pair.truth.cpu().numpy(),
+    )

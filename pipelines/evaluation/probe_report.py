@@ -1,0 +1,43 @@
+"""What a probe found, as a table with bars."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from lens_cache.evaluation.metrics import Interval
+from lens_cache.evaluation.probe import Probe
+from pipelines.reports.report import Report
+
+_BAR = 24
+
+
+def probe_report(found: Probe) -> Report:
+    """Report every reading, the best at pointing first."""
+    best = found.readings[0]
+    lines = [
+        f"{found.store}: {found.queries} queries about {found.images} images"
+        + (f" of split {found.split}" if found.split else ""),
+        f"{'layer':>5}  {'rows':<5} {'pointing, % (95 %)':<20} {'mean IoU, % (95 %)':<20} cut at",
+        *(
+            f"{one.layer:>5}  {one.rows:<5} {_percent(one.pointing):<20} {_percent(one.iou):<20} "
+            f"{one.share:>5.0%}   {_bar(one.pointing.value)}"
+            for one in found.readings
+        ),
+        f"{'':>5}  {'':<5} {100 * found.chance:<20.1f} {'':<20} {'':>5}   {_bar(found.chance)} "
+        "a random point",
+        f"best: --set model.layer={best.layer} --set model.attention_rows={best.rows}",
+    ]
+    if found.without_weights:
+        lines.append(
+            f"layers {found.without_weights} were not probed: a store holds the weights that make "
+            "attention of all cached layers but the MLLM's last"
+        )
+    return Report(asdict(found), "\n".join(lines))
+
+
+def _percent(value: Interval) -> str:
+    return f"{100 * value.value:.1f} ({100 * value.low:.1f} - {100 * value.high:.1f})"
+
+
+def _bar(share: float) -> str:
+    return "\u2588" * round(_BAR * share)

@@ -1,0 +1,106 @@
+"""The report of an evaluation: tables, samples and pictures below ``RUN/evaluation/SPLIT``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lens_cache.evaluation.metrics import Interval
+from lens_cache.evaluation.scores import Sample, Score, Scores
+from lens_cache.training.run import Run
+from pipelines.provenance import record_run
+
+if TYPE_CHECKING:
+    pass
+from pipelines.reports.report import Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Scores):
+    """What an evaluation of a run found.
+
+    Attributes:
+        run: The run's folder.
+        checkpoint: The checkpoint's file name.
+        store: The store's folder.
+        split: The split.
+        images: Number of images.
+        quarantined: Images of the store that could not be extracted, in any split.
+        folder: Where the report lies.
+        panels: Drawn pictures.
+        photos_missing: Panels drawn on grey, because their photograph was not found.
+    """
+
+    run: str
+    checkpoint: str
+    store: str
+    split: str
+    images: int
+    quarantined: int
+    folder: str
+    panels: list[str] = field(default_factory=list)
+    photos_missing: int = 0
+
+
+def write_evaluation(folder: Path, found: Evaluation, samples: Sequence[Sample], run: Run) -> None:
+    """Write ``report.json``, ``report.md``, ``samples.jsonl`` and what made them."""
+    record_run(folder, run.config)
+    (folder / "report.json").write_text(json.dumps(asdict(found), indent=2) + "\n")
+    lines = [json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples]
+    (folder / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
+    (folder / "report.md").write_text(markdown(found), encoding="utf-8")
+
+
+def markdown(found: Evaluation) -> str:
+    """Return the report as Markdown."""
+    lines = [
+        f"# {Path(found.run).name} on {found.split}",
+        "",
+        f"{found.images} images, {found.overall.queries} queries; checkpoint `{found.checkpoint}`; "
+        f"{found.quarantined} images of the store are quarantined. Intervals: 95 % bootstrap over "
+        "images.",
+        "",
+        *_table("queries", {"all": found.overall, **found.by_kind}),
+    ]
+    if found.by_dataset:
+        lines += _table("dataset", found.by_dataset)
+    if found.by_topic:
+        lines += _table("topic", found.by_topic)
+    if found.photos_missing:
+        lines += [f"{found.photos_missing} panels are drawn on grey: photograph not found.", ""]
+    lines += [f"![](panels/{Path(name).name})" for name in found.panels]
+    return "\n".join(lines) + "\n"
+
+
+def _table(head: str, scores: Mapping[str, Score]) -> list[str]:
+    return [
+        f"| {head} | number | gIoU | cIoU |",
+        "| --- | ---: | ---: | ---: |",
+        *(
+            f"| {name} | {score.queries} | {_percent(score.giou)} | {_percent(score.ciou)} |"
+            for name, score in scores.items()
+        ),
+        "",
+    ]
+
+
+def _percent(value: Interval) -> str:
+    return f"{100 * value.value:.1f} ({100 * value.low:.1f} - {100 * value.high:.1f})"
+
+
+def evaluation(found: Evaluation) -> Report:
+    """Report gIoU and cIoU."""
+    topics = [(f"topic {name}", score) for name, score in found.by_topic.items()]
+    rows = [("all", found.overall), *found.by_kind.items(), *found.by_dataset.items(), *topics]
+    lines = [
+        f"{name:<20} {score.queries:>6} queries   gIoU {100 * score.giou.value:5.1f}   "
+        f"cIoU {100 * score.ciou.value:5.1f}"
+        for name, score in rows
+    ]
+    if found.photos_missing:
+        lines.append(f"{found.photos_missing} panels on grey: photographs not found (--data-root)")
+    lines.append(f"report and {len(found.panels)} panels in {found.folder}")
+    return Report(asdict(found), "\n".join(lines))

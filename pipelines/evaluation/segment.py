@@ -1,0 +1,68 @@
+"""Segment one image file by one instruction; write the mask and a picture of how it came about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lens_cache.errors import ImageError, one_line
+from lens_cache.images.decode import read_image
+from lens_cache.images.masks import write_png
+from lens_cache.images.panels import Panel
+from lens_cache.predictor import LensPredictor
+from lens_cache.training.run import Run, Which
+from pipelines.provenance import record_run
+from pipelines.reports.report import Report
+
+
+def segment(
+    image: Path,
+    instruction: str,
+    run: Run,
+    out: Path,
+    *,
+    overrides: tuple[str, ...] = (),
+    which: Which | None = None,
+    device: str = "cpu",
+) -> Report:
+    """Write ``OUT/<name>_mask.png`` and ``OUT/<name>_panel.png``.
+
+    Raises:
+        LensCacheError: If the image cannot be read, the instruction is empty or a checkpoint is
+            missing.
+    """
+    try:
+        pixels = read_image(image.read_bytes())
+    except OSError as error:
+        raise ImageError(f"reading the image {image}: {error.strerror}") from None
+    except ImageError as error:
+        raise ImageError(f"reading the image {image}: {one_line(error)}") from None
+    if run.config.trainer.threads is not None:
+        torch.set_num_threads(run.config.trainer.threads)
+    out.mkdir(parents=True, exist_ok=True)
+    predictor = LensPredictor(run, overrides=overrides, which=which, device=device)
+    found = predictor(pixels, instruction)
+    panel = Panel(
+        image=pixels,
+        title=f'"{instruction}"   {image.name}',
+        grounding_map=found.grounding_map,
+        keypoints=found.keypoints,
+        prediction=found.mask,
+    )
+    mask_path, panel_path = out / f"{image.stem}_mask.png", out / f"{image.stem}_panel.png"
+    write_png(mask_path, found.mask)
+    panel.draw().save(panel_path)
+    record_run(out, run.config)
+    share = float(np.mean(found.mask))
+    document = {
+        "image": str(image),
+        "instruction": instruction,
+        "mask": str(mask_path),
+        "panel": str(panel_path),
+        "foreground": share,
+        "keypoints": found.keypoints.tolist(),
+    }
+    text = f"mask  {mask_path} ({share:.1%} of the image)\npanel {panel_path}"
+    return Report(document, text)

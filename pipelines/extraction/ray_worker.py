@@ -1,0 +1,49 @@
+"""The actor of an extraction: it holds the frozen models and takes one shard after another."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from lens_cache.config.extract import ExtractConfig
+from lens_cache.config.load import parse_config
+from lens_cache.extraction.extractor import ShardExtractor, ShardReport
+from lens_cache.store.layout import Group
+from pipelines.extraction.ledger import Task
+
+
+class Worker:
+    """The actor: a ``ShardExtractor`` that is built on first use, so that its errors come back."""
+
+    def __init__(
+        self, root: Path, config: dict[str, Any], groups: tuple[Group, ...], device: str
+    ) -> None:
+        self._root, self._groups, self._device = root, groups, device
+        self._config = parse_config(ExtractConfig, config, source="the store's settings")
+        self._extractor: ShardExtractor | None = None
+        self._commits: dict[int, Future[ShardReport]] = {}
+
+    def ready(self) -> str:
+        """Return the node's id once the process is there."""
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
+
+    def run(self, task: Task) -> None:
+        """Extract a shard and begin to commit it, or probe some of its images."""
+        if self._extractor is None:
+            self._extractor = ShardExtractor(self._root, self._config, self._groups, self._device)
+        if task.probe:
+            self._extractor.probe(task.probe, task.groups)
+        else:
+            self._commits[task.shard] = self._extractor.extract_ahead(task.shard, task.groups)
+
+    def committed(self, shard: int) -> ShardReport:
+        """Wait for the commit of a shard that was run."""
+        return self._commits.pop(shard).result()
+
+    def images_done(self) -> int:
+        """Return how many images of shards that are not committed are done."""
+        return self._extractor.images_done if self._extractor is not None else 0

@@ -1,0 +1,260 @@
+"""The texts that extraction commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.extraction.convert import Conversion
+    from pipelines.extraction.dry_run import DryRun
+    from pipelines.extraction.duration import Duration
+    from pipelines.extraction.job import Summary
+    from pipelines.extraction.verify import Check
+from pipelines.reports.report import Report, _bytes, _counts, _flops, _hours, _short
+
+
+def dry_run(found: DryRun, time: Duration) -> Report:
+    """Report what an extraction would cost."""
+    cost, plan = found.estimate, found.plan
+    size = sum(cost.feature_bytes.values())
+    speed = found.missing_bytes / max(1.0, 3600 * time.hours)
+    document = {
+        "images": plan.num_images,
+        "files": found.files,
+        "queries": plan.num_queries,
+        "quarantined": plan.quarantine.num_rows,
+        "splits": plan.splits(),
+        "shards": found.num_shards,
+        "shards_missing": found.shards,
+        "images_missing": found.missing_images,
+        "feature_bytes": cost.feature_bytes,
+        "naive_bytes": cost.naive_bytes,
+        "missing_bytes": found.missing_bytes,
+        "free_bytes": found.free_bytes,
+        "fits": found.fits,
+        "llava_flops": cost.llava_flops,
+        "naive_llava_flops": cost.naive_llava_flops,
+        "sam_flops": cost.sam_flops,
+        "missing_flops": found.missing_flops,
+        "worker_bytes": found.worker_bytes,
+        "gpus": time.gpus,
+        "images_per_second": time.images_per_second,
+        "rate_source": time.source,
+        "hours": time.hours,
+        "bytes_per_second": speed,
+    }
+    lines = [
+        f"images      {plan.num_images} distinct in {found.files} files",
+        f"queries     {plan.num_queries}: {_counts(plan.splits())}",
+        f"set aside   {plan.quarantine.num_rows} files or queries (see the plan's quarantine)",
+        f"features    {_bytes(size)}; a cache per query would take {_bytes(cost.naive_bytes)}, "
+        f"{cost.naive_bytes / max(1, size):.1f} times as much",
+        f"to write    {_bytes(found.missing_bytes)} of {found.num_shards} shards "
+        f"(missing: {_counts(found.shards)}); {_room(found)}",
+        f"compute     {_flops(cost.llava_flops)} LLaVA (a full forward per query would be "
+        f"{_flops(cost.naive_llava_flops)}), {_flops(cost.sam_flops)} SAM; the models of a worker "
+        f"take up to {_bytes(found.worker_bytes)} of memory",
+        f"time        about {_hours(time.hours)} for {found.missing_images} images on {time.gpus} "
+        f"GPU(s) or CPU worker(s), writing {_bytes(speed)}/s: {time.why}",
+        "nothing was written",
+    ]
+    return Report(document, "\n".join(lines))
+
+
+def _room(found: DryRun) -> str:
+    if found.free_bytes is None:
+        return "how much room there is behind a URL cannot be told"
+    warning = "" if found.fits else " - NOT ENOUGH, extract will refuse without --force"
+    return f"{_bytes(found.free_bytes)} are free{warning}"
+
+
+def extraction(root: Path, summary: Summary) -> Report:
+    """Report what an extraction did."""
+    from lens_cache.extraction.stage_times import bottleneck, busy_shares
+
+    size = sum(report.size for report in summary.reports)
+    busy = {name: round(seconds, 3) for name, seconds in sorted(summary.seconds.items())}
+    wall = sum(report.wall for report in summary.reports)
+    readers = max((report.readers for report in summary.reports), default=1)
+    shares = busy_shares(summary.seconds, wall, readers)
+    smaller: dict[str, int] = {}
+    for shard in summary.reports:
+        smaller |= {str(group): size for group, size in shard.smaller_batches.items()}
+    records = [asdict(record) for record in summary.quarantined]
+    document = {
+        "store": str(root),
+        "images": summary.images,
+        "queries": summary.queries,
+        "shards_extracted": len(summary.reports),
+        "bytes_written": size,
+        "seconds": busy,
+        "wall_seconds": summary.wall,
+        "busy_shares": {lane: round(share, 3) for lane, share in shares.items()},
+        "bottleneck": bottleneck(shares),
+        "smaller_batches": smaller,
+        "quarantined": records,
+        "set_aside_by_plan": summary.unplanned,
+    }
+    if not summary.reports:
+        head = f"{root} is complete: nothing to do"
+    else:
+        done = sum(report.images for report in summary.reports)
+        head = (
+            f"extracted {done} images ({summary.images} images, {summary.queries} queries in all) "
+            f"into {root}: {_bytes(size)} in {summary.wall:.1f} s, "
+            f"{done / summary.wall:.1f} images/s"
+        )
+    lines = [head]
+    if busy:
+        times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in busy.items())
+        lines += [f"time in workers: {times}", _pace(shares)]
+    for group, images in smaller.items():
+        lines.append(
+            f"memory ran out: a worker went on with {images} images per batch in {group}; lower "
+            "workers.images_per_batch"
+        )
+    lines += _quarantine_lines(records) + summary.set_aside
+    return Report(document, "\n".join(lines))
+
+
+def inspection(root: Path) -> Report:
+    """Report what is in a store, finished or not."""
+    from lens_cache.plan.plan import Plan
+    from lens_cache.store.commits import committed_shards
+    from lens_cache.store.io.files import folder_size
+    from lens_cache.store.layout import GROUPS, shard_images
+    from lens_cache.store.manifest import Manifest
+    from lens_cache.store.paths import PLAN_FOLDER
+    from lens_cache.store.quarantine import quarantined
+    from lens_cache.store.webdataset.samples import SAMPLES_FOLDER
+
+    manifest = Manifest.load(root)
+    plan = Plan.load(root / PLAN_FOLDER)
+    shards = len(shard_images(plan.num_images, manifest.config["store"]["shard_size"]))
+    groups: dict[str, dict[str, Any]] = {}
+    for group in GROUPS:
+        groups[group] = {
+            "shards_committed": len(committed_shards(root, group)),
+            "shards": shards,
+            "quarantined": len(quarantined(root, group)),
+            "bytes": folder_size(root / group),
+            "fingerprint": manifest.content(group),
+            "arrays": {
+                name: {"shape": list(spec.shape), "dtype": spec.dtype}
+                for name, spec in manifest.arrays[group].items()
+            },
+        }
+    tars = [path.stat().st_size for path in (root / SAMPLES_FOLDER).glob("*.tar")]
+    document: dict[str, Any] = {
+        "store": str(root),
+        "format": manifest.format,
+        "complete": manifest.complete,
+        "code_version": manifest.code_version,
+        "images": plan.num_images,
+        "queries": plan.num_queries,
+        "splits": plan.splits(),
+        "set_aside_by_plan": plan.quarantine.to_pylist(),
+        "side": manifest.side,
+        "groups": groups,
+        "samples": {"tars": len(tars), "bytes": sum(tars)},
+        "config": manifest.config,
+    }
+    state = (
+        "complete"
+        if manifest.complete
+        else "NOT complete; run `lens-cache extract` (or `convert`) again"
+    )
+    lines = [
+        f"{root}: {manifest.format}, {state}",
+        f"{plan.num_images} images, {plan.num_queries} queries: {_counts(plan.splits())}",
+    ]
+    if tars:
+        lines.append(f"samples of both groups: {len(tars)} tars, {_bytes(sum(tars))}")
+    for name, entry in groups.items():
+        lines.append(
+            f"{name}: {entry['shards_committed']} of {shards} shards, {_bytes(entry['bytes'])}, "
+            f"{entry['quarantined']} images quarantined"
+        )
+        lines += [
+            f"  {key:<24} {'x'.join(map(str, array['shape']))} {array['dtype']}"
+            for key, array in entry["arrays"].items()
+        ]
+        lines += [f"  {key}: {_short(value)}" for key, value in entry["fingerprint"].items()]
+    lines += [
+        f"set aside: {row['path']} {row['what']}: {row['reason']}"
+        for row in document["set_aside_by_plan"]
+    ]
+    return Report(document, "\n".join(lines))
+
+
+def verification(root: Path, found: Check) -> Report:
+    """Report what a check found."""
+    problems = [asdict(problem) for problem in found.stored.problems]
+    records = [{**asdict(record), "good": record.good} for record in found.agreements]
+    document = {
+        "store": str(root),
+        "good": found.good,
+        "shards": found.stored.shards,
+        "bytes": found.stored.size,
+        "problems": problems,
+        "recomputed": records,
+    }
+    lines = [f"read {found.stored.shards} shards, {_bytes(found.stored.size)}"]
+    for problem in found.stored.problems:
+        where = problem.group + ("" if problem.shard is None else f" shard {problem.shard}")
+        lines.append(f"BROKEN {where}: {problem.what}")
+    if records:
+        lines += ["stored against plain forward (relative error, tolerance, largest error):"]
+        for array in sorted({record["array"] for record in records}):
+            mine = [record for record in records if record["array"] == array]
+            worst = max(mine, key=lambda record: record["relative_error"])
+            mark = "ok " if all(record["good"] for record in mine) else "BAD"
+            lines.append(
+                f"  {mark} {array:<24} {worst['relative_error']:.2e} {worst['tolerance']:.0e} "
+                f"{max(record['largest_error'] for record in mine):.2e}  ({len(mine)} records)"
+            )
+    verdict = "good" if found.good else "not good"
+    if problems:
+        verdict += "; `lens-cache verify STORE --repair` extracts anew what is broken"
+    return Report(document, "\n".join([*lines, f"{root}: {verdict}"]))
+
+
+def conversion(source: Path, dest: Path, done: Conversion) -> Report:
+    """Report what a conversion did."""
+    document = {"store": str(dest), "source": str(source), **asdict(done)}
+    head = (
+        f"converted {done.converted} of {done.shards} shards ({_bytes(done.size)}) of {source} "
+        f"into {dest}"
+        if done.converted
+        else f"{dest} is complete: nothing to do"
+    )
+    return Report(
+        document,
+        f"{head}: {done.images} images, {done.queries} queries in the format {done.format}",
+    )
+
+
+def _quarantine_lines(records: list[dict[str, Any]]) -> list[str]:
+    lines = [f"quarantined {r['path']}: {r['group']}: {r['reason']}" for r in records[:20]]
+    if len(records) > 20:
+        lines.append(f"... and {len(records) - 20} more; see `lens-cache inspect --json`")
+    return lines
+
+
+def _pace(shares: Mapping[str, float]) -> str:
+    """Return how busy each lane of the workers was, and which one sets the pace."""
+    from lens_cache.extraction.stage_times import bottleneck
+
+    busy = ", ".join(f"{lane} {share:.0%}" for lane, share in shares.items())
+    slowest = bottleneck(shares)
+    advice = {
+        "read": "reading sets the pace: raise workers.decode_threads",
+        "models": "the models set the pace",
+        "write": "writing sets the pace: look at the disk",
+        "commit": "committing sets the pace: look at the disk, or raise store.shard_size",
+        None: "nothing was busy most of the time: the stages wait for each other or for a core",
+    }
+    return f"busy of the workers' time: {busy}; {advice[slowest]}"

@@ -1,0 +1,1 @@
+"""What reports share: text output, HTML pages, charts."""

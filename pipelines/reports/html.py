@@ -1,0 +1,41 @@
+"""What every page is made with: templates that escape what they show, and pictures inside."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import jinja2
+from PIL.Image import Image
+
+from lens_cache.evaluation.metrics import Interval
+
+_JPEG_QUALITY = 85
+
+
+def template(name: str) -> jinja2.Template:
+    """Return a page's template."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipelines"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "interval": _interval, "data_uri": data_uri}
+    return environment.get_template(name)
+
+
+def data_uri(picture: Image) -> str:
+    """Return a picture as a ``data:`` address that holds it as JPEG."""
+    file = io.BytesIO()
+    picture.convert("RGB").save(file, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _interval(value: Interval) -> str:
+    return f"{_percent(value.low)}\u2013{_percent(value.high)}"

@@ -1,0 +1,1 @@
+"""Many trainings from one file, and the table that compares them."""

@@ -1,0 +1,194 @@
+"""A sweep as Markdown, JSON and a picture, beside each other in its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from lens_cache.config.sweep import Published, SweepConfig
+from lens_cache.errors import TrainingError
+from lens_cache.evaluation.baseline_scores import Baselines
+from lens_cache.evaluation.seed_statistics import Spread
+from pipelines.reports.report import Report
+from pipelines.sweeps.plot import plot
+from pipelines.sweeps.summary import METRICS, Difference, Metric, RowSummary, Summary, summarise
+from pipelines.sweeps.sweep import Failure, Outcome
+
+LABELS: dict[Metric, str] = {"giou": "gIoU", "ciou": "cIoU"}
+
+
+def write_report(
+    config: SweepConfig, outcome: Outcome, out: Path, lines: Baselines | None = None
+) -> Report:
+    """Write ``NAME.md``, ``NAME.json`` and ``NAME.svg``; return them as one report.
+
+    Args:
+        config: The sweep.
+        outcome: What it gave.
+        out: Its folder.
+        lines: What the frozen models give without LENS on the split that rows are compared on.
+
+    Raises:
+        TrainingError: If no run gave a result.
+    """
+    summary = summarise(config, outcome)
+    if summary is None:
+        raise TrainingError(
+            f"sweeping into {out}: all {len(outcome.failures)} runs failed; see their logs in "
+            f"{out / 'runs'}"
+        )
+    document = {
+        **asdict(summary),
+        "failures": [asdict(failure) for failure in outcome.failures],
+        "baselines": None if lines is None else asdict(lines),
+    }
+    text = markdown(summary, outcome.failures, lines)
+    (out / f"{config.name}.md").write_text(text, encoding="utf-8")
+    (out / f"{config.name}.json").write_text(json.dumps(document, indent=2) + "\n")
+    (out / f"{config.name}.svg").write_text(plot(summary), encoding="utf-8")
+    return Report(document, f"{text}\nreport {out / f'{config.name}.md'}")
+
+
+def markdown(
+    summary: Summary, failures: Sequence[Failure], reference_lines: Baselines | None = None
+) -> str:
+    """Return the whole report as Markdown."""
+    split = summary.splits[0]
+    said = [line for row in summary.rows for line in statements(row)]
+    lines = [
+        f"# {summary.name}",
+        "",
+        f"Measured on {split}: {summary.queries} queries. Mean ± standard deviation over n seeds, "
+        f"in percent; Δ is the difference to {summary.reference} in points, paired by seed. The "
+        f"column *published* cites {summary.source or 'nothing'}: other models, other data, only "
+        "to compare signs with.",
+        "",
+        *_table(summary, split),
+        "",
+        f"![](./{summary.name}.svg)",
+        "",
+        "What each row sets on top of the base:",
+        "",
+        *(f"- {row.name}: {_changes(row)}" for row in summary.rows),
+        "",
+        "## What the differences say",
+        "",
+        "A difference is clear if its mean is two standard errors or more away from zero. With "
+        "few seeds that is a weak test: with three, a change without any effect is called clear "
+        "about one time in five.",
+        "",
+        *(said or [f"Nothing: no seed has a result of both {summary.reference} and another row."]),
+        "",
+    ]
+    for other in summary.splits[1:]:
+        lines += [f"## On {other}", "", *_table(summary, other), ""]
+    for by in summary.rows[0].groups:
+        lines += [f"## gIoU on {split} by {by}", "", *_group_table(summary, by), ""]
+    if reference_lines is not None:
+        lines += _without_lens(summary, reference_lines)
+    if failures:
+        lines += ["## Runs that failed", "", "```", *map(str, failures), "```", ""]
+    return "\n".join(lines)
+
+
+def statements(row: RowSummary) -> list[str]:
+    """Say in words what a row's differences are, and whether they agree with published ones."""
+    return [
+        f"- {row.name}, {LABELS[metric]}: {_say(difference)}"
+        for metric, difference in row.differences.items()
+    ]
+
+
+def _say(difference: Difference) -> str:
+    measured = signed(difference.measured)
+    if difference.verdict is None or difference.published is None:
+        return f"{measured}: {difference.direction}."
+    published = f"published {difference.published:+z.1f}"
+    if difference.verdict == "no clear difference":
+        return f"{measured}: no clear difference ({published})."
+    return f"{measured}: {difference.verdict} in sign ({published})."
+
+
+def _table(summary: Summary, split: str) -> list[str]:
+    """Return the rows on a split; differences stand only where rows are compared."""
+    compared = split == summary.splits[0]
+    header = ["row", "n", *(LABELS[metric] for metric in METRICS)]
+    header += [f"Δ {LABELS[metric]}" for metric in METRICS] if compared else []
+    header += ["steps", "training, s", "published gIoU / cIoU"]
+    body = [
+        [
+            row.name,
+            str(len(row.seeds)),
+            *(plain(row.scores[split][metric]) for metric in METRICS),
+            *(_cell(row, metric) for metric in METRICS if compared),
+            str(row.steps),
+            f"{row.seconds.mean:.0f}",
+            _published(row.paper.get(split)),
+        ]
+        for row in summary.rows
+    ]
+    return _lines(header, body)
+
+
+def _group_table(summary: Summary, by: str) -> list[str]:
+    names = list(summary.rows[0].groups[by])
+    body = [[row.name, *(plain(row.groups[by][name]) for name in names)] for row in summary.rows]
+    return _lines(["row", *names], body)
+
+
+def _without_lens(summary: Summary, found: Baselines) -> list[str]:
+    """Return what the frozen models give by kind, below what the first row gives with LENS."""
+    split, first = summary.splits[0], summary.rows[0]
+    names = list(first.groups["kind"])
+    body = [[first.name, plain(first.scores[split]["giou"])]]
+    body[0] += [plain(first.groups["kind"][name]) for name in names]
+    for line in found.lines:
+        scores = line.splits[split]
+        every = [scores.overall, *(scores.by_kind[name] for name in names)]
+        body.append([line.name, *(f"{100 * score.giou.value:.1f}" for score in every)])
+    return [
+        "## Without LENS",
+        "",
+        f"gIoU of the same frozen models on {split}; layer, rows and cut chosen on "
+        f"{found.development}.",
+        "",
+        *_lines(["line", "all", *names], body),
+        "",
+        *(f"- {line.name}: {line.note}" for line in found.lines),
+        *(f"- {note}" for note in found.notes),
+        "",
+    ]
+
+
+def _lines(header: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
+    rule = ["---", *(["---:"] * (len(header) - 1))]
+    return ["| " + " | ".join(cells) + " |" for cells in (header, rule, *body)]
+
+
+def _cell(row: RowSummary, metric: Metric) -> str:
+    difference = row.differences.get(metric)
+    return "" if difference is None else signed(difference.measured)
+
+
+def _changes(row: RowSummary) -> str:
+    return ", ".join(f"`{change}`" for change in row.changes) or "nothing"
+
+
+def _published(figures: Published | None) -> str:
+    return "" if figures is None else f"{figures.giou:.1f} / {figures.ciou:.1f}"
+
+
+def plain(value: Spread) -> str:
+    """Return mean and standard deviation."""
+    return f"{value.mean:.1f}" + _deviation(value)
+
+
+def signed(value: Spread) -> str:
+    """Return mean and standard deviation of a difference."""
+    return f"{value.mean:+z.1f}" + _deviation(value)
+
+
+def _deviation(value: Spread) -> str:
+    return "" if value.deviation is None else f" ± {value.deviation:.1f}"

@@ -1,0 +1,93 @@
+"""What happens beside the steps of a training: its bar, and its checkpoints."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.callbacks import (
+    Callback,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    TQDMProgressBar,
+)
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+
+from lens_cache.config.train import TrainConfig
+from lens_cache.store.store import Store
+from lens_cache.training.run import CHECKPOINTS
+from pipelines.training.pictures import Pictures
+from pipelines.training.throughput import Speed, WaitingTime
+
+
+class Bar(TQDMProgressBar):
+    """A bar that ends where the training does, and begins where a resumed one does.
+
+    In a log file, which would hold a line per step, it moves seldom, and validations have none.
+    """
+
+    def __init__(self, log_every: int) -> None:
+        self._on_terminal = sys.stderr.isatty()
+        super().__init__(refresh_rate=1 if self._on_terminal else log_every)
+
+    @property
+    def total_train_batches(self) -> int:
+        """Return the batches of the whole training."""
+        return self.trainer.max_steps * self.trainer.accumulate_grad_batches
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        """Show the steps that an earlier run has done."""
+        super().on_train_start()
+        self.train_progress_bar.reset(total=self.total_train_batches)
+        self.train_progress_bar.initial = trainer.global_step * trainer.accumulate_grad_batches
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """Return the bar of a validation."""
+        return super().init_validation_tqdm() if self._on_terminal else Tqdm(disable=True)
+
+
+class LastCheckpoint(Callback):
+    """Writes ``last.ckpt`` every so many optimizer steps, and when the last one is done."""
+
+    def __init__(self, path: Path, every: int) -> None:
+        self._path, self._every = path, every
+        self._saved = 0
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        """Note where a resumed run begins."""
+        self._saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Save if this batch ended such a step."""
+        step = trainer.global_step
+        if step != self._saved and (step % self._every == 0 or step == trainer.max_steps):
+            self._saved = step
+            trainer.save_checkpoint(self._path)
+
+
+def callbacks(
+    folder: Path, config: TrainConfig, store: Store, waiting: WaitingTime
+) -> list[Callback]:
+    """Return progress, speed, ``last.ckpt`` and, with validation, ``best.ckpt`` and pictures."""
+    settings, checkpoints = config.trainer, folder / CHECKPOINTS
+    found: list[Callback] = [
+        Bar(settings.log_every),
+        LearningRateMonitor("step"),
+        Speed(waiting, settings.log_every),
+        LastCheckpoint(checkpoints / "last.ckpt", settings.validate_every),
+    ]
+    if config.batch.validation_split is not None:
+        found.append(Pictures(folder, store, settings.pictures))
+        found.append(
+            ModelCheckpoint(
+                checkpoints,
+                filename="best",
+                monitor="val/giou",
+                mode="max",
+                save_on_train_epoch_end=False,
+                enable_version_counter=False,
+            )
+        )
+    return found

@@ -1,0 +1,188 @@
+"""The Lightning module: one step, one validation, the optimiser. No other library file trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lens_cache.config.load import to_tree
+from lens_cache.config.train import TrainConfig
+from lens_cache.evaluation.mask_pairs import MaskPair, masks_of
+from lens_cache.evaluation.metrics import MaskIoU
+from lens_cache.features.frozen_parts import FrozenParts
+from lens_cache.features.types import Segmentation
+from lens_cache.models.lens import LensModel
+from lens_cache.store.store import Store
+from lens_cache.training.data import Batch
+from lens_cache.training.loss_tally import Sums, Tally
+from lens_cache.training.losses import LensLoss, Losses
+from lens_cache.training.not_finite import elsewhere, not_finite
+from lens_cache.training.optimizer import build_optimizer, learning_rate_factor
+
+
+class LensModule(LightningModule):
+    """Fits a ``LensModel`` to the masks of a store.
+
+    The loss of an optimizer step is eq. 7's mean over all its questions: those of every batch that
+    is accumulated, on every device. A strategy that accumulates by itself (DeepSpeed) takes the
+    mean over batches instead, however many questions each has.
+
+    Attributes:
+        model: What is trained.
+        precision_context: Entered around every forward pass; strategies that leave it to the
+            module set it.
+    """
+
+    def __init__(self, config: TrainConfig, frozen: FrozenParts, store: Store) -> None:
+        """Build the model; the store serves validation with its masks."""
+        super().__init__()
+        self.save_hyperparameters({"config": to_tree(config)})
+        self.config, self._store = config, store
+        self.model = LensModel(config.model, frozen)
+        self.loss = LensLoss(config.loss, side=store.manifest.side)
+        self.precision_context: AbstractContextManager[Any] = nullcontext()
+        self._tally = Tally(store.plan)
+        self._since_log: Sums | None = None
+        kinds = sorted(set(store.plan.queries["kind"].to_pylist()))
+        self.iou = MaskIoU([*self._tally.datasets, *(f"kind/{kind}" for kind in kinds)])
+
+    def configure_model(self) -> None:
+        """Share the weights out where the strategy is to."""
+        if self.device_mesh is not None:
+            self.model.shard(self.device_mesh["data_parallel"])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return eq. 7 for one batch, weighted by the batch's share of the step's questions.
+
+        The random generator is seeded by step and rank, so that a resumed run drops what an
+        uninterrupted one would have dropped.
+
+        Raises:
+            TrainingError: If the loss of any process is not finite; in every process, at once.
+        """
+        world, rank = self.trainer.world_size, self.global_rank
+        torch.manual_seed(self.config.trainer.seed * 2**32 + batch_idx * world + rank)
+        with self.precision_context:
+            segmentation = self.model(batch.features)
+        losses = self.loss(segmentation, batch.targets)
+        # Not later: a backward pass of NaN may read outside of its memory.
+        self._require_finite(batch, losses)
+        self._tally.add(batch.draws, losses, segmentation, batch.targets)
+        total: Tensor = losses.total
+        return total * (len(losses.each) / self._usual) if self._several else total
+
+    def _require_finite(self, batch: Batch, losses: Losses) -> None:
+        broken = ~losses.total.detach().isfinite()
+        if not self._over_processes(broken.float()):
+            return
+        if broken:
+            raise not_finite(self.global_step, batch, losses, self._store)
+        raise elsewhere(self.global_step)
+
+    def _over_processes(self, values: Tensor) -> Tensor:
+        """Return the sum of all processes' values."""
+        total: Tensor = self.trainer.strategy.reduce(values, reduce_op="sum")
+        return total
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Make the gradient that of the mean over questions, and log the step."""
+        sums = self._tally.take(self._over_processes)
+        if self._several:
+            # Lightning has divided by the number of batches, the strategy by that of devices.
+            factor = self._usual * self._num_batches / sums.questions
+            for gradient in self._gradients():
+                gradient.mul_(factor)
+        for name, value in sums.losses(self.config.loss).items():
+            self.log(f"train/{name}", value, prog_bar=name == "total", batch_size=1)
+        self._since_log = sums if self._since_log is None else self._since_log + sums
+        if (self.global_step + 1) % self.config.trainer.log_every == 0:
+            self._log_more(self._since_log)
+            self._since_log = None
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Scale the gradients down to a norm; Lightning itself refuses an AdamW in one kernel."""
+        if gradient_clip_val and not self.trainer.strategy.handles_gradient_accumulation:
+            clip_grad_norm_(self.model.parameters(), gradient_clip_val)
+
+    def _log_more(self, sums: Sums) -> None:
+        """Log what is noisy in one step, over all steps since the last line, and the gradient."""
+        values = sums.losses_by_dataset() | sums.keypoints()
+        gradients = list(self._gradients())
+        if gradients:
+            norm = get_total_norm(gradients)
+            values["gradient_norm"] = float(
+                norm.full_tensor() if isinstance(norm, DTensor) else norm
+            )
+        self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=1)
+
+    @property
+    def _several(self) -> bool:
+        """Whether a step's gradient is put together here out of several batches'."""
+        return self._num_batches > 1 and not self.trainer.strategy.handles_gradient_accumulation
+
+    @property
+    def _num_batches(self) -> int:
+        """Return the number of batches of an optimizer step, on all devices."""
+        return self.config.batch.accumulate * self.trainer.world_size
+
+    @property
+    def _usual(self) -> int:
+        """Return what a batch's number of questions is measured by; any number would do."""
+        return self.config.batch.images * self.config.batch.queries_per_image
+
+    def _gradients(self) -> Iterator[Tensor]:
+        """Yield the gradients of what is trained, where there are any."""
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                yield parameter.grad
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Add a batch to gIoU and cIoU, at the resolution of the images; return the answers."""
+        with self.precision_context:
+            segmentation: Segmentation = self.model(batch.features)
+        threshold = self.config.mask_threshold
+        pairs: list[MaskPair] = []
+        for pair in masks_of(self._store, batch.draws, segmentation, threshold):
+            query = self._store.plan.query(pair.query)
+            groups = (query.dataset, f"kind/{query.kind}")
+            self.iou.update(pair.prediction, pair.truth, pair.ignore, groups=groups)
+            pairs.append(pair)
+        return {"segmentation": segmentation, "pairs": pairs}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log gIoU and cIoU over all ranks, of all queries, by dataset and by kind."""
+        for name, value in self.iou.compute().items():
+            self.log(f"val/{name}", value, prog_bar=name == "giou", sync_dist=False)
+        self.iou.reset()
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW over what is trained, with the schedule per optimizer step."""
+        settings, steps = self.config.optimizer, self.config.trainer.max_steps
+        optimizer = build_optimizer(
+            self.model.parameters(), settings, fused=self.config.trainer.precision != "16-mixed"
+        )
+        schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, settings))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Move a batch as it is stored; there its features become float32."""
+        return batch.to(device, torch.float32)

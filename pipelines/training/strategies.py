@@ -1,0 +1,108 @@
+"""How several devices share a training, and what each way cannot do."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy, Strategy
+
+from lens_cache.config.train import TrainConfig, TrainerConfig
+from lens_cache.errors import ConfigError
+from lens_cache.training.run import WEIGHTS_FILE
+from pipelines.training.module import LensModule
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+def require_strategy(config: TrainConfig) -> None:
+    """Refuse what cannot run.
+
+    Raises:
+        ConfigError: If a package or a GPU is missing, or settings exclude each other.
+    """
+    strategy, doing = config.trainer.strategy, "setting up trainer.strategy="
+    if strategy in ("fsdp", "deepspeed_stage_2"):
+        for name, found, others in (
+            ("optimizer.states", config.optimizer.states == "8bit", "float32"),
+            ("trainer.precision", config.trainer.precision == "16-mixed", "bf16-mixed or 32-true"),
+        ):
+            if found:
+                raise ConfigError(
+                    f"{doing}{strategy}: it does not go with this {name}; set it to {others}, or "
+                    "trainer.strategy=ddp"
+                )
+    if strategy == "deepspeed_stage_2":
+        if find_spec("deepspeed") is None:
+            raise ConfigError(
+                f"{doing}{strategy}: the package deepspeed is not installed; run `pip install "
+                "deepspeed`, or set trainer.strategy=fsdp, which shares more"
+            )
+        if config.trainer.accelerator == "cpu" or not torch.cuda.is_available():
+            raise ConfigError(
+                f"{doing}{strategy}: it runs on GPUs only, and this training has none; set "
+                "trainer.strategy=ddp"
+            )
+
+
+def strategy_of(settings: TrainerConfig) -> str | Strategy:
+    """Return Lightning's strategy."""
+    if settings.strategy == "fsdp":
+        devices = settings.devices or max(1, torch.cuda.device_count())
+        return ModelParallelStrategy(
+            data_parallel_size=devices, tensor_parallel_size=1, save_distributed_checkpoint=False
+        )
+    if settings.strategy == "deepspeed_stage_2":
+        return _ZeroStage2(stage=2)
+    return settings.strategy
+
+
+def precision_of(settings: TrainerConfig, module: LensModule) -> Precision:
+    """Return Lightning's precision; leave autocast to the module where Lightning has none.
+
+    With ``bf16-mixed`` DeepSpeed turns weights into bfloat16, and so coordinates.
+    """
+    if settings.strategy != "deepspeed_stage_2" or settings.precision == "32-true":
+        return settings.precision
+    module.precision_context = torch.autocast("cuda", torch.bfloat16)
+    return "32-true"
+
+
+class _ZeroStage2(DeepSpeedStrategy):
+    """DeepSpeed, whose checkpoint is a folder, with the weights as elsewhere beside its own files.
+
+    Every process holds all weights; only gradients and optimizer states are shared out.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
+    ) -> None:
+        super().save_checkpoint(checkpoint, filepath, storage_options)
+        if self.global_rank == 0:
+            assert self.lightning_module is not None
+            weights = self.lightning_module.state_dict()
+            torch.save({"state_dict": weights}, Path(filepath) / WEIGHTS_FILE)
+
+
+def require_compiler() -> None:
+    """Refuse to compile where no compiler is.
+
+    Raises:
+        ConfigError: If torch.compile cannot make a kernel; the message says why.
+    """
+
+    def probe(x: torch.Tensor) -> torch.Tensor:
+        return x * 2 + 1
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.compile(probe)(torch.ones(4, device=device))
+    except Exception as error:
+        first = str(error).strip().split("\n")[0]
+        raise ConfigError(
+            f"setting up trainer.compile: torch.compile made no kernel for {device} "
+            f"({type(error).__name__}: {first}); install a C++ compiler such as g++, or set "
+            "trainer.compile=false"
+        ) from None

@@ -1,0 +1,115 @@
+"""How fast a training is, and whether it waits for its data."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.utilities import rank_zero_only
+
+from lens_cache.training.data import Batch
+
+_MUCH = 0.5  # share of the time, above which a user is told
+
+
+class WaitingTime(Profiler):
+    """Measures how long training batches were waited for.
+
+    A GPU that still had work to do when its next batch came has not waited.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+        self._began = 0.0
+        self._work: Any = None  # an event of CUDA, where the training is there
+
+    def start(self, action_name: str) -> None:
+        """Begin to wait."""
+        if action_name.endswith("train_dataloader_next"):
+            self._began = time.perf_counter()
+            if _on_gpu():
+                self._work = torch.Event("cuda")
+                self._work.record()
+
+    def stop(self, action_name: str) -> None:
+        """End it."""
+        if action_name.endswith("train_dataloader_next") and (
+            self._work is None or self._work.query()
+        ):
+            self.seconds += time.perf_counter() - self._began
+
+
+class Speed(Callback):
+    """Logs samples per second, the time of a step and the share of it spent waiting for data.
+
+    Validations and checkpoints do not count.
+
+    Args:
+        waiting: What the trainer measures.
+        log_every: Optimizer steps between two lines.
+    """
+
+    def __init__(self, waiting: WaitingTime, log_every: int) -> None:
+        self._waiting, self._log_every = waiting, log_every
+        self._told = False
+        self._lines = 0
+        self._reset(0)
+
+    def _reset(self, step: int) -> None:
+        self._step, self._images, self._questions = step, 0, 0
+        self._busy = 0.0
+        self._waiting.seconds = 0.0
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        """Begin to count."""
+        self._reset(trainer.global_step)
+
+    def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Batch, *_: Any) -> None:
+        """Count a batch."""
+        self._began = time.perf_counter()
+        self._images += len(batch.draws)
+        self._questions += sum(batch.features.num_questions)
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        """Log at the end of some steps."""
+        self._busy += time.perf_counter() - self._began
+        steps = trainer.global_step - self._step
+        if not steps or trainer.global_step % self._log_every:
+            return
+        seconds = self._busy + self._waiting.seconds
+        share = self._waiting.seconds / seconds
+        values = {
+            "images_per_s": self._images * trainer.world_size / seconds,
+            "questions_per_s": self._questions * trainer.world_size / seconds,
+            "step_s": seconds / steps,
+            "waiting": share,
+        }
+        if _on_gpu():
+            values["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        module.log_dict({f"speed/{name}": value for name, value in values.items()}, batch_size=1)
+        self._lines += 1
+        # At first processes start and files are new to the system.
+        if share > _MUCH and self._lines > 1 and not self._told:
+            self._told = True
+            _tell(share)
+        self._reset(trainer.global_step)
+
+
+def _on_gpu() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+@rank_zero_only
+def _tell(share: float) -> None:
+    print(
+        f"\nlens-cache: {100 * share:.0f} % of the time goes into waiting for data; set "
+        "batch.loader_workers higher, put the store on a local disk, or, behind a network, set "
+        "batch.window or batch.order=stream",
+        file=sys.stderr,
+    )

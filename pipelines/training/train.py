@@ -1,0 +1,231 @@
+"""Phase 2: fit head, keypoint and descriptor modules from a store, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_only
+
+from lens_cache.config.load import load_config
+from lens_cache.config.train import TrainConfig
+from lens_cache.errors import CheckpointError, ConfigError, StoreMismatchError, one_line
+from lens_cache.features.frozen_parts import FrozenParts
+from lens_cache.store.store import Store
+from lens_cache.training.not_finite import FAILED_BATCH, NotFiniteError
+from lens_cache.training.optimizer import require_states
+from lens_cache.training.run import (
+    CHECKPOINTS,
+    CONFIG_FILE,
+    Run,
+    begin_run,
+    require_frozen_fits,
+    used_shards,
+)
+from lens_cache.training.streaming import require_stream
+from pipelines.provenance import record_run
+from pipelines.training.callbacks import callbacks
+from pipelines.training.data_module import StoreDataModule
+from pipelines.training.loggers import loggers, require_logger
+from pipelines.training.module import LensModule
+from pipelines.training.run_report import write_run_report
+from pipelines.training.strategies import (
+    precision_of,
+    require_compiler,
+    require_strategy,
+    strategy_of,
+)
+from pipelines.training.throughput import WaitingTime
+
+
+def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) -> Run:
+    """Train into a run folder.
+
+    Args:
+        folder: The run; created if need be.
+        store_path: A store, complete unless ``batch.incomplete_store`` is ``use``.
+        config: The settings.
+        resume: Go on from the run's last checkpoint, with the same settings but for
+            ``trainer.max_steps`` and those that no weight depends on.
+
+    Raises:
+        LensCacheError: If the store or the settings do not fit, or the folder holds another run.
+    """
+    store = Store(
+        store_path,
+        incomplete=config.batch.incomplete_store == "use",
+        # What has been extracted since would change the order of the images.
+        shards=used_shards(folder) if resume else None,
+    )
+    layer = _layer(config, store)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, layer=layer))
+    _require(config, store)
+    checkpoint = _last_checkpoint(folder, config) if resume else None
+    if not resume and (folder / CHECKPOINTS).exists():
+        raise ConfigError(
+            f"training into {folder}: it already holds a run; add --resume to go on with it, or "
+            "choose another folder"
+        )
+    if resume:
+        Run.open(folder).require_features_of(store)
+    frozen = store.frozen()
+    require_frozen_fits(store, frozen, layer)
+    if _is_first_process():
+        begin_run(folder, store, frozen)
+        record_run(folder, config)
+        _tell_shards(store)
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    torch.manual_seed(config.trainer.seed)
+    # Lightning's progress bar writes to stdout, which is for results.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+        _quieten()
+        _fit(folder, config, store, frozen, checkpoint)
+    run = Run.open(folder)
+    if _is_first_process():
+        write_run_report(run)
+    return run
+
+
+def _tell_shards(store: Store) -> None:
+    if store.shards is not None:
+        print(
+            f"lens-cache: training on {len(store.shards)} of {store.catalogue.num_shards} shards "
+            f"of {store.root}, which are there; its extraction has not finished",
+            file=sys.stderr,
+        )
+
+
+def _require(config: TrainConfig, store: Store) -> None:
+    """Refuse what cannot run before anything is written."""
+    require_strategy(config)
+    require_logger(config.trainer)
+    require_states(config.optimizer)
+    if config.trainer.compile:
+        require_compiler()
+    if config.batch.order == "stream":
+        require_stream(store, config.batch)
+
+
+def _layer(config: TrainConfig, store: Store) -> int:
+    """Return the layer the head reads; refuse one the store does not hold (I5)."""
+    layer = config.model.layer
+    if layer is None and len(store.layers) == 1:
+        layer = store.layers[0]
+    if layer is None or layer not in store.layers:
+        wanted = "names none" if layer is None else f"asks for layer {layer}"
+        raise StoreMismatchError(
+            f"training from {store.root}: it holds layers {list(store.layers)}, the configuration "
+            f"{wanted}; set model.layer to one of them, or extract with --set "
+            "encoders.llava.layers=[...]"
+        )
+    return layer
+
+
+def _last_checkpoint(folder: Path, config: TrainConfig) -> Path:
+    """Return the checkpoint to go on from; refuse other settings than the run's."""
+    path = folder / CHECKPOINTS / "last.ckpt"
+    if not path.exists():
+        raise CheckpointError(
+            f"resuming {folder}: there is no {CHECKPOINTS}/last.ckpt; train without --resume"
+        )
+    before = load_config(TrainConfig, folder / CONFIG_FILE)
+    if _what_counts(before) != _what_counts(config):
+        raise ConfigError(
+            f"resuming {folder}: the settings differ from those in {folder / CONFIG_FILE}; only "
+            "trainer.max_steps may change, and what no weight depends on (trainer.log_every, "
+            "logger and pictures; batch.loader_workers unless batch.order=stream); start a new "
+            "run for anything else"
+        )
+    return path
+
+
+def _what_counts(config: TrainConfig) -> TrainConfig:
+    """Return settings without those that a resumed run may change."""
+    trainer = dataclasses.replace(
+        config.trainer, max_steps=1, log_every=1, logger="csv", pictures=0
+    )
+    batch = config.batch
+    if batch.order == "random":
+        batch = dataclasses.replace(batch, loader_workers=0)
+    return dataclasses.replace(config, trainer=trainer, batch=batch)
+
+
+def _fit(
+    folder: Path, config: TrainConfig, store: Store, frozen: FrozenParts, checkpoint: Path | None
+) -> None:
+    """Train; keep a batch whose loss is not finite."""
+    assert config.model.layer is not None
+    module = LensModule(config, frozen, store)
+    if config.trainer.checkpoint_activations:
+        module.model.checkpoint_activations()
+    if config.trainer.compile:
+        module.model.compile_parts()
+    data = StoreDataModule(store, config, config.model.layer)
+    trainer = _trainer(folder, config, module, store)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+    except NotFiniteError as error:
+        rank = trainer.global_rank
+        name = f"{FAILED_BATCH}.pt" if rank == 0 else f"{FAILED_BATCH}_of_process_{rank}.pt"
+        raise error.keep(folder / name) from None
+
+
+def _trainer(folder: Path, config: TrainConfig, module: LensModule, store: Store) -> Trainer:
+    settings, validates = config.trainer, config.batch.validation_split is not None
+    waiting = WaitingTime()
+    try:
+        return Trainer(
+            default_root_dir=folder,
+            logger=loggers(folder, settings),
+            callbacks=callbacks(folder, config, store, waiting),
+            profiler=waiting,
+            max_steps=settings.max_steps,
+            max_epochs=1,
+            val_check_interval=settings.validate_every * config.batch.accumulate
+            if validates
+            else None,
+            check_val_every_n_epoch=None if validates else 1,
+            num_sanity_val_steps=0,
+            limit_val_batches=1.0 if validates else 0,
+            accumulate_grad_batches=config.batch.accumulate,
+            gradient_clip_val=config.optimizer.gradient_clip or None,
+            precision=precision_of(settings, module),
+            accelerator=settings.accelerator,
+            devices=settings.devices or "auto",
+            strategy=strategy_of(settings),
+            use_distributed_sampler=False,
+            log_every_n_steps=settings.log_every,
+            enable_model_summary=False,
+        )
+    except MisconfigurationException as error:
+        raise ConfigError(f"setting up the trainer: {one_line(error)}") from None
+
+
+def _is_first_process() -> bool:
+    """Tell whether this process writes the run's files, of those that train it."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _quieten() -> None:
+    """Leave out what Lightning says that no user needs."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*transfer_batch_to_device.*")
+    warnings.filterwarnings("ignore", message=".*treespec.*")
+    # Our data module is: it goes on behind the batches already seen.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+    # Said of a module that is sharded; nothing here writes into what a module returns.
+    warnings.filterwarnings("ignore", message=".*returned a view tensor.*")
+    # Each loader process knows its own share of a stream.
+    warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")

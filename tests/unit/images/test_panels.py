@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from lens_cache.images.panels import PANEL_SIDE, Panel
+
+WHITE, RED = (255, 255, 255), (230, 40, 40)
+TITLE, GAP = 44, 6
+
+
+def panel(width, height, keypoints, *, prediction=None, truth=None, peak=None):
+    grounding = np.zeros((4, 4), np.float32)
+    if peak is not None:
+        grounding[peak] = 0.3
+    return Panel(
+        image=np.full((height, width, 3), 128, np.uint8),
+        title="a title",
+        grounding_map=grounding,
+        keypoints=np.array(keypoints, np.float32).reshape(-1, 2),
+        prediction=np.zeros((height, width), bool) if prediction is None else prediction,
+        truth=truth,
+    )
+
+
+def pixel(drawn, number, x, y):
+    """Return a pixel of picture ``number`` at (x, y) of its own frame."""
+    step = max(drawn.size[0], 0) and (PANEL_SIDE + GAP)
+    return drawn.getpixel((GAP + number * step + round(x), TITLE + round(y)))
+
+
+@pytest.mark.parametrize("with_truth", [False, True])
+def test_a_keypoint_is_white_inside_the_prediction_and_red_elsewhere(with_truth):
+    prediction = np.zeros((30, 60), bool)
+    prediction[:, :30] = True
+    truth = ~prediction if with_truth else None
+    drawn = panel(60, 30, [[0.25, 0.25], [0.75, 0.25]], prediction=prediction, truth=truth).draw()
+    assert pixel(drawn, 1, 0.25 * PANEL_SIDE, 0.25 * PANEL_SIDE) == WHITE
+    assert pixel(drawn, 1, 0.75 * PANEL_SIDE, 0.25 * PANEL_SIDE) == RED
+
+
+@pytest.mark.parametrize("points", [[], [[0.5, 0.9]], [[1.0, 1.0]], [[0.0, 0.0]]])
+def test_points_on_the_edge_or_in_the_padding_are_drawn_without_harm(points):
+    assert panel(40, 20, points, truth=np.ones((20, 40), bool)).draw().size[1] == 180 + TITLE + GAP
+
+
+def test_the_grounding_map_lies_in_the_frame_of_the_square():
+    """Its cell (0, 3) is at the top right of a wide picture, whose lower half is padding."""
+    drawn = panel(60, 30, [], peak=(0, 3)).draw()
+    hot = pixel(drawn, 1, PANEL_SIDE * 3.5 / 4, PANEL_SIDE * 0.5 / 4)
+    cold = pixel(drawn, 1, PANEL_SIDE * 0.5 / 4, PANEL_SIDE * 0.5 / 4)
+    assert hot[0] > 200
+    assert cold[0] < 100
+
+
+def test_masks_are_tinted_and_truth_is_a_fourth_picture():
+    mask = np.zeros((40, 40), bool)
+    mask[:, :20] = True
+    three = panel(40, 40, [], prediction=mask).draw()
+    four = panel(40, 40, [], prediction=mask, truth=~mask).draw()
+    assert four.size[0] - three.size[0] == PANEL_SIDE + GAP
+    left, right = (pixel(four, 2, PANEL_SIDE * x, 100) for x in (0.25, 0.75))
+    assert left[2] > left[0]
+    assert len(set(right)) == 1
+    left, right = (pixel(four, 3, PANEL_SIDE * x, 100) for x in (0.25, 0.75))
+    assert right[1] > right[0]
+    assert len(set(left)) == 1
+
+
+def test_pictures_come_in_any_size():
+    pictures = panel(60, 30, [[0.5, 0.1]], truth=np.ones((30, 60), bool)).pictures(100)
+    assert list(pictures) == ["image", "grounding map", "prediction", "ground truth"]
+    assert {picture.size for picture in pictures.values()} == {(100, 50)}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2000, 3), (3, 2000)])
+def test_odd_sizes_are_drawn(size):
+    panel(*size, [[0.5, 0.5]]).draw()
