@@ -18,8 +18,6 @@ from lens_cache.errors import one_line
 from lens_cache.extraction.feature_models import FrozenModel, Picture, Texts
 from lens_cache.extraction.out_of_memory import out_of_memory
 
-_FINITE = "/finite"
-
 
 @dataclass(frozen=True)
 class Flight:
@@ -30,6 +28,7 @@ class Flight:
         batch: All its places, blanks included.
         texts: The questions of all its places.
         values: Its arrays, on their way to the host.
+        finite: Per array which of its rows are finite, on the way to the host.
         began: When the device began.
         ended: When the device ended.
         failure: Why there are no values.
@@ -39,6 +38,7 @@ class Flight:
     batch: Sequence[int] = ()
     texts: Sequence[Texts] = ()
     values: Arrival | None = None
+    finite: Arrival | None = None
     began: Mark | None = None
     ended: Mark | None = None
     failure: str = ""
@@ -97,14 +97,16 @@ class BatchRunner:
         outcomes: dict[int, dict[str, Tensor] | str] = {}
         seconds = 0.0
         for flight in flights:
-            if flight.values is None or flight.began is None or flight.ended is None:
+            if flight.values is None or flight.finite is None:
                 outcomes |= dict.fromkeys(flight.wanted, flight.failure)
                 continue
             images = self.model.split(flight.values.wait(), flight.texts)
-            seconds += flight.began.seconds_until(flight.ended)
-            for place, image in zip(flight.batch, images, strict=True):
+            finite = self.model.split(flight.finite.wait(), flight.texts)
+            if flight.began is not None and flight.ended is not None:
+                seconds += flight.began.seconds_until(flight.ended)
+            for place, image, sound in zip(flight.batch, images, finite, strict=True):
                 if place in flight.wanted:
-                    outcomes[place] = _checked(image)
+                    outcomes[place] = _checked(image, sound)
         return outcomes, seconds
 
     def _try(
@@ -153,19 +155,25 @@ class BatchRunner:
         asked = [texts[place] for place in batch]
         began = self._transfer.mark()
         values = self.model.run(taken, asked)
-        values |= {
-            f"{name}{_FINITE}": torch.isfinite(value).flatten(1).all(dim=1)
-            for name, value in values.items()
+        finite = {
+            name: torch.isfinite(value).flatten(1).all(dim=1) for name, value in values.items()
         }
         ended = self._transfer.mark()
-        return Flight(wanted, batch, asked, self._transfer.download(values), began, ended)
+        return Flight(
+            wanted=wanted,
+            batch=batch,
+            texts=asked,
+            values=self._transfer.download(values),
+            finite=self._transfer.download(finite),
+            began=began,
+            ended=ended,
+        )
 
 
-def _checked(image: Mapping[str, Tensor]) -> dict[str, Tensor] | str:
-    """Return the arrays of an image, or which of them hold values that are not finite."""
-    arrays = {name: value for name, value in image.items() if not name.endswith(_FINITE)}
-    bad = [name for name in arrays if not bool(image[f"{name}{_FINITE}"].all())]
-    return f"values that are not finite in {', '.join(bad)}" if bad else arrays
+def _checked(image: Mapping[str, Tensor], finite: Mapping[str, Tensor]) -> dict[str, Tensor] | str:
+    """Return the arrays of an image, or a line that names those with values that are not finite."""
+    bad = [name for name in image if not bool(finite[name].all())]
+    return f"values that are not finite in {', '.join(bad)}" if bad else dict(image)
 
 
 def _reason(error: RuntimeError) -> str:

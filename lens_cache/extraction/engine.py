@@ -26,8 +26,9 @@ from lens_cache.extraction.out_of_memory import within_memory
 from lens_cache.extraction.stage_times import StageTimes
 from lens_cache.extraction.threads import batched
 from lens_cache.plan.plan import Plan
-from lens_cache.store.layout import Group, Questions
+from lens_cache.store.layout import Group
 from lens_cache.store.quarantine import Quarantine
+from lens_cache.store.questions import Questions
 
 # Batches that a GPU may have before it while the host waits for the first: one is computed, one is
 # ready to begin, and the results of one are on their way.

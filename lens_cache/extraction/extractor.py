@@ -19,12 +19,10 @@ from lens_cache.config.extract import ExtractConfig
 from lens_cache.errors import ExtractionError
 from lens_cache.extraction.engine import Crashed, Engine, Outcome
 from lens_cache.extraction.threads import WriteBehind
-from lens_cache.plan.plan import Plan
 from lens_cache.store.catalogue import Catalogue
 from lens_cache.store.formats import GroupWriter, open_writers
-from lens_cache.store.layout import QUESTIONS_FILE, Group, Questions, shard_images
+from lens_cache.store.layout import Group, array_name
 from lens_cache.store.manifest import Manifest
-from lens_cache.store.paths import PLAN_FOLDER
 from lens_cache.store.quarantine import Quarantine, quarantined
 from lens_cache.store.values import to_bytes
 
@@ -77,23 +75,19 @@ class ShardExtractor:
             device: Where the models run, e.g. ``cuda`` or ``cpu``.
         """
         self._root, self._config = root, config
-        self._manifest = Manifest.load(root)
-        self._plan = Plan.load(root / PLAN_FOLDER)
-        self._shards = shard_images(self._plan.num_images, config.store.shard_size)
+        self._catalogue = Catalogue.load(root, Manifest.load(root))
+        self._plan = self._catalogue.plan
+        self._specs = self._catalogue.manifest.specs
         self._failures: dict[str, int] = {}
-        groups_of_arrays = self._manifest.arrays.values()
-        self._arrays = {name: spec for group in groups_of_arrays for name, spec in group.items()}
         self._done: dict[int, int] = {}
         self._committer = ThreadPoolExecutor(1, "commit")
         self._last_commit: Future[ShardReport] | None = None
-        questions = Questions.load(root / QUESTIONS_FILE)
-        self._catalogue = Catalogue(self._manifest, self._plan, questions)
         self._engine = Engine(
             self._plan,
-            questions,
+            self._catalogue.questions,
             config,
             groups,
-            side=self._manifest.side,
+            side=self._catalogue.manifest.side,
             device=device,
         )
 
@@ -131,7 +125,7 @@ class ShardExtractor:
         engine.times.take()
         report = ShardReport(shard=shard, readers=engine.readers)
         sizes = engine.batch_sizes
-        images, crashed = self._shards[shard], self._crashed(groups)
+        images, crashed = self._catalogue.images(shard), self._crashed(groups)
         with ExitStack() as until_committed:
             until_committed.callback(self._done.pop, shard, None)
             writers = until_committed.enter_context(
@@ -180,17 +174,17 @@ class ShardExtractor:
     def _write_prefix(self, writer: GroupWriter) -> None:
         """Write the states of the system prefix; they are the same for every image."""
         for layer, states in self._engine.prefix().items():
-            name = f"layer_{layer}/prefix"
-            writer.add_prefix(name, to_bytes(states, self._arrays[name]))
+            name = array_name(layer, "prefix")
+            writer.add_prefix(name, to_bytes(states, self._specs[name]))
 
     def _write(self, writer: GroupWriter, image: int, image_id: str, outcome: Outcome) -> None:
         with self._engine.times.timed("write"):
             if isinstance(outcome, Quarantine):
-                writer.skip(outcome, sum(len(text) for text in self._engine.texts(image)))
+                writer.skip(outcome, self._catalogue.text_rows(image))
             else:
                 writer.add(
                     image_id,
-                    {name: to_bytes(value, self._arrays[name]) for name, value in outcome.items()},
+                    {name: to_bytes(value, self._specs[name]) for name, value in outcome.items()},
                 )
 
     def _count(self, group: Group, outcome: object, report: ShardReport) -> None:

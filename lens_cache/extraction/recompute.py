@@ -20,7 +20,7 @@ from lens_cache.errors import ImageError
 from lens_cache.images.decode import content_id, read_image
 from lens_cache.images.files import read_picture_file
 from lens_cache.images.geometry import image_to_square
-from lens_cache.store.layout import ArraySpec
+from lens_cache.store.layout import IMAGE_EMBEDDINGS, ArraySpec, array_name
 from lens_cache.store.manifest import require_same
 from lens_cache.store.store import Store
 
@@ -130,10 +130,10 @@ def _compare(
     for layer, (prefix, image_tokens, text_tokens) in plain.items():
         features = store.read(planned.image_index, [query], layer)
         pairs |= {
-            f"layer_{layer}/prefix": (features.prefix, prefix),
-            f"layer_{layer}/image_tokens": (features.image_tokens, image_tokens),
-            f"layer_{layer}/text_tokens": (features.text_tokens[0], text_tokens),
-            "image_embeddings": (features.image_embedding, embedding),
+            array_name(layer, "prefix"): (features.prefix, prefix),
+            array_name(layer, "image_tokens"): (features.image_tokens, image_tokens),
+            array_name(layer, "text_tokens"): (features.text_tokens[0], text_tokens),
+            IMAGE_EMBEDDINGS: (features.image_embedding, embedding),
         }
     return [
         _agreement(planned.query_id, name, *pair, _tolerance(store.features.spec(name)))

@@ -28,12 +28,10 @@ class FeatureReader(ABC):
 
     def __init__(self, root: Path, catalogue: Catalogue) -> None:
         self.root, self.catalogue = root, catalogue
-        groups = catalogue.manifest.arrays.values()
-        self._specs = {name: spec for group in groups for name, spec in group.items()}
 
     def spec(self, name: str) -> ArraySpec:
         """Return what an array is."""
-        return self._specs[name]
+        return self.catalogue.manifest.specs[name]
 
     def part(self, name: str, image: int) -> NDArray[np.uint8]:
         """Return everything an array holds of an image: its chunk, or the rows of its queries."""

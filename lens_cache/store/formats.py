@@ -89,8 +89,7 @@ def arrays_of_objects(catalogue: Catalogue, group: Group, shard: int) -> dict[st
 def write_array_metadata(root: Path, manifest: Manifest) -> None:
     """Write what makes the files of a store arrays, where the format needs it."""
     if manifest.format == "zarr":
-        specs = [spec for group in manifest.arrays.values() for spec in group.values()]
-        write_metadata(root, specs)
+        write_metadata(root, manifest.specs.values())
 
 
 def _arrays(catalogue: Catalogue, group: Group, shard: int) -> Mapping[str, ArraySpec]:

@@ -19,16 +19,14 @@ from lens_cache.errors import StoreError
 from lens_cache.features.frozen_parts import FrozenParts
 from lens_cache.features.types import ImageFeatures
 from lens_cache.store.catalogue import Catalogue
-from lens_cache.store.commits import committed_shards, missing_shards
+from lens_cache.store.commits import committed_shards
 from lens_cache.store.feature_reader import together
 from lens_cache.store.formats import open_features
-from lens_cache.store.io.remote import is_remote, plain_errors
-from lens_cache.store.layout import GROUPS, shard_images
+from lens_cache.store.io.remote import is_remote, plain_errors, store_path
+from lens_cache.store.layout import GROUPS, IMAGE_EMBEDDINGS, array_name
 from lens_cache.store.manifest import Manifest
-from lens_cache.store.paths import FROZEN_FOLDER, PLAN_FOLDER
+from lens_cache.store.paths import FROZEN_FOLDER
 from lens_cache.store.quarantine import quarantined
-
-__all__ = ["FROZEN_FOLDER", "PLAN_FOLDER", "Store", "missing_shards", "shard_images"]
 
 Views = list[NDArray[np.uint8]]
 _REQUESTS = 16  # that a process has under way at a time, behind a URL
@@ -49,7 +47,11 @@ class Store:
     """
 
     def __init__(
-        self, root: Path, *, incomplete: bool = False, shards: frozenset[int] | None = None
+        self,
+        root: str | Path,
+        *,
+        incomplete: bool = False,
+        shards: frozenset[int] | None = None,
     ) -> None:
         """Open a store.
 
@@ -63,8 +65,8 @@ class Store:
             StoreError: If it is missing, or not complete and that was not asked for, or nothing of
                 it is committed.
         """
-        self.root, self.shards = root, shards
-        with plain_errors(root, "opening the store"):
+        self.root, self.shards = store_path(root), shards
+        with plain_errors(self.root, "opening the store"):
             self._open(incomplete)
 
     def _open(self, incomplete: bool) -> None:
@@ -109,7 +111,7 @@ class Store:
     @property
     def layers(self) -> tuple[int, ...]:
         """The tapped layers whose states are stored."""
-        return tuple(self.manifest.fingerprints["hidden_states"]["layers"])
+        return self.manifest.layers
 
     def frozen(self) -> FrozenParts:
         """Load what a LENS model needs of the frozen models."""
@@ -150,16 +152,16 @@ class Store:
             CorruptShardError: If a shard is damaged or an object is missing.
         """
         features = self.features
-        tokens, text = f"layer_{layer}/image_tokens", f"layer_{layer}/text_tokens"
+        tokens, text = array_name(layer, "image_tokens"), array_name(layer, "text_tokens")
         rows = [self.catalogue.rows_of(query) for query in queries]
         token_views, embedding_views, *text_views = self._fetch(
             lambda: [features.chunk_view(tokens, image)],
-            lambda: [features.chunk_view("image_embeddings", image)],
+            lambda: [features.chunk_view(IMAGE_EMBEDDINGS, image)],
             *(partial(features.row_views, text, image, run) for run in _runs(rows)),
         )
         image_tokens, image_embedding, text_tokens = map(
             features.tensor,
-            (tokens, "image_embeddings", text),
+            (tokens, IMAGE_EMBEDDINGS, text),
             together([token_views, embedding_views, list(chain(*text_views))]),
         )
         return ImageFeatures(
@@ -177,7 +179,7 @@ class Store:
 
     def _read_prefix(self, layer: int) -> Tensor:
         """Read the states of the system prefix, the same for every image; (P, d)."""
-        name = f"layer_{layer}/prefix"
+        name = array_name(layer, "prefix")
         return self.features.tensor(name, self.features.prefix(name))
 
 

@@ -100,7 +100,7 @@ class _Checker:
 
     def __init__(self, root: Path, manifest: Manifest, plan: Plan) -> None:
         self._root, self._manifest, self._plan = root, manifest, plan
-        self._shard_size = manifest.config["store"]["shard_size"]
+        self._shard_size = manifest.store.shard_size
         self._shards = shard_images(plan.num_images, self._shard_size)
         self._quarantined: dict[str, set[str]] = {}
         self._committed = {group: committed_shards(root, group) for group in GROUPS}
@@ -117,7 +117,7 @@ class _Checker:
     def shared_problems(self) -> list[Problem]:
         """Check what no shard owns: plan, questions, frozen parts, metadata."""
         problems = []
-        if self._plan.digest() != self._manifest.plan["digest"]:
+        if self._plan.digest() != self._manifest.plan.digest:
             problems.append(_problem("the plan is not the one the manifest was written for"))
         try:
             records = Commit.load(self._root, SHARED, 0).objects

@@ -39,13 +39,13 @@ def plan(
     from lens_cache.store.paths import QUARANTINE_TABLE
     from pipelines.extraction.extract import plan_store
     from pipelines.extraction.ray_planning import on_ray
-    from pipelines.extraction.set_aside import set_aside_lines
+    from pipelines.extraction.skipped import skipped_lines
 
     settings = load_config(ExtractConfig, config, overrides or ())
     with open_bars() as bars:
         made = plan_store(store, settings, bars, on_ray(address))
     drawn = "" if made.draws is None else f" of {made.draws.num_rows} draws"
-    lines = set_aside_lines(made.quarantine, store / QUARANTINE_TABLE)
+    lines = skipped_lines(made.quarantine, store / QUARANTINE_TABLE)
     head = f"planned {made.num_images} images and {made.num_queries} queries{drawn} into {store}"
     print("\n".join([head, *lines]))
 
@@ -183,17 +183,17 @@ def convert(
 
     Run it again after any interruption: it goes on where it stopped.
     """
-    from pipelines.extraction.convert import convert as go
+    from lens_cache.store.convert import convert as write_again
     from pipelines.extraction.report import conversion as report_conversion
 
     with open_bars() as bars:
-        done = go(
+        done = write_again(
             store,
             dest,
-            bars,
             wanted=to,
             hidden_states=hidden_states,
             image_embeddings=image_embeddings,
+            progress=bars.progress,
         )
     show(report_conversion(store, dest, done), as_json)
 

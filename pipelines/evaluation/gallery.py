@@ -82,7 +82,7 @@ def gallery(
         LensCacheError: If run and store do not fit, or the split is empty.
     """
     run.require_features_of(store)
-    answers, root = Answers(run, store), Path(str(store.manifest.config["data"]["root"]))
+    answers, root = Answers(run, store), store.manifest.data_root
     places: dict[str, list[_Place]] = defaultdict(list)
     firsts: list[Draw] = []
     pairs = passed = 0

@@ -16,7 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 from lens_cache.config.load import to_tree
 from lens_cache.errors import ExtractionError, LensCacheError, one_line
 from pipelines.extraction import ray_cluster
-from pipelines.extraction.job import Run
+from pipelines.extraction.job import Job
 from pipelines.extraction.ledger import Ledger, Task
 from pipelines.extraction.ray_worker import Worker
 
@@ -28,12 +28,12 @@ _PATIENCE_SECONDS = 60.0
 _FINAL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
-def run_on_ray(run: Run, ledger: Ledger, address: str | None) -> None:
+def run_on_ray(job: Job, ledger: Ledger, address: str | None) -> None:
     """Extract every shard of the ledger on a Ray cluster, or on this machine.
 
     Args:
-        run: The extraction.
-        ledger: The shards to do.
+        job: The extraction.
+        ledger: Its shards.
         address: A cluster's address; without it the one in ``RAY_ADDRESS``, else this machine.
 
     Raises:
@@ -41,19 +41,19 @@ def run_on_ray(run: Run, ledger: Ledger, address: str | None) -> None:
     """
     try:
         alone = ray_cluster.connect(address)
-        run.stop.listen()  # Ray takes SIGTERM for itself.
-        options = ray_cluster.placement(run.config.workers)
+        job.stop.listen()  # Ray takes SIGTERM for itself.
+        options = ray_cluster.placement(job.config.workers)
         if alone:
             ray_cluster.require_room(options)
-        with run.stop.draining():
-            _Pool(run, ledger, options).run()
+        with job.stop.draining():
+            _Pool(job, ledger, options).run()
     finally:
         ray.shutdown()
 
 
 class _Pool:
-    def __init__(self, run: Run, ledger: Ledger, options: dict[str, Any]) -> None:
-        self._run, self._ledger, self._options = run, ledger, options
+    def __init__(self, job: Job, ledger: Ledger, options: dict[str, Any]) -> None:
+        self._job, self._ledger, self._options = job, ledger, options
         self._running: dict[Any, tuple[Any, Task]] = {}
         self._committing: dict[Any, tuple[Any, Task]] = {}
         self._starting: dict[Any, Any] = {}
@@ -66,7 +66,7 @@ class _Pool:
     def run(self) -> None:
         """Work until every shard is done, or a signal asked to stop and those under way are."""
         while not self._ledger.finished:
-            if not self._run.stop.requested:
+            if not self._job.stop.requested:
                 self._fill()
                 self._deal()
             elif not self._running and not self._committing:
@@ -90,8 +90,8 @@ class _Pool:
         now = time.monotonic()
         if now - self._looked > _LOOK_SECONDS:
             self._looked = now
-            workers = self._run.config.workers
-            self._size = ray_cluster.room(workers, self._options, self._run.memory)
+            workers = self._job.config.workers
+            self._size = ray_cluster.room(workers, self._options, self._job.memory)
         there = len(self._running) + len(self._idle) + len(self._starting)
         wanted = min(self._size, len(self._running) + self._ledger.waiting)
         for _ in range(wanted - there):
@@ -100,7 +100,7 @@ class _Pool:
             self._last_worker = now
         elif now - self._last_worker > _PATIENCE_SECONDS:
             self._last_worker = float("inf")  # once is enough
-            self._run.message(
+            self._job.message(
                 f"no worker has started for {_PATIENCE_SECONDS:g} s: "
                 f"{ray_cluster.describe(self._options)}; if that is not enough, lower workers.* or "
                 "add nodes"
@@ -117,7 +117,7 @@ class _Pool:
             self._nodes[worker] = ray.get(reference)
         except RayError as error:
             self._failed_starts += 1
-            if self._failed_starts >= self._run.config.workers.max_consecutive_failures:
+            if self._failed_starts >= self._job.config.workers.max_consecutive_failures:
                 raise ExtractionError(
                     f"stopped after {self._failed_starts} worker processes died as they started: "
                     f"{one_line(error)}"
@@ -144,7 +144,7 @@ class _Pool:
             lost = node not in ray_cluster.living_nodes()
             poison = self._ledger.died(task, node_lost=lost)
             if poison is not None:
-                self._run.on_poison(poison)
+                self._job.on_poison(poison)
         else:
             self._idle.append(worker)
             if task.probe:
@@ -167,7 +167,7 @@ class _Pool:
                 del self._nodes[worker]
         else:
             self._ledger.done(task)
-            self._run.on_report(report)
+            self._job.on_report(report)
 
     def _try_again(self, task: Task, cause: BaseException | None) -> None:
         """Deal out a task again if another try may mend its error.
@@ -189,7 +189,7 @@ class _Pool:
             ray.wait(busy, num_returns=len(busy), timeout=_POLL_SECONDS) if busy else ([], [])
         )
         try:
-            self._run.on_progress(sum(ray.get(ready)))
+            self._job.on_progress(sum(ray.get(ready)))
         except RayError:
             return  # A death shows in the task itself.
 
@@ -201,8 +201,8 @@ class _Pool:
         device = "cuda" if "num_gpus" in self._options else "cpu"
         options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 3}
         remote = ray.remote(**options, **self._options)(Worker)
-        run = self._run
-        worker: Any = remote.remote(run.root, to_tree(run.config), run.groups, device)
+        job = self._job
+        worker: Any = remote.remote(job.root, to_tree(job.config), job.groups, device)
         self._starting[worker.ready.remote()] = worker
 
 

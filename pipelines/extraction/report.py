@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelines.extraction.convert import Conversion
+    from lens_cache.store.convert import Conversion
     from pipelines.extraction.dry_run import DryRun
     from pipelines.extraction.duration import Duration
     from pipelines.extraction.job import Summary
@@ -74,6 +74,8 @@ def _room(found: DryRun) -> str:
 def extraction(root: Path, summary: Summary) -> Report:
     """Report what an extraction did."""
     from lens_cache.extraction.stage_times import bottleneck, busy_shares
+    from lens_cache.store.paths import QUARANTINE_TABLE
+    from pipelines.extraction.skipped import skipped_lines
 
     size = sum(report.size for report in summary.reports)
     busy = {name: round(seconds, 3) for name, seconds in sorted(summary.seconds.items())}
@@ -96,7 +98,7 @@ def extraction(root: Path, summary: Summary) -> Report:
         "bottleneck": bottleneck(shares),
         "smaller_batches": smaller,
         "quarantined": records,
-        "set_aside_by_plan": summary.unplanned,
+        "set_aside_by_plan": summary.skipped.num_rows,
     }
     if not summary.reports:
         head = f"{root} is complete: nothing to do"
@@ -116,38 +118,33 @@ def extraction(root: Path, summary: Summary) -> Report:
             f"memory ran out: a worker went on with {images} images per batch in {group}; lower "
             "workers.images_per_batch"
         )
-    lines += _quarantine_lines(records) + summary.set_aside
+    lines += _quarantine_lines(records) + skipped_lines(summary.skipped, root / QUARANTINE_TABLE)
     return Report(document, "\n".join(lines))
 
 
 def inspection(root: Path) -> Report:
     """Report what is in a store, finished or not."""
-    from lens_cache.plan.plan import Plan
-    from lens_cache.store.commits import committed_shards
-    from lens_cache.store.io.files import folder_size
+    from lens_cache.store.folder import StoreFolder
     from lens_cache.store.layout import GROUPS, shard_images
     from lens_cache.store.manifest import Manifest
-    from lens_cache.store.paths import PLAN_FOLDER
-    from lens_cache.store.quarantine import quarantined
-    from lens_cache.store.webdataset.samples import SAMPLES_FOLDER
 
-    manifest = Manifest.load(root)
-    plan = Plan.load(root / PLAN_FOLDER)
-    shards = len(shard_images(plan.num_images, manifest.config["store"]["shard_size"]))
+    folder = StoreFolder(root)
+    manifest, plan = Manifest.load(folder.root), folder.plan()
+    shards = len(shard_images(plan.num_images, manifest.store.shard_size))
     groups: dict[str, dict[str, Any]] = {}
     for group in GROUPS:
         groups[group] = {
-            "shards_committed": len(committed_shards(root, group)),
+            "shards_committed": len(folder.committed(group)),
             "shards": shards,
-            "quarantined": len(quarantined(root, group)),
-            "bytes": folder_size(root / group),
+            "quarantined": len(folder.quarantined(group)),
+            "bytes": folder.group_bytes(group),
             "fingerprint": manifest.content(group),
             "arrays": {
                 name: {"shape": list(spec.shape), "dtype": spec.dtype}
                 for name, spec in manifest.arrays[group].items()
             },
         }
-    tars = [path.stat().st_size for path in (root / SAMPLES_FOLDER).glob("*.tar")]
+    tars = folder.tar_bytes()
     document: dict[str, Any] = {
         "store": str(root),
         "format": manifest.format,

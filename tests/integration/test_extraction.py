@@ -222,7 +222,7 @@ def test_an_extraction_goes_on_where_it_was(
 def test_shards_without_a_manifest_are_refused(tmp_path, tiny_store, tiny_coco, tiny_checkpoints):
     root = copied(tiny_store, tmp_path / "s")
     (root / "manifest.json").unlink()
-    with pytest.raises(StoreError, match=r"holds shards but no manifest\.json"):
+    with pytest.raises(StoreError, match=r"has shards but no manifest\.json"):
         extracted(root, settings(tiny_coco, tiny_checkpoints))
     assert (root / "commits/hidden_states/000000.json").exists()
 
@@ -426,7 +426,7 @@ def test_memory_that_runs_out_makes_batches_smaller_and_is_told(
     summary = extracted(tmp_path / "s", config, reporter=reporter)
     assert {record.path for record in summary.quarantined} == {"2.png"}
     assert [report.smaller_batches for report in summary.reports] == [{"hidden_states": 1}, {}]
-    assert "memory ran out: hidden_states goes on with 1 images per batch" in reporter.messages
+    assert "out of memory: hidden_states continues with 1 images per batch" in reporter.messages
     found = recompute(Store(tmp_path / "s"), config, 100)
     assert [record for record in found if not record.good] == []
     monkeypatch.undo()
@@ -506,7 +506,7 @@ def test_a_plan_made_anew_from_changed_data_is_refused(tmp_path, tiny_checkpoint
     extracted(root, config)
     shutil.rmtree(root / "plan")
     (tmp_path / "data/0.png").write_bytes(encoded(colours(40, 30, seed=50)))
-    with pytest.raises(StoreMismatchError, match="not what was planned"):
+    with pytest.raises(StoreMismatchError, match="not those that were planned"):
         extracted(root, config)
 
 
@@ -619,7 +619,7 @@ def test_pictures_of_every_kind_are_extracted(tmp_path, tiny_checkpoints):
     }
     data = own_data(tmp_path / "data", pictures)
     summary = extracted(tmp_path / "s", settings(data, tiny_checkpoints, shard_size=4))
-    assert (summary.images, summary.quarantined, summary.unplanned) == (len(pictures), [], 0)
+    assert (summary.images, summary.quarantined, summary.skipped.num_rows) == (len(pictures), [], 0)
     store = Store(tmp_path / "s")
     found = recompute(store, settings(data, tiny_checkpoints), 100)
     assert [record for record in found if not record.good] == []
@@ -632,7 +632,7 @@ def test_a_mask_of_another_size_is_set_aside_by_the_plan(tmp_path, tiny_checkpoi
         line = {"image": "1.png", "instruction": "the wrong one", "mask": wrong}
         file.write("\n" + json.dumps(line))
     summary = extracted(tmp_path / "s", settings(data, tiny_checkpoints))
-    assert (summary.queries, summary.unplanned) == (2, 1)
+    assert (summary.queries, summary.skipped.num_rows) == (2, 1)
     (row,) = Store(tmp_path / "s").plan.quarantine.to_pylist()
     assert "12 x 8 pixels, the image 40 x 30" in row["reason"]
 
@@ -800,7 +800,7 @@ def test_what_does_not_fit_is_refused_unless_told(
     tmp_path, tiny_store, tiny_coco, tiny_checkpoints, monkeypatch
 ):
     config = settings(tiny_coco, tiny_checkpoints)
-    monkeypatch.setattr("pipelines.extraction.dry_run._free_bytes", lambda root: 1_000_000)
+    monkeypatch.setattr("lens_cache.store.space.free_bytes", lambda root: 1_000_000)
     assert not dry_run(tmp_path / "s", config, Quiet()).fits
     with pytest.raises(StoreError, match=r"GB are needed and 0.00 GB are free.*--force"):
         extracted(tmp_path / "s", config)

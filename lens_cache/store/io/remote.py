@@ -26,14 +26,19 @@ _TRANSPORTS = {"aiobotocore", "aiohttp", "botocore", "fsspec", "s3fs"}
 
 
 def store_path(text: str | Path) -> Path:
-    """Return where a store lies: a folder, or the ``UPath`` of a URL.
+    """Return the root of a store: the path of a folder, or the ``UPath`` of a URL.
 
-    To a type checker a ``UPath`` is no ``Path``, but it has all that a store asks of one; only
-    ``is_remote`` tells them apart.
+    To a type checker a ``UPath`` is no ``Path``, but it has all methods that a store uses; only
+    ``is_remote`` distinguishes them.
+
+    Args:
+        text: A folder, a URL, or what this function returned before.
 
     Raises:
-        StoreError: If the URL holds credentials, or nothing here speaks its protocol.
+        StoreError: If the URL has credentials in it, or no installed package can read it.
     """
+    if not isinstance(text, str | Path):
+        return text  # a UPath
     found = _URL.fullmatch(str(text))
     if found is None:
         return Path(text)
