@@ -21,6 +21,7 @@ from lens_cache.extraction.engine import Crashed, Engine, Outcome
 from lens_cache.extraction.threads import WriteBehind
 from lens_cache.store.catalogue import Catalogue
 from lens_cache.store.formats import GroupWriter, open_writers
+from lens_cache.store.io.remote import store_path
 from lens_cache.store.layout import Group, array_name
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.quarantine import Quarantine, quarantined
@@ -64,7 +65,7 @@ class ShardExtractor:
     """
 
     def __init__(
-        self, root: Path, config: ExtractConfig, groups: Sequence[Group], device: str
+        self, root: str | Path, config: ExtractConfig, groups: Sequence[Group], device: str
     ) -> None:
         """Load plan and models.
 
@@ -74,8 +75,8 @@ class ShardExtractor:
             groups: Feature groups to extract; only their models are loaded.
             device: Where the models run, e.g. ``cuda`` or ``cpu``.
         """
-        self._root, self._config = root, config
-        self._catalogue = Catalogue.load(root, Manifest.load(root))
+        self._root, self._config = store_path(root), config
+        self._catalogue = Catalogue.load(self._root, Manifest.load(self._root))
         self._plan = self._catalogue.plan
         self._specs = self._catalogue.manifest.specs
         self._failures: dict[str, int] = {}

@@ -19,7 +19,7 @@ from lens_cache.store.catalogue import Catalogue
 from lens_cache.store.commits import Commit, commit_path
 from lens_cache.store.destination import require_ours, require_two_folders
 from lens_cache.store.folder import StoreFolder
-from lens_cache.store.formats import GroupWriter, open_writers
+from lens_cache.store.formats import GroupWriter, open_features, open_writers
 from lens_cache.store.io.files import crc32c, has_folder, new_folder
 from lens_cache.store.layout import GROUPS, Group
 from lens_cache.store.paths import (
@@ -165,7 +165,7 @@ class _Converter:
 
     def __init__(self, store: Store, dest: Path, catalogue: Catalogue) -> None:
         self._source, self._dest, self._catalogue = store.root, dest, catalogue
-        self._features = store.features
+        self._features = open_features(store.root, store.catalogue, fetch=True)
         arrays = catalogue.manifest.arrays
         self._recoded = {g for g in GROUPS if arrays[g] != store.manifest.arrays[g]}
         self._quarantined: Mapping[Group, Mapping[str, Quarantine]] = {

@@ -49,10 +49,18 @@ class GroupWriter(Protocol):
         """Say that every image was given."""
 
 
-def open_features(root: Path, catalogue: Catalogue) -> FeatureReader:
-    """Return what reads the features of a store."""
-    reader = SampleReader if catalogue.manifest.format == "webdataset" else ZarrReader
-    return reader(root, catalogue)
+def open_features(root: Path, catalogue: Catalogue, *, fetch: bool = False) -> FeatureReader:
+    """Return a reader of the features of a store.
+
+    Args:
+        root: The store.
+        catalogue: Its tables.
+        fetch: Whether to copy tars behind a URL to local temporary files; without it they cannot
+            be read at random.
+    """
+    if catalogue.manifest.format == "webdataset":
+        return SampleReader(root, catalogue, fetch=fetch)
+    return ZarrReader(root, catalogue)
 
 
 @contextmanager

@@ -184,7 +184,10 @@ class Manifest:
             raise StoreError(
                 f"opening the store {root}: {MANIFEST_FILE} is not a manifest ({error})"
             ) from None
-        _ = manifest.store  # every reader needs it
+        try:
+            _ = manifest.store  # every reader needs it
+        except StoreError as error:
+            raise StoreError(f"opening the store {root}: {error}") from None
         return manifest
 
     @classmethod

@@ -16,7 +16,7 @@ from lens_cache.store.commits import SHARED, Commit, ObjectRecord, committed_sha
 from lens_cache.store.feature_reader import FeatureReader
 from lens_cache.store.formats import arrays_of_objects, open_features
 from lens_cache.store.io.files import crc32c, crc32c_of_file, reason
-from lens_cache.store.io.remote import plain_errors
+from lens_cache.store.io.remote import plain_errors, store_path
 from lens_cache.store.layout import GROUPS, Group, shard_images
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.paths import PLAN_FOLDER
@@ -54,7 +54,7 @@ class Verification:
 
 
 def verify_store(
-    root: Path, *, threads: int = 4, progress: Callable[[int, int], None] | None = None
+    root: str | Path, *, threads: int = 4, progress: Callable[[int, int], None] | None = None
 ) -> Verification:
     """Compare every file of a store with its checksum, and the records with the plan.
 
@@ -66,6 +66,7 @@ def verify_store(
     Raises:
         StoreError: If there is no readable manifest to check against.
     """
+    root = store_path(root)
     with plain_errors(root, "verifying the store"):
         return _verify(root, threads, progress)
 
@@ -107,7 +108,7 @@ class _Checker:
         self._features: FeatureReader | None = None
         # Without questions nobody knows whose rows are whose; their damage is reported by itself.
         with contextlib.suppress(LensCacheError):
-            self._features = open_features(root, Catalogue.load(root, manifest))
+            self._features = open_features(root, Catalogue.load(root, manifest), fetch=True)
 
     @property
     def num_shards(self) -> int:

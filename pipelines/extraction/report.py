@@ -122,7 +122,7 @@ def extraction(root: Path, summary: Summary) -> Report:
     return Report(document, "\n".join(lines))
 
 
-def inspection(root: Path) -> Report:
+def inspection(root: str | Path) -> Report:
     """Report what is in a store, finished or not."""
     from lens_cache.store.folder import StoreFolder
     from lens_cache.store.layout import GROUPS, shard_images

@@ -152,6 +152,20 @@ def map_file(path: Path) -> NDArray[np.uint8]:
         raise CorruptShardError(f"reading {path}: {error}") from None
 
 
+def map_copy(path: Path) -> NDArray[np.uint8]:
+    """Return the bytes of an object behind a URL, read-only: a memory map of a temporary copy.
+
+    Raises:
+        CorruptShardError: If it is missing or empty.
+    """
+    try:
+        with tempfile.NamedTemporaryFile() as copy:  # the map outlives the file's name
+            remote.download(path, copy.name)
+            return np.asarray(np.memmap(copy.name, dtype=np.uint8, mode="r"))
+    except (OSError, ValueError) as error:
+        raise CorruptShardError(f"reading {path}: {error}") from None
+
+
 def open_stream(path: Path) -> BinaryIO:
     """Open a file to be read from its beginning to its end.
 

@@ -103,6 +103,11 @@ def read_range(path: Path, start: int, stop: int | None = None) -> bytes:
     return bytes(filesystem(path).cat_file(name_of(path), start=start, end=stop))
 
 
+def download(path: Path, to: str) -> None:
+    """Copy an object to a local file."""
+    filesystem(path).get_file(name_of(path), to)
+
+
 def open_stream(path: Path) -> BinaryIO:
     """Open an object to be read from its beginning to its end, some megabytes a request."""
     options = {"block_size": _STREAM_BYTES, "cache_type": "readahead"}

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lens_cache.errors import CorruptShardError, StoreError
-from lens_cache.store.io.files import crc32c, map_file
+from lens_cache.store.io.files import crc32c, map_copy, map_file
 from lens_cache.store.io.remote import is_remote
 from lens_cache.store.io.uploads import pending_file
 
@@ -68,20 +68,25 @@ class TarWriter:
 class TarReader:
     """Random access to the members of a tar; its headers are read once, on opening."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, fetch: bool = False) -> None:
         """Open a tar.
+
+        Args:
+            path: The tar.
+            fetch: Whether to copy it to a local temporary file if it is behind a URL.
 
         Raises:
             CorruptShardError: If it is missing, ends too early, or holds anything but plain files.
-            StoreError: If it lies behind a URL, where only a request per member would find them.
+            StoreError: If it is behind a URL and is not to be fetched: reading its headers there
+                would take a request per member.
         """
-        if is_remote(path):
+        if is_remote(path) and not fetch:
             raise StoreError(
                 f"reading {path} at random: tars behind a URL are read from end to end only; train "
                 "with --set batch.order=stream, or convert the store to zarr"
             )
         self.path = path
-        self._bytes = map_file(path)
+        self._bytes = map_copy(path) if is_remote(path) else map_file(path)
         self._members: dict[str, tuple[int, int]] = {}
         at = 0
         while (header := _parse(path, at, self._bytes[at : at + _BLOCK].tobytes())) is not None:
