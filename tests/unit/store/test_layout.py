@@ -95,4 +95,6 @@ def test_one_shard_is_one_object_of_every_array():
 def test_the_name_of_an_array_tells_its_part():
     assert array_name(14, "image_tokens") == "layer_14/image_tokens"
     assert [part_of(array_name(3, part)) for part in PARTS] == list(PARTS)
-    assert [part_of(name) for name in ("image_embeddings", "layer_3", "layer_3/other")] == [None] * 3
+    assert [part_of(name) for name in ("image_embeddings", "layer_3", "layer_3/other")] == [
+        None
+    ] * 3

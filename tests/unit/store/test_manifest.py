@@ -1,6 +1,5 @@
 """Manifests that earlier versions wrote are read as before, and never rewritten differently."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -91,8 +90,3 @@ def test_data_without_a_folder_is_named(root):
 
     with pytest.raises(StoreError, match=r"made without data\.root"):
         _ = Manifest.load(rewritten(root, rootless)).data_root
-
-
-def test_the_document_is_plain_json(root):
-    document = json.loads(WRITTEN.read_text())
-    assert (document["format"], document["format_version"]) == ("lens-cache store", 1)
