@@ -1,8 +1,9 @@
 """Run one frozen model over batches of images, so that an image that fails fails alone.
 
-The bits of a feature may depend on the shape of its batch. So the shape follows from the plan and
-the settings alone: an image that cannot be used leaves a blank in its place, and a batch that fails
-is run again once per image, with blanks for the others. Only memory that runs out changes it.
+The bits of a feature may depend on the shape of its batch. So the shape depends only on the
+plan and the settings: an image that cannot be used is replaced by a blank one, and a batch that
+fails is run again once per image, with blanks for the others. Only running out of memory changes
+it.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from lens_cache.extraction.out_of_memory import out_of_memory
 
 @dataclass(frozen=True)
 class Flight:
-    """A batch that the device is at work on, or why there is none.
+    """A batch that is running on the device, or why it failed.
 
     Attributes:
-        wanted: The images that it answers for, as places in what was asked.
-        batch: All its places, blanks included.
-        texts: The questions of all its places.
+        wanted: Positions of the images whose results are used.
+        batch: Positions of all its images, including those replaced by blanks.
+        texts: The questions of all positions.
         values: Its arrays, on their way to the host.
         finite: Per array which of its rows are finite, on the way to the host.
-        began: When the device began.
-        ended: When the device ended.
+        began: When the device started.
+        ended: When the device finished.
         failure: Why there are no values.
     """
 
@@ -49,7 +50,7 @@ class BatchRunner:
 
     Attributes:
         model: The model.
-        size: Images that are run at once; halved whenever memory runs out, and never raised again.
+        size: Images per batch; halved whenever memory runs out, and never raised again.
     """
 
     def __init__(self, model: FrozenModel, transfer: Transfer, blank: Picture, size: int) -> None:
@@ -57,22 +58,22 @@ class BatchRunner:
 
         Args:
             model: The model.
-            transfer: The way to its device and back.
-            blank: Stands for an image that cannot be run.
-            size: Images that are run at once.
+            transfer: Copies between the host and the model's device.
+            blank: Replaces an image that cannot be run.
+            size: Images per batch.
         """
         self.model, self.size = model, size
         self._transfer, self._blank = transfer, blank
 
     def launch(self, pictures: Sequence[Picture | None], texts: Sequence[Texts]) -> list[Flight]:
-        """Queue images, in as few batches as the size admits.
+        """Queue images, in as few batches as the size allows.
 
         Args:
-            pictures: The images; none for one that is not to be run but keeps its place.
+            pictures: The images; None for one that is skipped but keeps its position.
             texts: Token ids of each question of each image.
 
         Raises:
-            torch.AcceleratorError: If the device itself failed: no image is known to be to blame.
+            torch.AcceleratorError: If the device itself failed, which no image caused.
         """
         flights: list[Flight] = []
         start = 0
@@ -91,8 +92,8 @@ class BatchRunner:
         """Wait for batches.
 
         Returns:
-            Per place the arrays of the image, on the host, or why there are none; and the seconds
-            that the device was at them.
+            Per position the arrays of the image, on the host, or why there are none; and the
+            seconds that the device took.
         """
         outcomes: dict[int, dict[str, Tensor] | str] = {}
         seconds = 0.0
@@ -116,7 +117,7 @@ class BatchRunner:
         batch: range,
         wanted: Sequence[int],
     ) -> list[Flight] | None:
-        """Queue one batch; nothing if it must be smaller because memory ran out."""
+        """Queue one batch; returns None if memory ran out and it must be smaller."""
         try:
             return [self._queue(pictures, texts, batch, wanted)]
         except torch.AcceleratorError:

@@ -1,4 +1,4 @@
-"""What an extraction will cost, before it runs."""
+"""The cost of an extraction, before it runs."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def measure_flops_per_second(
 
 
 def _decoder_flops_per_token(config: Mapping[str, Any]) -> float:
-    """Operations of one Llama-like decoder layer for one token, attention scores left out."""
+    """Operations of one Llama-like decoder layer for one token, without attention scores."""
     d, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
     kv_heads = int(config.get("num_key_value_heads") or heads)
     attention = 2 * d * d + 2 * d * d * kv_heads / heads

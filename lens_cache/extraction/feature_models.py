@@ -26,7 +26,7 @@ class Picture:
 
     Attributes:
         square: The image in the square frame, shape (side, side, 3).
-        pixels: What LLaVA takes of it; nothing if no LLaVA runs.
+        pixels: The input of LLaVA's vision tower; None if no LLaVA runs.
         width: Width of the image in pixels, before it was resized.
         height: Height of the image in pixels.
     """

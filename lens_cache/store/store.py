@@ -29,21 +29,21 @@ from lens_cache.store.paths import FROZEN_FOLDER
 from lens_cache.store.quarantine import quarantined
 
 Views = list[NDArray[np.uint8]]
-_REQUESTS = 16  # that a process has under way at a time, behind a URL
+_REQUESTS = 16  # in parallel per process, behind a URL
 
 
 class Store:
-    """A feature cache, opened for reading: a complete one, or what there is of another.
+    """A feature cache, opened for reading: a complete store, or the committed part of another.
 
     Attributes:
         root: The store's folder.
-        shards: The shards whose images may be read; all of them if nothing.
-        manifest: What the store is.
+        shards: The shards to read; None for all.
+        manifest: What the store contains.
         plan: Its images and queries.
         questions: The text tokens of its queries.
         catalogue: These three together.
         features: The bytes of its arrays.
-        prefix: Takes a layer; returns the states of the system prefix there, read once, (P, d).
+        prefix: Function of a layer; returns its states of the system prefix, (P, d), read once.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class Store:
         """Open a store.
 
         Args:
-            root: Where it lies.
-            incomplete: Take a store whose extraction has not finished, and of it the shards that
-                every group has committed.
-            shards: Use these shards only, all of which are committed.
+            root: Its folder or URL.
+            incomplete: Whether to open a store that is not complete: only the shards that every
+                group has committed are used.
+            shards: Use only these shards; all must be committed.
 
         Raises:
-            StoreError: If it is missing, or not complete and that was not asked for, or nothing of
-                it is committed.
+            StoreError: If it is missing, or not complete without ``incomplete``, or its first shard
+                is not committed.
         """
         self.root, self.shards = store_path(root), shards
         with plain_errors(self.root, "opening the store"):
@@ -76,8 +76,8 @@ class Store:
             if not incomplete:
                 raise StoreError(
                     f"opening the store {root}: its extraction has not finished; run the same "
-                    "`lens-cache extract` (or `convert`) again, it goes on where it stopped; to "
-                    "train on what is there, set batch.incomplete_store=use"
+                    "`lens-cache extract` (or `convert`) again to resume; to "
+                    "train on the committed shards, set batch.incomplete_store=use"
                 )
             self.shards = _usable_shards(root)
         self.catalogue = Catalogue.load(root, self.manifest)
@@ -88,14 +88,14 @@ class Store:
         self._threads = ThreadPoolExecutor(_REQUESTS) if is_remote(root) else None
 
     def __reduce__(self) -> tuple[Callable[..., Store], tuple[Path, frozenset[int] | None]]:
-        """Let a process that does not fork, such as a spawned loader worker, open it again."""
+        """Pickle as the arguments of the constructor, for loader workers that are not forked."""
         return _open_again, (self.root, self.shards)
 
     @property
     def worker_context(self) -> BaseContext | None:
-        """How processes that read this store are to be started; nothing if it does not matter.
+        """The start method for processes that read this store; None if any will do.
 
-        Connections do not survive a fork: behind a URL each process opens the store anew.
+        Connections do not survive a fork: behind a URL each process opens the store itself.
         """
         if self._threads is None:
             return None
@@ -105,7 +105,7 @@ class Store:
 
     @property
     def num_quarantined(self) -> int:
-        """Images that some group could not extract."""
+        """Number of images that some group could not extract."""
         return len(self._missing)
 
     @property
@@ -114,13 +114,17 @@ class Store:
         return self.manifest.layers
 
     def frozen(self) -> FrozenParts:
-        """Load what a LENS model needs of the frozen models."""
+        """Load the frozen parts that a LENS model needs."""
         return FrozenParts.load(self.root / FROZEN_FOLDER)
 
     def images(self, split: str | None, limit: int | None = None) -> list[int]:
         """Return the images of the usable shards that have queries in a split.
 
-        Quarantined ones are left out.
+        Quarantined images are skipped.
+
+        Args:
+            split: Name of a split; None for all queries.
+            limit: Return at most this many.
 
         Raises:
             StoreError: If there is none; the message names the splits.
@@ -172,7 +176,7 @@ class Store:
         )
 
     def _fetch(self, *reads: Callable[[], Views]) -> list[Views]:
-        """Find several things: behind a URL at the same time, since each waits for an answer."""
+        """Make several reads; behind a URL in parallel, since each waits for an answer."""
         if self._threads is None:
             return [read() for read in reads]
         return [future.result() for future in [self._threads.submit(read) for read in reads]]
@@ -184,7 +188,7 @@ class Store:
 
 
 def _runs(rows: Sequence[range]) -> list[range]:
-    """Return ranges with those that follow one another made one: questions lie side by side."""
+    """Merge consecutive ranges into one."""
     runs: list[range] = []
     for mine in rows:
         if runs and runs[-1].stop == mine.start:
@@ -203,8 +207,8 @@ def _usable_shards(root: Path) -> frozenset[int]:
     committed = frozenset.intersection(*(frozenset(committed_shards(root, g)) for g in GROUPS))
     if 0 not in committed:
         raise StoreError(
-            f"opening the store {root}: its extraction has not finished, and of its first shard, "
-            "which holds the prefix, not every group is committed; run the same `lens-cache "
-            "extract` again, it goes on where it stopped"
+            f"opening the store {root}: its extraction has not finished, and its first shard, "
+            "which has the prefix, is not committed in every group; run the same `lens-cache "
+            "extract` again to resume"
         )
     return committed

@@ -1,7 +1,7 @@
 """Ray: a pool of workers, each of which takes one shard at a time.
 
 Only shard numbers and reports travel through Ray; features go from the model to the store. The pool
-grows while the cluster does, and does not replace what was lost with a node until there is room.
+grows with the cluster, and replaces workers of a lost node when there is room.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pipelines.extraction.ray_worker import Worker
 
 _POLL_SECONDS = 0.5
 _LOOK_SECONDS = 2.0
-# A worker needs some seconds to start; after so many without any, tell why nothing happens.
+# A worker needs some seconds to start; after this long without any, tell the user why.
 _PATIENCE_SECONDS = 60.0
-# Errors of a disk that no second try on another machine mends.
+# Errors of a disk that a second try on another machine does not fix.
 _FINAL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
@@ -37,7 +37,7 @@ def run_on_ray(job: Job, ledger: Ledger, address: str | None) -> None:
         address: A cluster's address; without it the one in ``RAY_ADDRESS``, else this machine.
 
     Raises:
-        LensCacheError: If a worker met an error that is not one image's, or workers keep dying.
+        LensCacheError: If a worker had an error that is not one image's, or workers keep dying.
     """
     try:
         alone = ray_cluster.connect(address)
@@ -64,7 +64,7 @@ class _Pool:
         self._last_worker = time.monotonic()
 
     def run(self) -> None:
-        """Work until every shard is done, or a signal asked to stop and those under way are."""
+        """Work until every shard is done; after a signal, until the running ones are done."""
         while not self._ledger.finished:
             if not self._job.stop.requested:
                 self._fill()
@@ -83,9 +83,9 @@ class _Pool:
             self._poll_progress()
 
     def _fill(self) -> None:
-        """Start workers while the cluster has room and tasks wait for one.
+        """Start workers while the cluster has room and tasks are waiting.
 
-        Looking again and again is what takes in new nodes, and replaces the dead.
+        Called repeatedly, this uses new nodes and replaces dead workers.
         """
         now = time.monotonic()
         if now - self._looked > _LOOK_SECONDS:
@@ -107,7 +107,7 @@ class _Pool:
             )
 
     def _welcome(self, reference: Any) -> None:
-        """Take a worker in when its process is there; one that the cluster has no room for waits.
+        """Use a worker once its process has started.
 
         Raises:
             ExtractionError: If too many died before that.
@@ -132,7 +132,7 @@ class _Pool:
             self._running[worker.run.remote(task)] = (worker, task)
 
     def _collect(self, reference: Any) -> None:
-        """Note how a task ended; a shard is not done before it is committed."""
+        """Handle the end of a task; its shard is done when it is committed."""
         worker, task = self._running.pop(reference)
         try:
             ray.get(reference)
@@ -153,14 +153,14 @@ class _Pool:
                 self._committing[worker.committed.remote(task.shard)] = (worker, task)
 
     def _note_commit(self, reference: Any) -> None:
-        """Note how a commit ended; meanwhile its worker may be at work on the next shard."""
+        """Handle the end of a commit; its worker may already run the next shard."""
         worker, task = self._committing.pop(reference)
         try:
             report = ray.get(reference)
         except RayTaskError as error:
             self._try_again(task, error.cause)
         except RayError:
-            # The models had survived this shard: it is dealt again as if its node were lost.
+            # The models survived this shard: it is queued again as if its node were lost.
             self._ledger.died(task, node_lost=True)
             if worker in self._idle:
                 self._idle.remove(worker)
@@ -170,7 +170,7 @@ class _Pool:
             self._job.on_report(report)
 
     def _try_again(self, task: Task, cause: BaseException | None) -> None:
-        """Deal out a task again if another try may mend its error.
+        """Queue a task again if another try may succeed.
 
         Raises:
             LensCacheError: If not.
@@ -191,12 +191,12 @@ class _Pool:
         try:
             self._job.on_progress(sum(ray.get(ready)))
         except RayError:
-            return  # A death shows in the task itself.
+            return  # The task itself reports the death.
 
     def _start_worker(self) -> None:
-        """Ask for one more worker. Nothing is retried by Ray: the ledger decides.
+        """Start one more worker. Ray retries nothing: the ledger decides.
 
-        Other threads than that of the models answer for a commit and for progress.
+        Commits and progress are answered by other threads than that of the models.
         """
         device = "cuda" if "num_gpus" in self._options else "cpu"
         options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 3}
@@ -213,10 +213,10 @@ def _plain(cause: BaseException | None, task: Task) -> LensCacheError:
     if isinstance(cause, OSError):
         return ExtractionError(
             f"writing shard {task.shard}: {cause.strerror or one_line(cause)}"
-            f"{f' ({cause.filename})' if cause.filename else ''}; nothing half-written was kept. "
-            "Make room or mend the disk, then run the same command again"
+            f"{f' ({cause.filename})' if cause.filename else ''}; no partial file was kept. "
+            "Make room or repair the disk, then run the same command again"
         )
     return ExtractionError(
         f"extracting shard {task.shard}: {type(cause).__name__}: "
-        f"{one_line(cause or Exception())}; mend the cause, then run the same command again"
+        f"{one_line(cause or Exception())}; fix the cause, then run the same command again"
     )

@@ -385,7 +385,7 @@ def member_at(tar_path, name):
         ("layer_4.image_tokens.npy", {"hidden_states"}, "damaged: {image} ("),
         ("layer_4.text_tokens.npy", {"hidden_states"}, "damaged: {image} ("),
         ("image_embeddings.npy", {"image_embeddings"}, "damaged: {image} ("),
-        ("json", {"hidden_states", "image_embeddings"}, "no image is touched"),
+        ("json", {"hidden_states", "image_embeddings"}, "no image is affected"),
     ],
 )
 def test_a_flipped_byte_names_shard_and_image_and_is_mended(

@@ -425,7 +425,7 @@ def test_the_commands_take_a_url(url, remote_store, tiny_coco, tiny_checkpoints)
     sets = [part for key, value in words.items() for part in ("--set", f"{key}={value}")]
     document = json.loads(run("extract", url, "--dry-run", "--json", *sets))
     assert (document["images"], document["free_bytes"], document["fits"]) == (5, None, None)
-    assert "cannot be told" in run("extract", url, "--dry-run", *sets)
+    assert "is not known" in run("extract", url, "--dry-run", *sets)
     assert not filesystem().exists(url)
     done = CliRunner().invoke(cli.app, ["train", url, "--store", remote_store])
     assert (done.exit_code, "expected a folder on a disk" in done.output) == (2, True)
