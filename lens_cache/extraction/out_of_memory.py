@@ -51,6 +51,6 @@ def within_memory(doing: str, function: Callable[[], T]) -> T:
             time.sleep(pause)
     raise ExtractionError(
         f"{doing}: memory ran out ({reason}); stop other programs that use it, or let fewer "
-        "workers share it (lower workers.count, or raise workers.gpus_per_worker on a GPU), then run the same "
-        "command again"
+        "workers share it (lower workers.count, or raise workers.gpus_per_worker on a GPU), then "
+        "run the same command again"
     )

@@ -22,7 +22,7 @@ from lens_cache.store.verify import verify_store
 from pipelines.extraction.extract import plan_store
 from pipelines.extraction.runners import run_in_process
 from pipelines.extraction.verify import repair_store
-from tests.integration.test_extraction import own_data, photos, truncated
+from tests.support.data import own_data, photos, truncated
 from tests.support.stores import (
     Quiet,
     assert_same,

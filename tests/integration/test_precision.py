@@ -15,7 +15,7 @@ from lens_cache.store.convert import convert
 from lens_cache.store.store import Store
 from lens_cache.store.verify import verify_store
 from lens_cache.store.webdataset.stream import SampleStream
-from tests.integration.test_extraction import own_data, photos, truncated
+from tests.support.data import own_data, photos, truncated
 from tests.support.stores import assert_same, copied, extracted, flip, settings
 
 

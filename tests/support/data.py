@@ -1,5 +1,6 @@
 """Small datasets of coloured images, and images that cannot be read."""
 
+import dataclasses
 import json
 
 from lens_cache.config.data import DataConfig
@@ -31,3 +32,8 @@ def photos_from(start, stop):
 def truncated(seed=99):
     """Return an image file that ends too early."""
     return encoded(colours(64, 48, seed=seed))[:-2000]
+
+
+def change_data(config, **fields):
+    """Return settings with other data settings."""
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **fields))
