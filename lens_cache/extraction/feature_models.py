@@ -67,14 +67,11 @@ class HiddenStates:
         """See ``FrozenModel``."""
         pixels = [picture.pixels for picture in pictures]
         states = self._encoder.encode_batch([p for p in pixels if p is not None], texts)
-        return {
-            array_name(layer, part): arrays[layer]
-            for layer in self._encoder.layers
-            for part, arrays in (
-                ("image_tokens", states.image_tokens),
-                ("text_tokens", states.text_tokens),
-            )
-        }
+        values = {}
+        for layer in self._encoder.layers:
+            values[array_name(layer, "image_tokens")] = states.image_tokens[layer]
+            values[array_name(layer, "text_tokens")] = states.text_tokens[layer]
+        return values
 
     def split(
         self, values: Mapping[str, Tensor], texts: Sequence[Texts]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from lens_cache.errors import ConfigError, StoreError
-from lens_cache.store.io.files import LOCK, TEMPORARY
+from lens_cache.store.io.files import TEMPORARY
 from lens_cache.store.io.lease import FOLDER as LEASE
+from lens_cache.store.io.lock import LOCK
 from lens_cache.store.layout import GROUPS
 from lens_cache.store.manifest import Manifest, require_same
 from lens_cache.store.paths import (

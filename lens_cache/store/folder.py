@@ -34,8 +34,8 @@ from lens_cache.store.io.files import (
     sealed,
     sweep_temporary,
     write_bytes,
-    writer_lock,
 )
+from lens_cache.store.io.lock import writer_lock
 from lens_cache.store.io.remote import store_path
 from lens_cache.store.layout import GROUPS, Group
 from lens_cache.store.manifest import Manifest

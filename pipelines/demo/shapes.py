@@ -25,7 +25,7 @@ from pipelines.demo.shapes_settings import extract_config
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.gallery import Gallery, gallery
 from pipelines.evaluation.report import Evaluation
-from pipelines.extraction.dry_run import estimate_cost
+from pipelines.extraction.cost import estimate_cost
 from pipelines.extraction.extract import extract
 from pipelines.extraction.report import extraction as report_extraction
 from pipelines.extraction.runners import on_ray
@@ -103,7 +103,7 @@ def demo(out: Path, bars: Bars, *, seed: int = 0) -> report.Report:
         pictures=PICTURES,
         queries=store.plan.splits(),
         layers=settings.encoders.llava.layers,
-        cost=estimate_cost(encoders, store.manifest, store.questions),
+        cost=estimate_cost(encoders, store.catalogue),
         seconds=clock.seconds,
         training=run.config,
         charts={

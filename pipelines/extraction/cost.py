@@ -6,18 +6,19 @@ from lens_cache.encoders.llava_checkpoint import vision_config
 from lens_cache.encoders.resolve import Encoders
 from lens_cache.extraction.estimate import Estimate, estimate
 from lens_cache.extraction.prepare import PreparedStore
+from lens_cache.store.catalogue import Catalogue
 from lens_cache.store.folder import Todo
 from lens_cache.store.layout import Group
 
 
-def estimate_cost(prepared: PreparedStore) -> Estimate:
+def estimate_cost(encoders: Encoders, catalogue: Catalogue) -> Estimate:
     """Count bytes and operations of the whole extraction."""
     return estimate(
-        prepared.manifest,
-        prepared.questions,
-        vision_config=vision_config(prepared.encoders.llava),
-        text_config=prepared.encoders.text_config,
-        sam_architecture=prepared.encoders.sam_architecture,
+        catalogue.manifest,
+        catalogue.questions,
+        vision_config=vision_config(encoders.llava),
+        text_config=encoders.text_config,
+        sam_architecture=encoders.sam_architecture,
     )
 
 

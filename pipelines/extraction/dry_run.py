@@ -10,7 +10,7 @@ from lens_cache.datasets.source import Mapper
 from lens_cache.extraction.estimate import Estimate
 from lens_cache.extraction.prepare import prepare_store
 from lens_cache.plan.plan import Plan
-from lens_cache.store.io.remote import plain_errors
+from lens_cache.store.io.remote import plain_errors, store_path
 from lens_cache.store.layout import GROUPS
 from lens_cache.store.space import fits, free_bytes
 from pipelines.extraction.cost import estimate_cost, missing_bytes, missing_flops, model_bytes
@@ -63,12 +63,14 @@ def dry_run(
         LensCacheError: If an extraction would be refused: data or checkpoints not found, or
             settings that differ from the store's.
     """
+    root = store_path(root)
     with plain_errors(root, "reading the store"):
         prepared = prepare_store(
             root, config, progress=reporter.progress, mapper=mapper, write=False
         )
         todo = prepared.todo()
-    plan, catalogue, cost = prepared.plan, prepared.catalogue, estimate_cost(prepared)
+    plan, catalogue = prepared.plan, prepared.catalogue
+    cost = estimate_cost(prepared.encoders, catalogue)
     missing = missing_bytes(prepared, cost, todo)
     return DryRun(
         plan=plan,

@@ -116,7 +116,8 @@ def _extract_shards(
     """Extract the missing shards and fill the summary."""
     prepared.folder.save_spare_manifest()
     if not force:
-        require_space(prepared.root, missing_bytes(prepared, estimate_cost(prepared), todo))
+        cost = estimate_cost(prepared.encoders, prepared.catalogue)
+        require_space(prepared.root, missing_bytes(prepared, cost, todo))
     job = Job(prepared, todo, summary, reporter=reporter, stop=stop, require_lock=require_lock)
     job.on_progress(0)
     began = time.perf_counter()

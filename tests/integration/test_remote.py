@@ -23,7 +23,7 @@ from lens_cache.config.train import (
 from lens_cache.errors import CorruptShardError, StoreError
 from lens_cache.store.convert import convert
 from lens_cache.store.io import lease as leases
-from lens_cache.store.io.files import writer_lock
+from lens_cache.store.io.lock import writer_lock
 from lens_cache.store.io.remote import store_path
 from lens_cache.store.store import Store
 from lens_cache.store.verify import verify_store
@@ -337,7 +337,7 @@ def test_storage_that_dies_in_the_middle_leaves_nothing_half_written(
 def test_a_second_extraction_is_refused_and_a_dead_ones_lease_taken_over(
     url, tiny_coco, tiny_checkpoints, tiny_store, monkeypatch
 ):
-    hold = "import time; from lens_cache.store.io.files import writer_lock; import contextlib"
+    hold = "import time; from lens_cache.store.io.lock import writer_lock; import contextlib"
     program = (
         script(url, tiny_coco, tiny_checkpoints).split("config = ")[0]
         + f"""

@@ -102,6 +102,7 @@ def test_imports_run_one_way(folder):
 # What pipelines/ may import of the store: its door. Benchmarks measure its insides.
 STORE_DOOR = (
     "lens_cache.store.store",
+    "lens_cache.store.catalogue",
     "lens_cache.store.folder",
     "lens_cache.store.manifest",
     "lens_cache.store.layout",

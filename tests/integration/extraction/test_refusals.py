@@ -11,7 +11,7 @@ from lens_cache.errors import (
     StoreMismatchError,
 )
 from lens_cache.store.commits import commit_path
-from lens_cache.store.io.files import writer_lock
+from lens_cache.store.io.lock import writer_lock
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.verify import verify_store
 from lens_cache.toy.random_checkpoints import write_tiny_checkpoints
