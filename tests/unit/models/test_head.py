@@ -139,7 +139,7 @@ def test_layer_types_are_those_of_the_two_layers():
 
 
 def test_missing_weights_name_the_choices():
-    with pytest.raises(CheckpointError, match=r"layers 7 and 8 .* has layers \[1\]; choose one"):
+    with pytest.raises(CheckpointError, match=r"layers 7 and 8 .* those of layers \[1\]; set"):
         SegmentationHead(ModelConfig(), tiny_frozen_parts(), 7)
 
 
@@ -147,7 +147,7 @@ def test_weights_that_do_not_fit_are_named():
     frozen = tiny_frozen_parts()
     weights = dict(frozen.decoder_layers[1])
     del weights["1.mlp.up_proj.weight"]
-    with pytest.raises(CheckpointError, match=r"Missing key.*1\.mlp\.up_proj\.weight"):
+    with pytest.raises(CheckpointError, match=r"missing weights.*1\.mlp\.up_proj\.weight"):
         SegmentationHead(ModelConfig(), dataclasses.replace(frozen, decoder_layers={1: weights}), 1)
 
 
