@@ -1,4 +1,4 @@
-"""The descriptor model: is this keypoint part of the answer? (Paper section 3.2, S1.3.)"""
+"""The descriptor model: whether a keypoint is part of the answer (paper section 3.2, S1.3)."""
 
 from __future__ import annotations
 

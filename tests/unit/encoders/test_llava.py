@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import LlavaModel
 
 import lens_cache.encoders.llava as llava_module
-from lens_cache.encoders.llava import LlavaEncoder, end_tower, image_features
+from lens_cache.encoders.llava import LlavaEncoder, image_features, truncate_tower
 from lens_cache.encoders.reference import PlainLlava
 from lens_cache.errors import ConfigError
 from lens_cache.features.packing import additive_mask, block_mask, chunks, position_ids
@@ -77,7 +77,7 @@ def test_the_tower_ends_where_it_is_read(folder, prompt, read, kept):
     with torch.inference_mode():
         expected = model.get_image_features(pixel_values=pixels).pooler_output[0]
         for _ in range(2):
-            end_tower(model)
+            truncate_tower(model)
             assert len(model.vision_tower.encoder.layers) == kept
             assert torch.equal(image_features(model, pixels)[0], expected)
 
