@@ -1,4 +1,4 @@
-"""A batch as one flat sequence: ``[prefix | image 1 | ... | image B | questions]``, each token once.
+"""A batch as one flat sequence: ``[prefix | image 1 | ... | image B | questions]``.
 
 Only attention mixes tokens; all other layers act on each token by itself. So the batch is one
 sequence in which the prefix, the same for every image, occurs once and the questions have no
