@@ -10,7 +10,7 @@ from lens_cache.errors import CheckpointError
 
 @pytest.fixture
 def hub(monkeypatch):
-    """Record what would be downloaded; a test that must stay local fails if anything is."""
+    """Record downloads instead of doing them."""
     calls = []
 
     class Api:

@@ -43,7 +43,7 @@ def test_points_on_the_edge_or_in_the_padding_are_drawn(points):
 
 
 def test_the_grounding_map_is_drawn_in_the_frame_of_the_square():
-    """Cell (0, 3) is at the top right of a wide image, as the lower half of the square is padding."""
+    """Cell (0, 3) is at the top right of a wide image, whose square has padding below."""
     drawn = panel(60, 30, [], peak=(0, 3)).draw()
     hot = pixel(drawn, 1, PANEL_SIDE * 3.5 / 4, PANEL_SIDE * 0.5 / 4)
     cold = pixel(drawn, 1, PANEL_SIDE * 0.5 / 4, PANEL_SIDE * 0.5 / 4)

@@ -56,7 +56,7 @@ def test_batched_decoder_equals_a_loop_over_sam():
 
 
 @torch.no_grad()
-def test_absent_tokens_influence_nothing():
+def test_absent_tokens_have_no_influence():
     decoder, inputs = _decoder(), _inputs()
     present = inputs["token_mask"]
     changed = dict(inputs)

@@ -168,7 +168,7 @@ def test_recomputed_activations_give_the_same_gradients():
     models[1].checkpoint_activations()
     kept = []
     for model in models:
-        torch.manual_seed(5)  # what is dropped
+        torch.manual_seed(5)  # for the dropout
         count = 0
 
         def count_bytes(tensor):
