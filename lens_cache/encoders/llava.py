@@ -16,7 +16,9 @@ from transformers import LlavaModel
 
 from lens_cache.encoders.llava_checkpoint import load_config, load_model
 from lens_cache.encoders.llava_prompt import LlavaPrompt
-from lens_cache.encoders.packed_decoder import PackedDecoder, States
+from lens_cache.encoders.llava_states import LlavaBatch, LlavaFeatures, States
+from lens_cache.encoders.llava_tower import image_features, truncate_tower
+from lens_cache.encoders.packed_decoder import PackedDecoder
 from lens_cache.encoders.transfer import Transfer
 from lens_cache.errors import ConfigError
 from lens_cache.features.packing import chunks, row_groups
@@ -26,35 +28,6 @@ from lens_cache.features.packing import chunks, row_groups
 MAX_TEXT_TOKENS = 4096
 
 _Texts = Sequence[Sequence[int]]
-
-
-@dataclass(frozen=True)
-class LlavaFeatures:
-    """States of one image and its questions, by tapped layer.
-
-    Attributes:
-        prefix: States of the system prefix, shape (P, d), the same for every image.
-        image_tokens: States of the image tokens, row-major over the grid, shape (N, d).
-        text_tokens: States of each question's tokens, in the order given, shapes (T_q, d).
-    """
-
-    prefix: States
-    image_tokens: States
-    text_tokens: dict[int, list[Tensor]]
-
-
-@dataclass(frozen=True)
-class LlavaBatch:
-    """States of B images and their questions, by tapped layer.
-
-    Attributes:
-        image_tokens: States of the image tokens, row-major over the grid, shape (B, N, d).
-        text_tokens: States of the questions' tokens, concatenated image by image, shape
-            (tokens, d).
-    """
-
-    image_tokens: States
-    text_tokens: States
 
 
 @dataclass(frozen=True)
@@ -267,26 +240,3 @@ def _rows(texts: Sequence[_Texts]) -> list[_Row]:
         for image, questions in enumerate(texts)
         for number, group in enumerate(chunks(questions, MAX_TEXT_TOKENS))
     ]
-
-
-def truncate_tower(model: Any) -> None:
-    """Delete the layers of a ``LlavaModel``'s vision tower that the projector does not read.
-
-    The projector of LLaVA-1.5 reads the second-to-last layer.
-    """
-    tower, config = model.vision_tower, model.config
-    depth = len(tower.encoder.layers)
-    read = config.vision_feature_layer
-    # Negative numbers count from the end, as in Python; hidden state 0 is the embedding.
-    if isinstance(read, int):
-        config.vision_feature_layer = last = read % (depth + 1)
-    else:
-        config.vision_feature_layer = [layer % (depth + 1) for layer in read]
-        last = max(config.vision_feature_layer)
-    tower.encoder.layers = tower.encoder.layers[:last]
-
-
-def image_features(model: Any, pixels: Tensor) -> Tensor:
-    """Return the image tokens of B images at the language model's input, shape (B, N, d)."""
-    output = model.get_image_features(pixel_values=pixels.to(model.dtype))
-    return torch.stack(list(output.pooler_output))

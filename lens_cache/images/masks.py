@@ -1,7 +1,6 @@
 """Binary masks as COCO run-length encodings (RLE), from polygons, PNG files and label maps.
 
-Messages of ``ValueError`` are stored as reasons in a plan's quarantine and so are part of its
-digest (see ``decode``).
+Messages of ``ValueError`` are part of a plan's digest, as those of ``decode`` are.
 """
 
 from __future__ import annotations
@@ -46,17 +45,14 @@ def decode(rle: Rle) -> NDArray[np.bool_]:
 
 
 def sample(rle: Rle, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return the pixels of a mask at the crossings of some rows and columns.
+    """Return the pixels of a mask at the crossings of rows and columns, bool, shape (R, C).
 
-    Does not decode the mask: the cost depends on the number of runs and of sampled pixels alone.
+    Does not decode the mask: the cost depends only on the numbers of runs and sampled pixels.
 
     Args:
         rle: As for ``decode``.
         rows: Indices of rows, shape (R,).
         columns: Indices of columns, shape (C,).
-
-    Returns:
-        Bool, shape (R, C).
     """
     height = rle["size"][0]
     ends = _parse_counts(rle["counts"]).cumsum()
@@ -147,9 +143,8 @@ def from_counts(counts: str | Sequence[int], height: int, width: int) -> Rle:
 def _parse_counts(counts: str) -> NDArray[np.int64]:
     """Decompress a COCO counts string without trusting it.
 
-    A character holds 5 bits of a run, bit 5 says that another character follows, and the last
-    character's bit 4 is the sign. From run 3 on, a run is stored as the difference to the run
-    before the previous one.
+    A character has 5 bits of a run; bit 5 is set if another one follows, and bit 4 of the last one
+    is the sign. From run 3 on, a run is stored as its difference to the run two before it.
     """
     data = np.frombuffer(counts.encode("utf-8", "surrogatepass"), dtype=np.uint8).astype(np.int64)
     bits = data - 48

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from transformers import LlavaModel
 
 import lens_cache.encoders.llava as llava_module
-from lens_cache.encoders.llava import LlavaEncoder, image_features, truncate_tower
+from lens_cache.encoders.llava import LlavaEncoder
+from lens_cache.encoders.llava_tower import image_features, truncate_tower
 from lens_cache.encoders.reference import PlainLlava
 from lens_cache.errors import ConfigError
 from lens_cache.features.packing import additive_mask, block_mask, chunks, position_ids
