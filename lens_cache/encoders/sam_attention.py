@@ -93,9 +93,10 @@ class FusedAttention(_Attention):
     def __init__(self, attention: Attention, rows: int, columns: int) -> None:
         """Take the weights of a layer; see ``_Attention``."""
         super().__init__(attention, rows, columns)
-        options = {"dtype": self.bias_rows.dtype, "device": self.bias_rows.device}
-        row_code = torch.eye(rows, **options).repeat_interleave(columns, dim=0)  # (length, rows)
-        column_code = torch.eye(columns, **options).repeat(rows, 1)  # (length, columns)
+        rows_eye = torch.eye(rows).to(self.bias_rows)
+        columns_eye = torch.eye(columns).to(self.bias_rows)
+        row_code = rows_eye.repeat_interleave(columns, dim=0)  # (length, rows)
+        column_code = columns_eye.repeat(rows, 1)  # (length, columns)
         self.register_buffer("one_hot", torch.cat([row_code, column_code], dim=1))
 
     def forward(self, tokens: Tensor) -> Tensor:
