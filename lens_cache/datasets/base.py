@@ -52,8 +52,9 @@ class QueryRecord:
 class Rejected:
     """An entry of a dataset that gives no query: its name and the reason.
 
-    Planning stores both in the quarantine table, which is part of the plan's digest: a store whose
-    data has moved is compared with a new plan, so do not reword reasons without need.
+    Planning stores both in the quarantine table, which is part of the plan's digest. If the data of
+    a store has moved, the digest is compared with that of a new plan, so a reason must not be
+    reworded.
     """
 
     what: str

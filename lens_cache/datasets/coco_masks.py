@@ -66,7 +66,8 @@ class Areas:
 
 def build_queries(areas: Areas, split: str) -> tuple[list[QueryRecord], list[Rejected]]:
     """Return one instruction per category, in alphabetical order, and the rejected entries."""
-    queries, rejected = [], list(areas.rejected)
+    queries = []
+    rejected = list(areas.rejected)
     for name in sorted(areas.targets | areas.crowds):
         if name not in areas.targets:
             reason = "only crowd regions, nothing to segment on its own"

@@ -61,7 +61,8 @@ def mask_from_rle(value: Any) -> Rle:
     """Read {"size": [height, width], "counts": text or list}."""
     if not isinstance(value, dict) or set(value) != {"size", "counts"}:
         raise ValueError(f'expected {{"size": [h, w], "counts": ...}}, got {brief(value)}')
-    size, counts = value["size"], value["counts"]
+    size = value["size"]
+    counts = value["counts"]
     if not isinstance(size, list) or len(size) != 2 or any(type(n) is not int for n in size):
         raise ValueError(f"the size of an RLE is [height, width], got {brief(size)}")
     height, width = size

@@ -53,21 +53,21 @@ class TableFile:
         self._table: pa.Table | None = None
         try:
             if path.suffix == ".parquet":
-                self._parquet = pq.ParquetFile(path)
+                file = pq.ParquetFile(path)
+                groups = file.metadata
+                lengths = [groups.row_group(n).num_rows for n in range(groups.num_row_groups)]
+                self._parquet = file
+                self.schema = file.schema_arrow
             else:
-                self._table = _map_arrow(path)
+                table = _map_arrow(path)
+                lengths = [table.num_rows]
+                self._table = table
+                self.schema = table.schema
         except (pa.ArrowException, OSError) as error:
             raise DatasetError(
                 f"reading {path}: not a readable {path.suffix[1:]} file: {one_line(error, 120)}; "
                 "download it again"
             ) from None
-        if self._parquet is not None:
-            self.schema = self._parquet.schema_arrow
-            groups = self._parquet.metadata
-            lengths = [groups.row_group(n).num_rows for n in range(groups.num_row_groups)]
-        else:
-            self.schema = self._table.schema
-            lengths = [self._table.num_rows]
         self._ends = list(accumulate(lengths))
         self.num_rows = self._ends[-1] if self._ends else 0
 

@@ -80,7 +80,8 @@ def draw(source: DataSource, mapper: Mapper, progress: Progress) -> Drawn:
         ConfigError: If there is no training split, or all rates of those groups are 0.
         DatasetError: If the drawn images have no query.
     """
-    config, number = source.config, source.config.lisa.draws
+    config = source.config
+    number = config.lisa.draws
     assert number is not None
     dataset = _lisa(source)
     groups, rates = _groups(dataset, config)
@@ -136,10 +137,10 @@ def _groups(
             groups[KINDS[name.name].group].append(records)
     there = {group: sets for group, sets in groups.items() if sets}
     if not sum(rates[group] for group in there):
-        raise ConfigError(
-            "data.lisa.draws draws from training splits; data.lisa.sets names "
-            + (f"only {', '.join(there)} ones, whose data.lisa.rates are 0" if there else "none")
-        )
+        found = "has none"
+        if there:
+            found = f"has only {', '.join(there)} ones, and their data.lisa.rates are 0"
+        raise ConfigError(f"data.lisa.draws draws from training splits, but data.lisa.sets {found}")
     return there, [rates[group] for group in there]
 
 

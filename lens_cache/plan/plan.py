@@ -61,6 +61,11 @@ class Plan:
         """Number of queries of all images."""
         return int(self.queries.num_rows)
 
+    @property
+    def num_draws(self) -> int:
+        """Number of draws of LISA's sampler; 0 if the plan has all queries of the dataset."""
+        return 0 if self.draws is None else int(self.draws.num_rows)
+
     @cached_property
     def query_offsets(self) -> NDArray[np.int64]:
         """First query of each image, then the number of queries; shape (num_images + 1,)."""
@@ -75,9 +80,8 @@ class Plan:
         Raises:
             IndexError: If there is no such draw.
         """
-        count = 0 if self.draws is None else self.draws.num_rows
-        if self.draws is None or not 0 <= index < count:
-            raise IndexError(f"draw {index} of a plan with {count} draws")
+        if self.draws is None or not 0 <= index < self.num_draws:
+            raise IndexError(f"draw {index} of a plan with {self.num_draws} draws")
         return [self._positions[query_id] for query_id in self.draws["queries"][index].as_py()]
 
     @cached_property

@@ -41,9 +41,9 @@ class PaintedScene:
 def sample_painted_scene(rng: np.random.Generator, rules: Rules = STANDARD) -> PaintedScene:
     """Return a painted scene in which every thing is visible enough (``rules.visible``)."""
     while True:
-        picture = paint_scene(sample_scene(rng, rules))
-        if _least_visible(picture) >= rules.visible:
-            return picture
+        painted = paint_scene(sample_scene(rng, rules))
+        if _least_visible(painted) >= rules.visible:
+            return painted
 
 
 def paint_scene(scene: Scene) -> PaintedScene:
@@ -60,11 +60,11 @@ def paint_scene(scene: Scene) -> PaintedScene:
     return PaintedScene(scene, (image.clip(0, 1) * 255).round().astype(np.uint8), owner)
 
 
-def _least_visible(picture: PaintedScene) -> float:
+def _least_visible(painted: PaintedScene) -> float:
     shares = []
-    for index, thing in enumerate(picture.scene.things):
+    for index, thing in enumerate(painted.scene.things):
         _, inside, _, _ = _rasterise(thing)
-        shares.append(np.count_nonzero(picture.owner == index) / np.count_nonzero(inside))
+        shares.append(np.count_nonzero(painted.owner == index) / np.count_nonzero(inside))
     return min(shares)
 
 

@@ -80,19 +80,19 @@ def _create(path: Path, dtype: type, shape: tuple[int, ...]) -> Any:
 def _paint(
     split: str, start: int, count: int, side: int
 ) -> tuple[list[str], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int8]]:
-    pictures = [
+    painted = [
         sample_painted_scene(np.random.default_rng([SEEDS[split], index]), RULES[split])
         for index in range(start, start + count)
     ]
     squares = [
         np.asarray(Image.fromarray(p.image).resize((side, side), Image.Resampling.BICUBIC))
-        for p in pictures
+        for p in painted
     ]
     return (
-        [json.dumps(asdict(p.scene)) for p in pictures],
-        np.stack([p.image for p in pictures]),
+        [json.dumps(asdict(p.scene)) for p in painted],
+        np.stack([p.image for p in painted]),
         np.stack(squares),
-        np.stack([p.owner for p in pictures]),
+        np.stack([p.owner for p in painted]),
     )
 
 

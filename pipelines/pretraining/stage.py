@@ -63,7 +63,7 @@ class Stage(Protocol):
         ...
 
     def save(self) -> None:
-        """Write what the next stage or the user needs."""
+        """Write the files for the next stage or the user."""
         ...
 
 

@@ -163,7 +163,8 @@ def read_label_map(path: Path) -> NDArray[np.integer[Any]]:
     """
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            mode, pixels = image.mode, np.asarray(image)
+            mode = image.mode
+            pixels = np.asarray(image)
     except FileNotFoundError:
         raise ValueError("the file is missing; unpack the set's label maps again") from None
     except MemoryError:

@@ -105,7 +105,8 @@ class ReferDataset(SegmentationDataset):
 
     def _texts(self, ref: Ref) -> tuple[list[str], list[Rejected]]:
         """Return the sentences in LISA's form; under ``parity``, empty ones are kept as in LISA."""
-        texts, rejected = [], []
+        texts = []
+        rejected = []
         for position, entry in enumerate(ref.sentences):
             text = entry.get("sent") if isinstance(entry, dict) else None
             blank = isinstance(text, str) and not text.strip()
