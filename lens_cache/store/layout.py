@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Literal, get_args
 
 from lens_cache.config.fields import Dtype, Precision
+from lens_cache.features.sizes import ceil_div
 from lens_cache.store.precision import TokenCode
 
 Group = Literal["hidden_states", "image_embeddings"]
@@ -117,7 +118,7 @@ class ArraySpec:
             length: Number of rows.
         """
         per_chunk = self.chunk[0]
-        for number in range(start // per_chunk, math.ceil((start + length) / per_chunk)):
+        for number in range(start // per_chunk, ceil_div(start + length, per_chunk)):
             first = max(start - number * per_chunk, 0)
             last = min(start + length - number * per_chunk, per_chunk)
             yield number, slice(first * self.row_bytes, last * self.row_bytes)

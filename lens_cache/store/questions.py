@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lens_cache.errors import StoreError
+from lens_cache.features.sizes import round_up
 from lens_cache.plan.plan import Plan
 from lens_cache.store.layout import TEXT_CHUNK, shard_images
 
@@ -42,7 +42,7 @@ class Questions:
         """
         lengths = np.array([len(ids) for ids in token_ids], dtype=np.int64)
         totals = [int(lengths[list(queries)].sum()) for queries in shards]
-        region = math.ceil(max([1, *totals]) / TEXT_CHUNK) * TEXT_CHUNK
+        region = round_up(max([1, *totals]), TEXT_CHUNK)
         offsets = np.zeros(len(token_ids), dtype=np.int64)
         for shard, queries in enumerate(shards):
             mine = lengths[list(queries)]

@@ -18,7 +18,7 @@ OWNERS = {
     ),
     "segment_anything": (
         "lens_cache/encoders/",
-        "lens_cache/models/decoder.py",
+        "lens_cache/features/sam_modules.py",
         "pipelines/benchmark/models.py",
     ),
     "zarr": ("lens_cache/store/zarr/", "pipelines/benchmark/store_ways.py"),
@@ -113,6 +113,7 @@ STORE_DOOR = (
     "lens_cache.store.verify",
     "lens_cache.store.convert",
     "lens_cache.store.io.remote.store_path",
+    "lens_cache.store.io.files.folder_in_one_step",
     "lens_cache.store.io.remote.plain_errors",
 )
 
