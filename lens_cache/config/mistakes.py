@@ -45,7 +45,7 @@ def _problem(path: str, error: Any, kind: Any) -> str:
     if error["type"] in _UNKNOWN_KEY:
         return f"{path}: unknown key{_suggestion(path, kind)}"
     found = repr(error.get("input"))
-    message = str(error["msg"])
+    message = str(error["msg"]).removeprefix("Value error, ")
     return (
         f"{path or 'the document'}: {message[0].lower()}{message[1:]}, "
         f"got {found if len(found) < _SHOWN else '...'}"

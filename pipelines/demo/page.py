@@ -11,7 +11,6 @@ from lens_cache.evaluation.scores import Scores
 from lens_cache.extraction.estimate import Estimate
 from pipelines.evaluation.gallery import Gallery
 from pipelines.evaluation.report import Evaluation
-from pipelines.reports.curves import HEIGHT, WIDTH, Chart
 from pipelines.reports.html import template
 
 LENS = "LENS"
@@ -31,7 +30,7 @@ class Page:
         cost: Bytes and operations of the extraction, and of the naive one.
         seconds: What each step took, by name.
         training: Settings of the training.
-        charts: By title.
+        charts: ``<svg>`` elements by title.
         evaluations: By split.
         baselines: The reference lines on the same splits.
         gallery: Pictures of one split.
@@ -45,7 +44,7 @@ class Page:
     cost: Estimate
     seconds: Mapping[str, float]
     training: TrainConfig
-    charts: Mapping[str, Chart]
+    charts: Mapping[str, str]
     evaluations: Mapping[str, Evaluation]
     baselines: Baselines
     gallery: Gallery
@@ -67,4 +66,4 @@ class Page:
 
 def render(page: Page) -> str:
     """Return the page as HTML; every text from the data is escaped."""
-    return template(_TEMPLATE).render(page=page, lens=LENS, box=(WIDTH, HEIGHT))
+    return template(_TEMPLATE).render(page=page, lens=LENS)

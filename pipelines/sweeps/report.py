@@ -13,7 +13,7 @@ from lens_cache.evaluation.baseline_scores import Baselines
 from lens_cache.evaluation.seed_statistics import Spread
 from pipelines.reports.report import Report
 from pipelines.sweeps.plot import plot
-from pipelines.sweeps.summary import METRICS, Difference, Metric, RowSummary, Summary, summarise
+from pipelines.sweeps.summary import METRICS, Difference, Metric, RowSummary, SweepSummary, summarise
 from pipelines.sweeps.sweep import Failure, Outcome
 
 LABELS: dict[Metric, str] = {"giou": "gIoU", "ciou": "cIoU"}
@@ -52,7 +52,7 @@ def write_report(
 
 
 def markdown(
-    summary: Summary, failures: Sequence[Failure], reference_lines: Baselines | None = None
+    summary: SweepSummary, failures: Sequence[Failure], reference_lines: Baselines | None = None
 ) -> str:
     """Return the whole report as Markdown."""
     split = summary.splits[0]
@@ -111,7 +111,7 @@ def _say(difference: Difference) -> str:
     return f"{measured}: {difference.verdict} in sign ({published})."
 
 
-def _table(summary: Summary, split: str) -> list[str]:
+def _table(summary: SweepSummary, split: str) -> list[str]:
     """Return the rows on a split; differences stand only where rows are compared."""
     compared = split == summary.splits[0]
     header = ["row", "n", *(LABELS[metric] for metric in METRICS)]
@@ -132,13 +132,13 @@ def _table(summary: Summary, split: str) -> list[str]:
     return _lines(header, body)
 
 
-def _group_table(summary: Summary, by: str) -> list[str]:
+def _group_table(summary: SweepSummary, by: str) -> list[str]:
     names = list(summary.rows[0].groups[by])
     body = [[row.name, *(plain(row.groups[by][name]) for name in names)] for row in summary.rows]
     return _lines(["row", *names], body)
 
 
-def _without_lens(summary: Summary, found: Baselines) -> list[str]:
+def _without_lens(summary: SweepSummary, found: Baselines) -> list[str]:
     """Return what the frozen models give by kind, below what the first row gives with LENS."""
     split, first = summary.splits[0], summary.rows[0]
     names = list(first.groups["kind"])

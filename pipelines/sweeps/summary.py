@@ -70,7 +70,7 @@ class RowSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class SweepSummary:
     """A whole sweep.
 
     Attributes:
@@ -90,7 +90,7 @@ class Summary:
     rows: tuple[RowSummary, ...]
 
 
-def summarise(config: SweepConfig, outcome: Outcome) -> Summary | None:
+def summarise(config: SweepConfig, outcome: Outcome) -> SweepSummary | None:
     """Compare the rows that have a result; None if none has."""
     results = outcome.results
     rows = tuple(
@@ -102,7 +102,7 @@ def summarise(config: SweepConfig, outcome: Outcome) -> Summary | None:
         return None
     some = next(iter(results[rows[0].name].values()))
     queries = some.overall[config.splits[0]].queries
-    return Summary(
+    return SweepSummary(
         name=config.name,
         source=config.source,
         splits=config.splits,
