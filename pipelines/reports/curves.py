@@ -59,5 +59,7 @@ def draw(log: Mapping[str, Series], names: Sequence[str]) -> Figure | None:
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins="auto"))
-    figure.legend(loc="outside lower left", ncols=3, frameon=False, title="at the last step")
+    figure.legend(
+        loc="outside lower left", ncols=3, frameon=False, title="last value", alignment="left"
+    )
     return figure

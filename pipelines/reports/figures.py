@@ -63,7 +63,7 @@ def inline_svg(figure: Figure) -> str:
     text = _render(figure, transparent=True)
     text = text[text.index("<svg") :]
     # Several figures share a page: drop the ids that nothing refers to.
-    text = re.sub(r' id="[a-z_0-9]+_\d+"', "", text)
+    text = re.sub(r' id="[\w.]+_\d+"', "", text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
     return text
