@@ -94,7 +94,8 @@ def _values(entry: Schema) -> str:
     if entry["type"] == "object":
         return "mapping"
     names = {"null": "empty", "string": "text", "boolean": "true or false"}
-    return names.get(entry["type"], entry["type"]) + _bounds(entry)
+    kind: str = entry["type"]
+    return names.get(kind, kind) + _bounds(entry)
 
 
 def _bounds(entry: Schema) -> str:
