@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from contextlib import AbstractContextManager
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -22,7 +23,7 @@ COLOURS = (
     "#b8365f",
     "#6a6f76",
 )
-_STYLE = {
+_STYLE: Any = {
     # Text stays text, in the font of the page; ids of clip paths do not change between runs.
     "svg.fonttype": "none",
     "svg.hashsalt": "lens-cache",
