@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lens_cache.errors import StoreError
+from lens_cache.store.io.file_lock import file_lock
 from lens_cache.store.io.lease import lease
 from lens_cache.store.io.remote import is_remote, plain_errors
 
@@ -27,29 +27,17 @@ def writer_lock(root: Path) -> Iterator[Callable[[], None]]:
         with plain_errors(root, "writing to the store"), lease(root) as require:
             yield require
         return
-    with _file_lock(root):
-        yield lambda: None
-
-
-@contextmanager
-def _file_lock(root: Path) -> Iterator[None]:
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = (root / LOCK).open("w")
+        (root / LOCK).touch()
     except OSError as error:
         raise StoreError(
             f"opening the store {root} for writing: {error.strerror}; choose a writable folder"
         ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(
-                f"opening the store {root} for writing: another extraction holds it; wait until "
-                "it ends"
-            ) from None
-        except OSError:
-            # A network disk without locks: two writers would only do the same work twice, because
-            # every file is written under a unique name and renamed over one with equal content.
-            pass
-        yield
+    busy = StoreError(
+        f"opening the store {root} for writing: another extraction holds it; wait until it ends"
+    )
+    # On a network disk without locks two writers would only do the same work twice, because every
+    # file is written under a unique name and renamed over one with equal content.
+    with file_lock(root / LOCK, busy):
+        yield lambda: None
