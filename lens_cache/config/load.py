@@ -17,7 +17,7 @@ T = TypeVar("T")
 Tree = dict[str, Any]
 
 
-def load_config(kind: type[T], path: Path | None = None, overrides: Iterable[str] = ()) -> T:
+def load_config(kind: type[T], path: str | Path | None = None, overrides: Iterable[str] = ()) -> T:
     """Build a configuration from defaults, preset, file and overrides, in that order.
 
     Args:
@@ -29,7 +29,7 @@ def load_config(kind: type[T], path: Path | None = None, overrides: Iterable[str
         ConfigError: If the file cannot be read, a key is unknown or a value does not fit. The
             message names the dotted path.
     """
-    tree = read_yaml(path) if path is not None else {}
+    tree = read_yaml(Path(path)) if path is not None else {}
     for override in overrides:
         _set_dotted(tree, override)
     preset = tree.get("preset", "paper")

@@ -83,6 +83,11 @@ class Features:
         )
 
 
+def default_device() -> str:
+    """Return ``cuda`` if PyTorch can use a GPU, ``cpu`` otherwise."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def move(values: Tensor, device: torch.device | str) -> Tensor:
     """Move to a device; from pinned memory without waiting for it."""
     return values.to(device, non_blocking=values.is_pinned())

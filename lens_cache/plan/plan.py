@@ -207,12 +207,13 @@ class Plan:
         return cls(**tables)
 
     @classmethod
-    def load(cls, folder: Path) -> Plan:
-        """Read a plan that ``save`` wrote.
+    def load(cls, folder: str | Path) -> Plan:
+        """Read a plan that ``save`` wrote: the folder ``plan`` of a store.
 
         Raises:
             StoreError: If there is none, or it cannot be read.
         """
+        folder = Path(folder) if isinstance(folder, str) else folder
         try:
             files = {name: (folder / name).read_bytes() for name in FILES}
             if (folder / DRAWS_FILE).exists():

@@ -52,12 +52,13 @@ class Run:
     manifest: Manifest
 
     @classmethod
-    def open(cls, folder: Path) -> Run:
-        """Open a run's folder.
+    def open(cls, folder: str | Path) -> Run:
+        """Open the folder of a training run.
 
         Raises:
             CheckpointError: If it is not the folder of a run.
         """
+        folder = Path(folder)
         if not (folder / CONFIG_FILE).exists() or not (folder / MANIFEST_FILE).exists():
             raise CheckpointError(
                 f"opening the run {folder}: no {CONFIG_FILE} with a {MANIFEST_FILE} there; run "

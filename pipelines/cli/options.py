@@ -61,10 +61,10 @@ def open_bars(window: float = 30.0) -> Bars:
 
 
 def default_device() -> str:
-    """Return cuda where there is a GPU, cpu elsewhere."""
-    import torch
+    """Return cuda if PyTorch can use a GPU, cpu otherwise."""
+    from lens_cache.features.types import default_device as available
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return available()
 
 
 def show(report: Any, as_json: bool) -> None:
