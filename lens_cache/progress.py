@@ -1,7 +1,8 @@
-"""How a step tells how far it is."""
+"""How a step reports its progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+# Called with the name of the step, steps done and steps in all.
 Progress = Callable[[str, int, int], None]

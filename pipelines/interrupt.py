@@ -1,6 +1,12 @@
-"""SIGINT and SIGTERM: the first one lets the work that is under way end, the second stops at once.
+"""SIGINT and SIGTERM: the first one finishes the work in progress, the second one stops at once.
 
-Where nothing can be drained, the first one stops at once already. Whatever was committed stays.
+Key decisions:
+
+* Inside ``Stop.draining`` the first signal is only recorded; the caller finishes its shards and
+  starts no new one. At the end of the block the recorded signal becomes a ``KeyboardInterrupt``.
+* Outside of it there is nothing to finish: the first signal raises ``KeyboardInterrupt`` at once.
+* A further signal always raises. Commit records are written last, so what is committed stays valid.
+* Callers see one exception, ``Interrupted``; its message says how to resume.
 """
 
 from __future__ import annotations
@@ -15,7 +21,7 @@ from types import FrameType
 from lens_cache.errors import LensCacheError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# What must not be done a second time by a command that only goes on: option -> values it takes.
+# Options that a resumed command must not repeat: option -> number of values it takes.
 _ONCE = {"--replace": 1, "--retry-quarantined": 0}
 
 
@@ -23,7 +29,7 @@ class Interrupted(LensCacheError):
     """The work was stopped by a signal.
 
     Args:
-        message: One line that says what is done.
+        message: One line: what is committed, and how to resume.
         signum: The signal.
     """
 
@@ -33,31 +39,37 @@ class Interrupted(LensCacheError):
 
 
 class Stop:
-    """Whether a signal has asked to stop.
+    """The state of a stop requested by a signal.
+
+    Args:
+        show: Shows a line to the user.
 
     Attributes:
-        signum: The first signal; nothing if none came.
+        signum: The first signal, or None.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
         self._draining = False
         self.signum: signal.Signals | None = None
 
     @property
     def requested(self) -> bool:
-        """Whether to begin nothing new."""
+        """Whether a signal was received, so that nothing new may be started."""
         return self.signum is not None
 
     def listen(self) -> None:
-        """Take the signals over; again after a library took them. Only the main thread can."""
+        """Install the handlers; call it again after a library has replaced them.
+
+        Does nothing outside of the main thread, where Python installs no handlers.
+        """
         if threading.current_thread() is threading.main_thread():
             for signum in _SIGNALS:
                 signal.signal(signum, self._on_signal)
 
     @contextmanager
     def draining(self) -> Iterator[None]:
-        """Inside, the first signal only asks to stop; at the end the asking becomes a stop."""
+        """Inside the block the first signal is only recorded; the end of the block raises it."""
         self._draining = True
         try:
             yield
@@ -67,27 +79,28 @@ class Stop:
             raise KeyboardInterrupt
 
     def _on_signal(self, signum: int, _: FrameType | None) -> None:
-        first, self.signum = not self.requested, self.signum or signal.Signals(signum)
-        if not (first and self._draining):
+        if self.requested:  # a second signal: stop at once
             raise KeyboardInterrupt
-        self._say(
-            f"{self.signum.name}: no new shard is begun, those under way are being finished; "
-            "once more to stop at once"
+        self.signum = signal.Signals(signum)
+        if not self._draining:
+            raise KeyboardInterrupt
+        self._show(
+            f"{self.signum.name}: finishing the current shards; press Ctrl-C again to stop now"
         )
 
 
 @contextmanager
-def stop_on_signals(say: Callable[[str], None], describe: Callable[[], str]) -> Iterator[Stop]:
-    """Turn SIGINT and SIGTERM into one ``Interrupted``; the old handlers come back at the end.
+def stop_on_signals(show: Callable[[str], None], describe: Callable[[], str]) -> Iterator[Stop]:
+    """Turn SIGINT and SIGTERM into ``Interrupted``; restore the old handlers at the end.
 
     Args:
-        say: Shows a line to the user.
-        describe: Says what is done when the work was stopped.
+        show: Shows a line to the user.
+        describe: Returns what is committed and how to resume, for the message.
 
     Raises:
-        Interrupted: If a signal stopped what is inside.
+        Interrupted: If a signal stopped the block.
     """
-    stop = Stop(say)
+    stop = Stop(show)
     before = {signum: signal.getsignal(signum) for signum in _SIGNALS}
     stop.listen()
     try:
@@ -103,13 +116,14 @@ def stop_on_signals(say: Callable[[str], None], describe: Callable[[], str]) -> 
 
 
 def resume_command(arguments: Sequence[str]) -> str:
-    """Return the command line that goes on where one with these arguments was stopped."""
-    kept, rest = ["lens-cache"], list(arguments)
-    while rest:
-        word = rest.pop(0)
+    """Return the command line that resumes a command with these arguments."""
+    kept = ["lens-cache"]
+    words = iter(arguments)
+    for word in words:
         name, equals, _ = word.partition("=")
-        if name in _ONCE:
-            del rest[: 0 if equals else _ONCE[name]]
-        else:
+        if name not in _ONCE:
             kept.append(word)
+        elif not equals:  # the values are the next words
+            for _ in range(_ONCE[name]):
+                next(words, None)
     return shlex.join(kept)

@@ -1,4 +1,4 @@
-"""Images of a split with the true masks of their queries, to hold predictions against."""
+"""Images of a split with the true masks of their queries, to score predictions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Case:
 def cases(
     store: Store, split: str | None, limit: int | None, progress: Progress | None, what: str
 ) -> Iterator[Case]:
-    """Yield every image of a split that has its features; ``progress`` is told of ``what``.
+    """Yield every usable image of a split; ``what`` is the name of the step for ``progress``.
 
     Raises:
         StoreError: If the split is empty.

@@ -42,7 +42,7 @@ def test_the_first_signal_only_asks_where_work_can_drain():
     assert (str(caught), caught.signum) == ("stopped by SIGTERM: 2 of 3", signal.SIGTERM)
     assert steps == ["the shard under way is finished"]
     (line,) = said
-    assert line.startswith("SIGTERM: no new shard is begun")
+    assert line.startswith("SIGTERM: finishing the current shards")
     assert signal.getsignal(signal.SIGTERM) is before
 
 
