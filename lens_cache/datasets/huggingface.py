@@ -33,7 +33,7 @@ from lens_cache.datasets.questions import is_long
 from lens_cache.errors import ConfigError, DatasetError, LensCacheError, one_line
 from lens_cache.images import masks
 from lens_cache.images.decode import image_size
-from lens_cache.images.files import read_picture_file, row_path, stored_bytes
+from lens_cache.images.files import read_image_file, row_path, stored_bytes
 from lens_cache.images.tables import table_file
 
 # How the columns of the sets on the Hub are called, the likeliest first.
@@ -125,7 +125,7 @@ class HuggingfaceDataset:
         if not texts or not all(map(is_text, texts)):
             raise ValueError(f"expected a text or a list of texts, got {brief(value)}")
         words = [text.strip() for text in texts]
-        width, height = image_size(read_picture_file(self._root, path))
+        width, height = image_size(read_image_file(self._root, path))
         target = self._mask(table, row, "mask", height, width)
         check_not_empty(target)
         ignore = None

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 
-from lens_cache.encoders.llava import LlavaEncoder, image_features
+from lens_cache.encoders.llava import LlavaEncoder
+from lens_cache.encoders.llava_tower import image_features
 from lens_cache.features.packing import additive_mask, block_mask, position_ids
 
 

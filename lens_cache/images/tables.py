@@ -1,4 +1,8 @@
-"""Single values out of large Parquet and Arrow files, such as those of the ``datasets`` library."""
+"""Single values from large Parquet and Arrow files, such as those of the ``datasets`` library.
+
+Messages of ``DatasetError`` may be stored as reasons in a plan's quarantine and so are part of its
+digest (see ``decode``).
+"""
 
 from __future__ import annotations
 
@@ -16,25 +20,29 @@ import pyarrow.parquet as pq
 from lens_cache.errors import DatasetError, one_line
 
 SUFFIXES = (".parquet", ".arrow")
-# A Parquet file is read a column of a row group at a time, which has to fit in memory.
+# Parquet is read one column of a row group at a time, which must fit in memory.
 MAX_GROUP_BYTES = 4 << 30
+# Columns of row groups that a file keeps in memory.
 _KEPT = 8
 
 
 class TableFile:
-    """A file of rows; reading is safe from several threads.
+    """A Parquet or Arrow file; reading is thread-safe.
 
     Attributes:
         path: The file.
         schema: Its columns.
-        num_rows: How many rows it has.
+        num_rows: Number of its rows.
     """
 
     def __init__(self, path: Path) -> None:
-        """Read the file's outline.
+        """Open the file and read its schema.
+
+        Args:
+            path: A ``.parquet`` file, or an ``.arrow`` file or stream.
 
         Raises:
-            DatasetError: If it is not a Parquet file, or an Arrow file or stream.
+            DatasetError: If the file cannot be read.
         """
         self.path = path
         self._lock = Lock()
@@ -51,20 +59,23 @@ class TableFile:
                 f"reading {path}: not a readable {path.suffix[1:]} file: {one_line(error, 120)}; "
                 "get it anew"
             ) from None
+        # Row number after the last row of each row group; an Arrow file counts as one group.
         if self._parquet is not None:
-            self.schema, meta = self._parquet.schema_arrow, self._parquet.metadata
+            self.schema = self._parquet.schema_arrow
+            meta = self._parquet.metadata
             self._ends = list(
                 accumulate(meta.row_group(n).num_rows for n in range(meta.num_row_groups))
             )
         else:
-            self.schema, self._ends = self._table.schema, [self._table.num_rows]
+            self.schema = self._table.schema
+            self._ends = [self._table.num_rows]
         self.num_rows = self._ends[-1] if self._ends else 0
 
     def value(self, row: int, column: str) -> Any:
         """Return one value as a ``pyarrow`` scalar.
 
         Raises:
-            DatasetError: If there is no such row or column, or it cannot be read.
+            DatasetError: If the row or column does not exist or cannot be read.
         """
         if not 0 <= row < self.num_rows or column not in self.schema.names:
             raise DatasetError(f"reading {self.path}: it has no column {column!r} or no row {row}")
@@ -81,7 +92,7 @@ class TableFile:
         ]
 
     def _column(self, group: int, column: str) -> Any:
-        """Return a column of a row group; the last few stay at hand."""
+        """Return a column of a row group; the most recent ones are kept in memory."""
         if self._table is not None:
             return self._table[column]
         with self._lock:
@@ -93,6 +104,7 @@ class TableFile:
             return self._columns[group, column]
 
     def _read(self, group: int, column: str) -> Any:
+        """Read a column of a row group of a Parquet file."""
         size = self._parquet.metadata.row_group(group).total_byte_size
         if size > MAX_GROUP_BYTES:
             raise DatasetError(
@@ -110,14 +122,16 @@ class TableFile:
 
 
 def table_file(path: Path) -> TableFile:
-    """Return an open file; the last few stay open, until they change on disk.
+    """Open a file, or return it if it is already open and unchanged on disk.
+
+    Keeps the 32 most recently used files open.
 
     Raises:
-        DatasetError: If it cannot be read.
-        OSError: If it is not there.
+        DatasetError: If the file cannot be read.
+        OSError: If the file does not exist.
     """
-    found = path.stat()
-    return _opened(path, found.st_mtime_ns, found.st_size)
+    stat = path.stat()
+    return _opened(path, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=32)
@@ -126,7 +140,7 @@ def _opened(path: Path, changed: int, size: int) -> TableFile:
 
 
 def _map_arrow(path: Path) -> Any:
-    """Map an Arrow stream, as ``datasets`` writes it, or an Arrow file; nothing is copied."""
+    """Memory-map an Arrow stream, as ``datasets`` writes it, or an Arrow file."""
     mapped = pa.memory_map(str(path))
     try:
         return pa.ipc.open_stream(mapped).read_all()

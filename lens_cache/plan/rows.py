@@ -17,7 +17,7 @@ from lens_cache.datasets.questions import Choice, ask, seeded, seeded_choice
 from lens_cache.datasets.source import DataSource
 from lens_cache.errors import DatasetError, ImageError, one_line
 from lens_cache.images.decode import content_id, image_size
-from lens_cache.images.files import read_picture_file
+from lens_cache.images.files import read_image_file
 from lens_cache.plan.schema import QUERIES
 
 RECORDS = pa.schema(
@@ -108,7 +108,7 @@ class _Builder:
             return None
         assert self.config.root is not None  # opening the dataset checked it
         try:
-            data = read_picture_file(self.config.root, record.path)
+            data = read_image_file(self.config.root, record.path)
             width, height = image_size(data)
         except (ImageError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
