@@ -1,8 +1,12 @@
-"""How a step reports its progress."""
+"""The callback by which a step reports its progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-# Called with the name of the step, steps done and steps in all.
+# Called with (name of the step, items done, items in all).
 Progress = Callable[[str, int, int], None]
+
+
+def no_progress(step: str, done: int, total: int) -> None:
+    """Report nothing."""

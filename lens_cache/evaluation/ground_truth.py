@@ -12,7 +12,7 @@ from torch import Tensor
 from lens_cache.evaluation.metrics import intersection_and_union, iou
 from lens_cache.evaluation.scores import Sample
 from lens_cache.images import masks
-from lens_cache.plan.plan import PlannedImage, PlannedQuery
+from lens_cache.plan.planned import PlannedImage, PlannedQuery
 from lens_cache.progress import Progress
 from lens_cache.store.store import Store
 from lens_cache.training.data import evaluation_draws

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from lens_cache.evaluation.mask_pairs import MaskPair
 from lens_cache.evaluation.metrics import Interval, bootstrap, intersection_and_union, iou
-from lens_cache.plan.plan import PlannedImage, PlannedQuery
+from lens_cache.plan.planned import PlannedImage, PlannedQuery
 from lens_cache.store.store import Store
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lens_cache.errors import StoreError
 from lens_cache.features.types import ImageFeatures
-from lens_cache.plan.plan import PlannedImage, PlannedQuery
+from lens_cache.plan.planned import PlannedImage, PlannedQuery
 
 if TYPE_CHECKING:
     from lens_cache.store.store import Store

@@ -14,7 +14,7 @@ from lens_cache.features.types import move
 from lens_cache.images import masks
 from lens_cache.images.geometry import inside_image, mask_to_square
 from lens_cache.images.masks import Rle
-from lens_cache.plan.plan import PlannedQuery
+from lens_cache.plan.planned import PlannedQuery
 
 
 def make_targets(queries: Sequence[PlannedQuery], loss: LossConfig) -> Targets:

@@ -283,13 +283,13 @@ def test_tiny_checkpoints_are_written(lens_cache, fails, tmp_path):
     assert lens_cache("data", "tiny-checkpoints", tmp_path / "t")[0] == 0
     assert (tmp_path / "t/sam.pth").exists()
     line = fails(1, "data", "tiny-checkpoints", tmp_path / "t", "--seed", 3)
-    assert "already holds something else" in line
+    assert "already contains something else" in line
 
 
 def test_a_world_of_shapes_is_drawn_and_read(lens_cache, fails, tmp_path):
     sizes = ["--train", 3, "--val", 0, "--test", 0, "--hard", 1]
     code, out, _ = lens_cache("data", "shapes", tmp_path / "w", *sizes)
-    assert (code, out) == (0, f"{tmp_path / 'w'} holds 3 train, 0 val, 0 test, 1 hard\n")
+    assert (code, out) == (0, f"{tmp_path / 'w'} has 3 train, 0 val, 0 test, 1 hard\n")
     words = [
         "-c",
         REPOSITORY / "configs/extract/shapes.yaml",

@@ -78,6 +78,24 @@ def new_folder(root: Path, final: Path, *, last: str) -> Iterator[Path]:
     publish_folder(temporary, final)
 
 
+@contextmanager
+def folder_in_one_step(final: Path) -> Iterator[Path]:
+    """Fill a local folder outside a store; it appears as ``final`` when the block ends.
+
+    The files are written to a temporary folder next to ``final``. If the block raises, the
+    temporary folder is removed and ``final`` is not touched.
+
+    Args:
+        final: The folder; must not exist or be empty.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{final.name}.") as scratch:
+        temporary = Path(scratch) / final.name
+        temporary.mkdir()
+        yield temporary
+        publish_folder(temporary, final)
+
+
 def has_folder(final: Path, *, last: str) -> bool:
     """Tell whether a folder of ``new_folder`` is there."""
     return (final / last if is_remote(final) else final).exists()

@@ -305,7 +305,7 @@ def test_folders_that_cannot_be_read_end_in_one_line(tmp_path):
     (tmp_path / "a.parquet").unlink()
     saved(tmp_path, [[row()]])
     for state, words in (
-        ("[]", "expected what save_to_disk writes"),
+        ("[]", "expected a file written by save_to_disk"),
         ('{"_data_files": [{"filename": "../x.arrow"}]}', "is outside its folder"),
         ('{"_data_files": [{"filename": "x.arrow"}]}', "No such file"),
         ('{"_data_files": [], "_indices_data_files": [1]}', r"flatten_indices\(\)"),
