@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from itertools import chain
@@ -22,11 +22,12 @@ from lens_cache.store.catalogue import Catalogue
 from lens_cache.store.commits import committed_shards, missing_shards
 from lens_cache.store.feature_reader import together
 from lens_cache.store.formats import open_features
-from lens_cache.store.io.remote import is_remote, plain_errors
+from lens_cache.store.io.remote import is_remote, plain_errors, store_path
 from lens_cache.store.layout import GROUPS, shard_images
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.paths import FROZEN_FOLDER, PLAN_FOLDER
 from lens_cache.store.quarantine import quarantined
+from lens_cache.store.records import Record, read_records
 
 __all__ = ["FROZEN_FOLDER", "PLAN_FOLDER", "Store", "missing_shards", "shard_images"]
 
@@ -49,7 +50,11 @@ class Store:
     """
 
     def __init__(
-        self, root: Path, *, incomplete: bool = False, shards: frozenset[int] | None = None
+        self,
+        root: str | Path,
+        *,
+        incomplete: bool = False,
+        shards: frozenset[int] | None = None,
     ) -> None:
         """Open a store.
 
@@ -63,8 +68,8 @@ class Store:
             StoreError: If it is missing, or not complete and that was not asked for, or nothing of
                 it is committed.
         """
-        self.root, self.shards = root, shards
-        with plain_errors(root, "opening the store"):
+        self.root, self.shards = store_path(root), shards
+        with plain_errors(self.root, "opening the store"):
             self._open(incomplete)
 
     def _open(self, incomplete: bool) -> None:
@@ -123,12 +128,7 @@ class Store:
         Raises:
             StoreError: If there is none; the message names the splits.
         """
-        chosen = [
-            image
-            for image in self.plan.select(split)
-            if (self.shards is None or image // self.catalogue.shard_size in self.shards)
-            and self.plan.image(image).image_id not in self._missing
-        ]
+        chosen = self._readable(split)
         if not chosen:
             raise StoreError(
                 f"choosing split {split!r} of the store {self.root}: no image; it has "
@@ -137,6 +137,35 @@ class Store:
                 )
             )
         return chosen[:limit]
+
+    def _readable(self, split: str | None) -> list[int]:
+        return [
+            image
+            for image in self.plan.select(split)
+            if (self.shards is None or image // self.catalogue.shard_size in self.shards)
+            and self.plan.image(image).image_id not in self._missing
+        ]
+
+    def __len__(self) -> int:
+        """Return the number of images that can be read."""
+        return len(self._readable(None))
+
+    def __iter__(self) -> Iterator[Record]:
+        """Iterate over ``records()``; of several cached layers the first."""
+        return self.records()
+
+    def records(self, split: str | None = None, *, layer: int | None = None) -> Iterator[Record]:
+        """Iterate over the images of a split with their queries and features, in plan order.
+
+        Args:
+            split: Only images with a query in this split, and only those queries; all if None.
+            layer: A cached layer; the first one if None.
+
+        Raises:
+            StoreError: If the split has no image, or the store does not hold the layer.
+            CorruptShardError: If a shard is damaged or an object is missing.
+        """
+        return read_records(self, split, layer)
 
     def read(self, image: int, queries: Sequence[int], layer: int) -> ImageFeatures:
         """Read an image's features and those of some of its queries.
