@@ -26,7 +26,7 @@ _OPEN_TARS = 256
 
 
 class SampleReader(FeatureReader):
-    """Reads members straight from the tars; they lie uncompressed one after another."""
+    """Reads members directly from the tars, where they are uncompressed."""
 
     def __init__(self, root: Path, catalogue: Catalogue) -> None:
         super().__init__(root, catalogue)
