@@ -4,6 +4,7 @@ import dataclasses
 import io
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tarfile
@@ -319,3 +320,17 @@ def test_the_example_trains_from_tars(tars):
     printed = run("train_from_tars.py", tars["bfloat16"], 2, env=os.environ).splitlines()
     assert [line.partition(":")[0] for line in printed] == ["step 1", "step 2"]
     assert all(np.isfinite(float(line.split()[-1])) for line in printed)
+
+
+def test_the_documented_snippets_run(tmp_path, arrays, tars, installed):
+    text = (REPOSITORY / "docs/reading-a-store.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 6
+    script = "\n".join(blocks)
+    for name, value in (("STORE", arrays["int8"]), ("TARS", tars["int8"]), ("LAYER", 4)):
+        script = script.replace(name, str(value))
+    (tmp_path / "snippets.py").write_text(script)
+    command = [sys.executable, str(tmp_path / "snippets.py")]
+    done = subprocess.run(command, env=installed, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "(64, 264)" in done.stdout

@@ -82,7 +82,7 @@ class SampleStream:
             member = tar.next()
             owner, _, end = member[0].partition(".") if member else ("", "", "")
             if member is None or owner in later:
-                raise _broken(f"{tar.path}: it does not hold image {image_id} in its place")
+                raise _broken(f"{tar.path}: expected image {image_id} next, found none")
             name = self._names.get(end)
             if owner != image_id or name not in wanted:
                 continue

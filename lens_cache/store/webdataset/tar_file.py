@@ -83,7 +83,7 @@ class TarReader:
         """
         if is_remote(path):
             raise StoreError(
-                f"reading {path} at random: tars behind a URL are read from end to end only; train "
+                f"reading {path} at random: tars at a URL are read in order only; train "
                 "with --set batch.order=stream, or convert the store to zarr"
             )
         self.path = path
@@ -93,7 +93,7 @@ class TarReader:
         while (header := _parse(path, at, self._bytes[at : at + _BLOCK].tobytes())) is not None:
             begin, end = at + _BLOCK, at + _BLOCK + header.size
             if header.name in self._members:
-                raise self._broken(f"{header.name} is there twice")
+                raise self._broken(f"it contains {header.name} twice")
             if end > len(self._bytes):
                 raise self._broken(
                     f"{header.name} ends at byte {end}, the file at {len(self._bytes)}"
@@ -169,7 +169,7 @@ class TarStream:
         while left:
             count = self._file.readinto(left)  # type: ignore[attr-defined]
             if not count:
-                raise _broken(self.path, "it ends too early")
+                raise _broken(self.path, "it is truncated")
             left = left[count:]
 
 
