@@ -58,9 +58,7 @@ class SampleReader(FeatureReader):
         shape = shape_of(spec, self.catalogue.text_rows(image))
         values = npy_values(tar.member(place), shape, spec)
         if values is None:
-            raise self._broken(
-                f"{tar.path}: {member}", "is not the array in the manifest"
-            )
+            raise self._broken(f"{tar.path}: {member}", "is not the array in the manifest")
         return values
 
     def _open_tar(self, shard: int) -> TarReader:
