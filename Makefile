@@ -21,7 +21,7 @@ PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablations evaluate test test-fast test-slow soak smoke-full-size check lint types format clean
+.PHONY: help setup demo ablations evaluate test test-fast test-slow soak smoke-full-size check lint types format docs clean
 
 help:  ## Say what there is.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -83,6 +83,10 @@ types: $(STAMP)  ## mypy, strict.
 format: $(STAMP)  ## Let ruff mend what it can.
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+docs: $(STAMP)  ## Build the documentation into build/site; a broken link is an error.
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "docs: build/site/index.html"
 
 clean:  ## Remove the environment, caches and runs/demo.
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis runs/demo
