@@ -74,6 +74,7 @@ def run(text, folder):
         "OMP_NUM_THREADS": "1",
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(REPOSITORY),
+        "RAY_worker_niceness": "0",  # by default Ray's workers yield to everything else that runs
     }
     command = ["bash", "-c", text]
     done = subprocess.run(
