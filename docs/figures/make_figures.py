@@ -21,14 +21,14 @@ from lens_cache.predictor import LensPredictor
 from lens_cache.training.run import Run
 
 FOLDER = Path(__file__).parent
-HERO = ("images/test/000000.png", "all large things")
+HERO = ("images/test/000004.png", "Can you mark all red stars for me?")
 KINDS = (
-    "images/test/000003.png",
+    "images/test/000004.png",
     {
-        "class": "the square",
-        "plural": "all small triangles",
-        "referring": "the purple star",
-        "reasoning": "what could be worn around a finger",
+        "class": "the circle",
+        "plural": "all large things",
+        "referring": "the small purple star",
+        "reasoning": "Which of these has the same colour as plums?",
     },
 )
 GAP, TEXT, COLOURS = 12, 24, 64
