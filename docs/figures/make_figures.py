@@ -22,16 +22,13 @@ from lens_cache.training.run import Run
 
 FOLDER = Path(__file__).parent
 HERO = ("images/test/000004.png", "Can you mark all red stars for me?")
-KINDS = (
-    "images/test/000004.png",
-    {
-        "class": "the circle",
-        "plural": "all large things",
-        "referring": "the small purple star",
-        "reasoning": "Which of these has the same colour as plums?",
-    },
-)
-GAP, TEXT, COLOURS = 12, 24, 64
+KINDS = {
+    "class": ("images/test/000000.png", "the star"),
+    "plural": ("images/test/000006.png", "all large rings"),
+    "referring": ("images/test/000001.png", "the large green square"),
+    "reasoning": ("images/test/000000.png", "Which of these could be a box?"),
+}
+GAP, TEXT = 12, 24
 INK, GREY, OUTLINE = (20, 20, 20), (110, 110, 110), (255, 214, 0)
 
 
@@ -78,7 +75,7 @@ def save(name: str, columns: list[tuple[str, str, list[Image.Image]]]) -> None:
         draw.text((left, GAP // 2 + TEXT), note, fill=GREY, font=ImageFont.load_default(13))
         for row, image in enumerate(images):
             canvas.paste(image, (left, 2 * TEXT + row * (height + GAP)))
-    canvas.quantize(COLOURS).save(FOLDER / name, optimize=True)
+    canvas.quantize(256, Image.Quantize.FASTOCTREE).save(FOLDER / name, optimize=True)
 
 
 def main() -> None:
@@ -102,10 +99,9 @@ def main() -> None:
         ],
     )
 
-    name, instructions = KINDS
     columns = [
-        (kind, f'"{text}"', pictures(panel(predictor, arguments.world / name, text), side=210)[1:])
-        for kind, text in instructions.items()
+        (kind, f'"{text}"', pictures(panel(predictor, arguments.world / name, text), side=200))
+        for kind, (name, text) in KINDS.items()
     ]
     save("kinds.png", columns)
 
