@@ -1,4 +1,4 @@
-# Every target sets up what it needs: a virtual environment with pinned packages in .venv.
+# Every target first creates what it needs: a virtual environment with pinned packages in .venv.
 
 PYTHON ?= python3
 OUT ?= runs/demo
@@ -17,17 +17,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/pytest
 
-# One thread per process: the tests are many small operations, and cores may be few.
+# One thread per process: the tests are many small operations on few cores.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablations evaluate test test-fast test-slow soak smoke-full-size check lint types format docs clean
+.PHONY: help setup demo ablations evaluate test test-fast test-slow soak smoke-full-size check lint types docs format clean
 
-help:  ## Say what there is.
+help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 	@echo "Settings: PYTHON=$(PYTHON) (3.11 or newer), OUT=$(OUT), DATA=, SPLIT=, RUN=, STORE="
 
-setup: $(STAMP)  ## Make .venv with everything in requirements.txt (about 6.5 GB).
+setup: $(STAMP)  ## Create .venv with the packages of requirements.txt (about 6.5 GB).
 
 $(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -41,53 +41,53 @@ $(STAMP): requirements.txt pyproject.toml
 	  -e . 2> $(VENV)/pip.log || { cat $(VENV)/pip.log >&2; exit 1; }
 	@touch $@
 
-demo: $(STAMP)  ## The whole way on drawn shapes, into a page at OUT=; with DATA= on photographs (COCO).
+demo: $(STAMP)  ## Run all steps on drawn shapes, with a page in OUT=; with DATA= on photographs (COCO).
 	@$(BIN)/lens-cache demo --out '$(OUT)' $(if $(DATA),--data '$(DATA)') $(if $(SPLIT),--split '$(SPLIT)')
 
 ablations: OUT = runs/ablations
-ablations: $(STAMP)  ## The paper's ablations on the world of shapes, SEEDS= (3), STEPS=, JOBS= at a time.
+ablations: $(STAMP)  ## Run the paper's ablations on the world of shapes; SEEDS= (3), STEPS=, JOBS= at a time.
 	@$(BIN)/lens-cache ablations '$(OUT)' -c configs/sweeps/ablations.yaml \
 	  $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(STEPS),--steps '$(STEPS)') \
 	  $(if $(JOBS),--jobs '$(JOBS)')
 
-evaluate: $(STAMP)  ## Measure RUN= on a SPLIT= of STORE=.
+evaluate: $(STAMP)  ## Evaluate RUN= on a SPLIT= of STORE=.
 	@test -n '$(RUN)' -a -n '$(STORE)' -a -n '$(SPLIT)' || { \
 	  echo "make evaluate: give RUN=, STORE= and SPLIT=" >&2; exit 2; }
 	@$(BIN)/lens-cache evaluate '$(RUN)' --store '$(STORE)' --split '$(SPLIT)'
 
-test: check  ## Lint, types and every test but the slow ones, in WORKERS= (2) processes.
+test: check  ## Run lint, types and all tests except the slow ones, in WORKERS= (2) processes.
 	@$(PYTEST) -n '$(WORKERS)' --dist loadfile -m "not slow and not full_size"
 
-test-fast: $(STAMP)  ## The unit tests.
+test-fast: $(STAMP)  ## Run the unit tests.
 	@$(PYTEST) -q tests/unit
 
-test-slow: $(STAMP)  ## The slow tests.
+test-slow: $(STAMP)  ## Run the slow tests.
 	@$(PYTEST) -m "slow and not full_size"
 
 soak: OUT = runs/soak
-soak: $(STAMP)  ## Disturb extractions at random for SECONDS= (600); their stores must not differ.
+soak: $(STAMP)  ## Disturb extractions at random for SECONDS= (600) and compare their stores.
 	@$(BIN)/python -m tests.faults.soak --out '$(OUT)' $(if $(SECONDS),--seconds '$(SECONDS)')
 
-smoke-full-size: $(STAMP)  ## LLaVA-1.5-7B and SAM ViT-H with random weights; wants a large machine.
+smoke-full-size: $(STAMP)  ## Test LLaVA-1.5-7B and SAM ViT-H with random weights; needs a large machine.
 	@$(PYTEST) -m full_size
 
-check: lint types  ## What must be clean: lint and types.
+check: lint types  ## Run lint and types.
 
-lint: $(STAMP)  ## Ruff: rules and formatting.
+lint: $(STAMP)  ## Check rules and formatting with ruff.
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-types: $(STAMP)  ## mypy, strict.
+types: $(STAMP)  ## Check types with mypy --strict.
 	@$(BIN)/mypy
 
-format: $(STAMP)  ## Let ruff mend what it can.
+docs: $(STAMP)  ## Generate docs/settings.md and build the documentation strictly, into site/.
+	@$(BIN)/lens-cache config docs > docs/settings.md
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+format: $(STAMP)  ## Fix rules and formatting with ruff.
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-docs: $(STAMP)  ## Build the documentation into build/site; a broken link is an error.
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "docs: build/site/index.html"
-
-clean:  ## Remove the environment, caches and runs/demo.
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis runs/demo
+clean:  ## Remove the environment, caches, site/ and runs/demo.
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis site runs/demo
 	find lens_cache pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +

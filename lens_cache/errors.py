@@ -1,22 +1,22 @@
-"""The exceptions a user can meet.
+"""The exceptions of this package.
 
-Each message is one line that says what was being done, what was expected, what was found and what
-to run. Library code raises them; only the command line turns them into an exit code.
+Each message is one line: the action, the expectation, the finding and the command to run. Library
+code raises them; only the command line turns them into an exit code.
 """
 
 from __future__ import annotations
 
 
 class LensCacheError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base class of all exceptions of this package."""
 
 
 class ConfigError(LensCacheError, ValueError):
-    """A configuration file, an override or an argument is wrong."""
+    """A configuration file, an override or an argument is invalid."""
 
 
 class DatasetError(LensCacheError, ValueError):
-    """A dataset as a whole cannot be read: wrong layout, unreadable annotations, nothing in it."""
+    """A dataset cannot be read: wrong layout, unreadable annotations, or no samples."""
 
 
 class ImageError(LensCacheError, ValueError):
@@ -24,7 +24,7 @@ class ImageError(LensCacheError, ValueError):
 
 
 class CheckpointError(LensCacheError, OSError):
-    """Model weights are missing or do not fully load."""
+    """Model weights are missing, unreadable or do not fit."""
 
 
 class StoreError(LensCacheError, OSError):
@@ -32,11 +32,11 @@ class StoreError(LensCacheError, OSError):
 
 
 class StoreMismatchError(LensCacheError, ValueError):
-    """A store was made with another configuration than the one asked for."""
+    """A store was made with another configuration than the requested one."""
 
 
 class CorruptShardError(LensCacheError, OSError):
-    """Stored bytes differ from what was committed."""
+    """Stored bytes differ from those that were committed."""
 
 
 class ExtractionError(LensCacheError, RuntimeError):
@@ -44,13 +44,13 @@ class ExtractionError(LensCacheError, RuntimeError):
 
 
 class TrainingError(LensCacheError, RuntimeError):
-    """A training cannot go on."""
+    """A training run cannot continue."""
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Return an exception's message on one line, without the class name, cut at ``limit``.
 
-    PyTorch hands an error of a loader worker on with its whole stack trace; its last line counts.
+    An error from a PyTorch loader worker contains a stack trace; only its last line is used.
     """
     message = str(error)
     if "\nOriginal Traceback " in message:

@@ -1,6 +1,6 @@
-"""SIGINT and SIGTERM: the first one lets the work that is under way end, the second stops at once.
+"""SIGINT and SIGTERM: the first signal finishes the current shards, the second stops at once.
 
-Where nothing can be drained, the first one stops at once already. Whatever was committed stays.
+Outside of ``Stop.draining`` the first signal also stops at once. Committed shards are kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import FrameType
 from lens_cache.errors import LensCacheError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# What must not be done a second time by a command that only goes on: option -> values it takes.
+# Options that must not be repeated when a command resumes, with their number of values.
 _ONCE = {"--replace": 1, "--retry-quarantined": 0}
 
 
@@ -23,7 +23,7 @@ class Interrupted(LensCacheError):
     """The work was stopped by a signal.
 
     Args:
-        message: One line that says what is done.
+        message: One line with the work that is done.
         signum: The signal.
     """
 
@@ -33,10 +33,10 @@ class Interrupted(LensCacheError):
 
 
 class Stop:
-    """Whether a signal has asked to stop.
+    """Whether a signal has requested a stop.
 
     Attributes:
-        signum: The first signal; nothing if none came.
+        signum: The first signal; None before it.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -46,18 +46,18 @@ class Stop:
 
     @property
     def requested(self) -> bool:
-        """Whether to begin nothing new."""
+        """Whether to start no new work."""
         return self.signum is not None
 
     def listen(self) -> None:
-        """Take the signals over; again after a library took them. Only the main thread can."""
+        """Install the handlers, also after a library replaced them; only in the main thread."""
         if threading.current_thread() is threading.main_thread():
             for signum in _SIGNALS:
                 signal.signal(signum, self._on_signal)
 
     @contextmanager
     def draining(self) -> Iterator[None]:
-        """Inside, the first signal only asks to stop; at the end the asking becomes a stop."""
+        """Inside, the first signal only sets ``requested``; the block then ends with a stop."""
         self._draining = True
         try:
             yield
@@ -67,25 +67,27 @@ class Stop:
             raise KeyboardInterrupt
 
     def _on_signal(self, signum: int, _: FrameType | None) -> None:
-        first, self.signum = not self.requested, self.signum or signal.Signals(signum)
-        if not (first and self._draining):
+        if self.requested:
+            raise KeyboardInterrupt
+        self.signum = signal.Signals(signum)
+        if not self._draining:
             raise KeyboardInterrupt
         self._say(
-            f"{self.signum.name}: no new shard is begun, those under way are being finished; "
-            "once more to stop at once"
+            f"{self.signum.name}: finishing the current shards; press Ctrl-C or send the signal "
+            "again to stop now"
         )
 
 
 @contextmanager
 def stop_on_signals(say: Callable[[str], None], describe: Callable[[], str]) -> Iterator[Stop]:
-    """Turn SIGINT and SIGTERM into one ``Interrupted``; the old handlers come back at the end.
+    """Turn SIGINT and SIGTERM into ``Interrupted``; restores the previous handlers at the end.
 
     Args:
         say: Shows a line to the user.
-        describe: Says what is done when the work was stopped.
+        describe: Returns the work that is done at the stop.
 
     Raises:
-        Interrupted: If a signal stopped what is inside.
+        Interrupted: If a signal stopped the block.
     """
     stop = Stop(say)
     before = {signum: signal.getsignal(signum) for signum in _SIGNALS}
@@ -103,13 +105,13 @@ def stop_on_signals(say: Callable[[str], None], describe: Callable[[], str]) -> 
 
 
 def resume_command(arguments: Sequence[str]) -> str:
-    """Return the command line that goes on where one with these arguments was stopped."""
+    """Return the command line that resumes a stopped command with these arguments."""
     kept, rest = ["lens-cache"], list(arguments)
     while rest:
         word = rest.pop(0)
         name, equals, _ = word.partition("=")
-        if name in _ONCE:
-            del rest[: 0 if equals else _ONCE[name]]
-        else:
+        if name not in _ONCE:
             kept.append(word)
+        elif not equals:
+            del rest[: _ONCE[name]]
     return shlex.join(kept)

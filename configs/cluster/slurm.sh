@@ -1,7 +1,7 @@
 #!/bin/bash
 # sbatch configs/cluster/slurm.sh STORE -c configs/extract/X.yaml --set data.root=DATA
-# One Ray node per machine; the arguments are those of `lens-cache extract`. A job that ran out of
-# time is submitted again as it is.
+# One Ray node per machine; the arguments are those of `lens-cache extract`. Submit a job that ran
+# out of time again, with the same arguments: it resumes.
 #SBATCH --job-name=lens-cache
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1

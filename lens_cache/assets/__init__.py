@@ -1,12 +1,12 @@
-"""Files that come with the package."""
+"""Data files of the package."""
 
 from pathlib import Path
 
-# A dozen photographs in COCO's layout; ATTRIBUTION.md among them says whose they are.
+# Twelve photographs in COCO's layout, with their authors in ATTRIBUTION.md.
 PHOTOGRAPHS = Path(__file__).parent / "photographs"
 # A tiny LLaVA (``llava/``) and a tiny SAM (``sam.pth``), trained on drawn shapes; see its CARD.md.
 SHAPES_MODELS = Path(__file__).parent / "shapes_models"
-# Names of classes whose label maps come without them; SOURCES.md among them says whose they are.
+# Class names of label maps that come without names, with their sources in SOURCES.md.
 CLASSES = Path(__file__).parent / "classes"
-# How many images and queries LISA's sets have, as published.
+# Published numbers of images and queries of LISA's sets.
 PUBLISHED_COUNTS = Path(__file__).parent / "published_counts.yaml"

@@ -1,19 +1,17 @@
-"""Settings of phase 1 that say which images and instructions go into a store."""
+"""Settings of an extraction: which images and instructions go into a store."""
 
 from __future__ import annotations
 
 from dataclasses import field
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-_strict = ConfigDict(extra="forbid")
-_Positive = Annotated[int, Field(gt=0)]
+from lens_cache.config.fields import Folder, Positive, Seed, Weight, strict
+
 Rules = Literal["strict", "parity"]
 Templates = Literal["fixed", "lens", "lisa"]
-# In the order of LISA's own defaults, on which its stream of draws depends.
+# In the order of LISA's own defaults: its sequence of draws depends on the order.
 LISA_SETS = (
     "ade20k",
     "cocostuff",
@@ -28,104 +26,102 @@ LISA_SETS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, config=_strict)
+@dataclass(frozen=True, kw_only=True, config=strict)
 class ColumnsConfig:
-    """Which columns of a table say what; an empty one is found by its usual names.
+    """Hugging Face: which column of a table has which role.
 
-    Attributes:
-        image: The picture: its file's bytes, or its path.
-        text: The instruction, or a list of them.
-        mask: What it means: an image file, a 2-D list, RLE or polygons, or a list of these.
-        ignore: A mask of pixels that count neither way.
-        split: The split of each row; else its file's name says it.
-        kind: ``class``, ``referring``, ``plural`` or ``reasoning``; else ``referring``.
-        length: ``long`` or ``short``, or whether it is a sentence; else how it reads.
-        topic: A finer kind, for tables.
+    A column that is not set is found by its usual names.
     """
 
     image: str | None = None
+    """The image: the bytes of its file, or its path."""
     text: str | None = None
+    """The instruction, or a list of instructions."""
     mask: str | None = None
+    """The target of the instruction: an image file, a 2-D list, RLE or polygons, or a list of
+    these."""
     ignore: str | None = None
+    """A mask of pixels that are excluded from loss and metrics."""
     split: str | None = None
+    """The split of each row; by default the split in the name of the row's file."""
     kind: str | None = None
+    """`class`, `referring`, `plural` or `reasoning`; by default `referring`."""
     length: str | None = None
+    """`long` or `short`, or a boolean that is true for a sentence; by default decided by the
+    text."""
     topic: str | None = None
+    """A finer kind, by which tables of results are grouped."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_strict)
+@dataclass(frozen=True, kw_only=True, config=strict)
 class RatesConfig:
-    """How often LISA's sampler turns to each group of sets; only the ratios matter."""
+    """How often LISA's sampler draws from each group of sets; only the ratios matter."""
 
-    semantic: Annotated[float, Field(ge=0)] = 9.0
-    referring: Annotated[float, Field(ge=0)] = 3.0
-    reasoning: Annotated[float, Field(ge=0)] = 1.0
+    semantic: Weight = 9.0
+    """ADE20K, COCO-Stuff, Pascal-Part, PACO-LVIS and Mapillary."""
+    referring: Weight = 3.0
+    """RefCLEF, RefCOCO, RefCOCO+ and RefCOCOg."""
+    reasoning: Weight = 1.0
+    """ReasonSeg."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_strict)
+@dataclass(frozen=True, kw_only=True, config=strict)
 class LisaConfig:
-    """The training sets and benchmarks of LISA and LENS, in the folders that LISA expects.
-
-    Attributes:
-        sets: Which, each as ``name``, ``name|split`` or ``name|variant|split``, such as
-            ``refcoco|unc|testA``, ``mapillary|v1.2|train`` or ``reason_seg|val``.
-        rules: ``strict`` does what is right; ``parity`` what LISA's loaders do, quirks included,
-            to compare with published numbers.
-        missing: What to do about a set that is not there: stop, or do without it.
-        exclude_eval_images: Leave out images of training splits that a benchmark tests on, known
-            by content or by COCO id.
-        draws: Empty plans everything. A number plans what LISA's sampler draws of the training
-            splits, so many times (``data.seed`` seeds it), and nothing else of them; other splits
-            stay whole.
-        queries_per_draw: Conversations that LISA's sampler holds about a drawn image.
-        rates: How often it turns to each group of sets.
-    """
+    """LISA: the training sets and benchmarks of LISA and LENS, in the folders that LISA expects."""
 
     sets: tuple[str, ...] = LISA_SETS
+    """Which sets, each as `name`, `name|split` or `name|variant|split`, such as
+    `refcoco|unc|testA`, `mapillary|v1.2|train` or `reason_seg|val`."""
     rules: Rules = "strict"
+    """`strict` reads the labels correctly; `parity` does what LISA's loaders do, quirks included,
+    to compare with published numbers."""
     missing: Literal["stop", "skip"] = "stop"
+    """What to do if a set is not in the folder: stop, or skip the set."""
     exclude_eval_images: bool = False
-    draws: _Positive | None = None
-    queries_per_draw: _Positive = 3
+    """Skip images of training splits that a benchmark tests on. They are recognised by their
+    content or their COCO id."""
+    draws: Positive | None = None
+    """Empty: plan every query. N: of the training splits, plan only the queries of N draws of
+    LISA's sampler, seeded by `data.seed`. Other splits are planned in full."""
+    queries_per_draw: Positive = 3
+    """Conversations about each image that LISA's sampler draws."""
     rates: RatesConfig = field(default_factory=RatesConfig)
+    """How often the sampler draws from each group of sets."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_strict)
+@dataclass(frozen=True, kw_only=True, config=strict)
 class DataConfig:
-    """Which images and instructions go into a store.
-
-    Attributes:
-        kind: Name of the dataset adapter.
-        root: Folder of the dataset.
-        split: COCO: the part of the annotation file's name, e.g. ``train2017``. JSONL and Hugging
-            Face: keep only lines or rows of this split; all if empty.
-        annotations: COCO only: which annotation file; ``auto`` prefers panoptic.
-        file: JSONL only: the file's name inside ``root``.
-        categories: COCO only: keep only these category names; all if empty.
-        columns: Hugging Face only: which columns say what.
-        lisa: LISA only: which sets, and how they are read.
-        limit: Keep only the first images (of each set); all if empty.
-        queries_per_image: Keep so many instructions of an image in a set, drawn with ``seed``; all
-            if empty. Not together with ``lisa.draws``.
-        templates: How an instruction becomes a question: ``fixed`` uses the two questions below;
-            ``lens`` and ``lisa`` draw one of the published ones with ``seed`` in training splits,
-            and take the published evaluation prompt in the others.
-        short_question: The question asked for a short instruction such as "the orange".
-        long_question: The question asked for an instruction that is a sentence already.
-        seed: Decides every draw of planning.
-    """
+    """Which images and instructions go into a store."""
 
     kind: Literal["coco", "jsonl", "huggingface", "lisa"] = "coco"
-    root: Path | None = None
+    """The layout of the dataset."""
+    root: Folder | None = None
+    """Folder of the dataset."""
     split: str | None = None
+    """COCO: the split in the name of the annotation file, such as `train2017`. JSONL and Hugging
+    Face: keep only lines or rows of this split; all if empty."""
     annotations: Literal["auto", "instances", "panoptic"] = "auto"
+    """COCO: which annotation file; `auto` prefers the panoptic one."""
     file: str = "data.jsonl"
+    """JSONL: name of the file in `data.root`."""
     categories: tuple[str, ...] = ()
+    """COCO: keep only these category names; all if empty."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    """Hugging Face: which column has which role."""
     lisa: LisaConfig = field(default_factory=LisaConfig)
-    limit: _Positive | None = None
-    queries_per_image: _Positive | None = None
+    """LISA: which sets, and how they are read."""
+    limit: Positive | None = None
+    """Keep only the first N images (of each set); all if empty."""
+    queries_per_image: Positive | None = None
+    """Keep N instructions of each image in a set, drawn with `data.seed`; all if empty. Cannot be
+    combined with `data.lisa.draws`."""
     templates: Templates = "fixed"
+    """How an instruction becomes a question. `fixed` uses the two questions below. `lens` and
+    `lisa` draw a published question with `data.seed` in training splits, and use the published
+    evaluation prompt in the other splits."""
     short_question: str = "What is {instruction} in this image?"
+    """The question for a short instruction such as "the orange"."""
     long_question: str = "{instruction}"
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """The question for an instruction that is a sentence."""
+    seed: Seed = 0
+    """Seed of every random choice of planning."""

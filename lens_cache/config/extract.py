@@ -1,130 +1,136 @@
-"""Every setting, with the paper's values as defaults.
+"""Settings of phase 1, the extraction.
 
-A YAML file lists departures from these defaults; ``config_file.load_config`` reads it. Paths of
-stores and runs are not settings: they stand on the command line.
+Paths of stores and runs are not settings: they are arguments of the commands.
 """
 
 from __future__ import annotations
 
 from dataclasses import field
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from lens_cache.config.data import DataConfig
-from lens_cache.config.fields import Dtype, Positive, Precision, StoreFormat, _strict
+from lens_cache.config.fields import (
+    Checkpoint,
+    Dtype,
+    Folder,
+    Positive,
+    Precision,
+    StoreFormat,
+    strict,
+)
 
 
-@dataclass(frozen=True, kw_only=True, config=_strict)
+@dataclass(frozen=True, kw_only=True, config=strict)
 class LlavaConfig:
-    """The frozen multimodal LLM.
+    """The frozen multimodal LLM."""
 
-    Attributes:
-        checkpoint: A Hugging Face hub id or a local folder (relative to ``encoders.root`` if set).
-        revision: Branch, tag or commit of a hub id.
-        layers: Tapped layers: ``hidden_states[layer]``, the input of decoder layer ``layer``.
-        dtype: Precision of the forward pass, and of the stored states unless ``store.precision``
-            says otherwise.
-    """
-
-    checkpoint: str = "llava-hf/llava-1.5-7b-hf"
+    checkpoint: Checkpoint = "llava-hf/llava-1.5-7b-hf"
+    """A Hugging Face hub id or a local folder (relative to `encoders.root` if that is set)."""
     revision: str | None = None
+    """Branch, tag or commit of a hub id."""
     layers: tuple[Positive, ...] = (14,)
+    """Cached layers: layer L is `hidden_states[L]`, the input of decoder layer L."""
     dtype: Dtype = "bfloat16"
+    """Precision of the forward pass, and of the stored hidden states unless `store.precision`
+    changes it."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_strict)
+@dataclass(frozen=True, kw_only=True, config=strict)
 class SamConfig:
-    """The frozen Segment Anything model.
+    """The frozen Segment Anything model."""
 
-    Attributes:
-        checkpoint: A ``.pth`` file, a folder that holds exactly one, or a hub id
-            ``owner/name[/file.pth]`` (files relative to ``encoders.root`` if set).
-        revision: Branch, tag or commit of a hub id.
-        dtype: Precision of the forward pass, and of the stored embeddings unless
-            ``store.precision`` says otherwise.
-    """
-
-    checkpoint: str = "ybelkada/segment-anything/checkpoints/sam_vit_h_4b8939.pth"
+    checkpoint: Checkpoint = "ybelkada/segment-anything/checkpoints/sam_vit_h_4b8939.pth"
+    """A `.pth` file, a folder with exactly one, or a hub id `owner/name[/file.pth]` (files are
+    relative to `encoders.root` if that is set)."""
     revision: str | None = None
+    """Branch, tag or commit of a hub id."""
     dtype: Dtype = "bfloat16"
+    """Precision of the forward pass, and of the stored image embeddings unless `store.precision`
+    changes it."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_strict)
+@dataclass(frozen=True, kw_only=True, config=strict)
 class EncodersConfig:
-    """The two frozen models; ``root`` is a folder that holds their checkpoints."""
+    """The two frozen models."""
 
-    root: Path | None = None
+    root: Folder | None = None
+    """Folder with the checkpoints of both models."""
     llava: LlavaConfig = field(default_factory=LlavaConfig)
+    """The multimodal LLM."""
     sam: SamConfig = field(default_factory=SamConfig)
+    """Segment Anything."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_strict)
+@dataclass(frozen=True, kw_only=True, config=strict)
 class PrecisionConfig:
-    """How each group of features is stored: ``model`` as the model gives it, or in half the bytes.
+    """How each group of features is stored.
 
-    ``fp8`` and ``int8`` have a scale per token; ``int8`` keeps the strongest channels apart.
+    `model` keeps the precision of the forward pass; `fp8` and `int8` take about half the bytes.
+    Both have a scale per token; `int8` stores the strongest channels separately.
     """
 
     hidden_states: Precision = "model"
+    """Precision of the hidden states of the multimodal LLM."""
     image_embeddings: Precision = "model"
+    """Precision of SAM's image embeddings."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_strict)
+@dataclass(frozen=True, kw_only=True, config=strict)
 class StoreConfig:
-    """Layout of a store.
-
-    Attributes:
-        shard_size: Images in one shard, the unit of work and commit.
-        format: ``zarr`` for arrays, ``webdataset`` for tars that can be streamed.
-        precision: Of the stored features.
-    """
+    """Layout of a store."""
 
     shard_size: Positive = 256
+    """Images in one shard, the unit of work and of commit."""
     format: StoreFormat = "zarr"
+    """`zarr` for arrays, `webdataset` for tar files that can be streamed."""
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    """Precision of the stored features."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_strict)
+@dataclass(frozen=True, kw_only=True, config=strict)
 class WorkersConfig:
-    """How an extraction runs; no feature depends on it but for rounding in its last bits.
-
-    Attributes:
-        count: Worker processes; empty means one per GPU, or as many as CPU cores and memory allow,
-            and more as the cluster grows. A number is what an autoscaling cluster grows towards.
-        device: ``cuda`` or ``cpu``; ``auto`` takes GPUs if the cluster has one at the start.
-        gpus_per_worker: Share of a GPU that a worker takes, where there is a GPU.
-        cpus_per_worker: CPU cores that a worker takes; empty means ``threads_per_worker``, or one
-            beside a GPU.
-        memory_gb_per_worker: Memory in GB (1e9 bytes) that a worker takes; empty reserves none.
-        threads_per_worker: CPU threads of a worker's model.
-        decode_threads: Threads that read and resize images ahead of the model.
-        images_per_batch: Images that a model runs at once; empty means 4 on a GPU and 1 on CPUs.
-            Rounding depends on it: give the same again to extract the same bytes.
-        compile: Let torch.compile make the models' kernels; pays on long runs only. Rounding
-            depends on it too.
-        max_consecutive_failures: Stop after so many images failed one after another.
-    """
+    """How an extraction runs. These settings change features by rounding at most."""
 
     count: Positive | None = None
+    """Worker processes. Empty: one per GPU, or as many as CPU cores and memory allow, and more when
+    the cluster grows. N: an autoscaling cluster grows until it has room for N."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
+    """`cuda` or `cpu`; `auto` uses GPUs if the cluster has one at the start."""
     gpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    """Share of a GPU that a worker uses on a GPU."""
     cpus_per_worker: Annotated[float, Field(gt=0)] | None = None
+    """CPU cores that a worker uses. Empty: `threads_per_worker`, or one core for a worker on a
+    GPU."""
     memory_gb_per_worker: Annotated[float, Field(gt=0)] | None = None
+    """Memory in GB (1e9 bytes) that is reserved for a worker; none if empty."""
     threads_per_worker: Positive = 1
+    """CPU threads of a worker's model."""
     decode_threads: Positive = 2
+    """Threads of a worker that read and resize images ahead of the model."""
     images_per_batch: Positive | None = None
+    """Images that a model processes at once; 4 on a GPU and 1 on CPUs if empty. Rounding depends on
+    it: the same bytes need the same value."""
     compile: bool = False
+    """Compile the models with torch.compile; worthwhile for long runs only. Rounding depends on
+    it."""
     max_consecutive_failures: Positive = 20
+    """Stop after N images in a row that failed."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_strict)
+@dataclass(frozen=True, kw_only=True, config=strict)
 class ExtractConfig:
-    """Phase 1: what is extracted, with which models, into which layout."""
+    """Settings of `lens-cache extract`: which data, which models, which layout."""
+
+    presets: ClassVar[str] = "extract"
 
     data: DataConfig = field(default_factory=DataConfig)
+    """Which images and instructions go into the store."""
     encoders: EncodersConfig = field(default_factory=EncodersConfig)
+    """The two frozen models."""
     store: StoreConfig = field(default_factory=StoreConfig)
+    """Layout of the store."""
     workers: WorkersConfig = field(default_factory=WorkersConfig)
+    """How the extraction runs."""

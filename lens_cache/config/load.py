@@ -10,11 +10,13 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from lens_cache.config.presets import PRESETS
+from lens_cache.config.mistakes import describe, origin
 from lens_cache.errors import ConfigError
 
 T = TypeVar("T")
 Tree = dict[str, Any]
+
+_PRESETS = Path(__file__).parent / "presets"
 
 
 def load_config(kind: type[T], path: Path | None = None, overrides: Iterable[str] = ()) -> T:
@@ -22,39 +24,58 @@ def load_config(kind: type[T], path: Path | None = None, overrides: Iterable[str
 
     Args:
         kind: ``ExtractConfig`` or ``TrainConfig``.
-        path: A YAML file; defaults only if not given.
-        overrides: ``a.b=value`` texts, the value written as YAML; the last one wins.
+        path: A YAML file; without one only the defaults.
+        overrides: ``a.b=value`` texts with the value in YAML; the last one wins.
 
     Raises:
         ConfigError: If the file cannot be read, a key is unknown or a value does not fit. The
             message names the dotted path.
     """
+    source = str(path) if path is not None else "the settings"
+    overrides = tuple(overrides)
     tree = read_yaml(path) if path is not None else {}
     for override in overrides:
         _set_dotted(tree, override)
-    preset = tree.get("preset", "paper")
-    if isinstance(preset, str) and "preset" in getattr(kind, "__dataclass_fields__", {}):
-        tree = _merge(PRESETS.get(preset, {}), tree)
-    return parse_config(kind, tree, source=str(path) if path is not None else "the settings")
+    tree = _with_preset(kind, tree, origin("preset", source, overrides))
+    return parse_config(kind, tree, source=source, overrides=overrides)
 
 
 def override_config(
     kind: type[T], tree: Mapping[str, Any], overrides: Iterable[str], *, source: str
 ) -> T:
-    """Return stored settings with ``a.b=value`` texts on top; ``source`` is named in the error."""
+    """Return stored settings with ``a.b=value`` overrides; errors name ``source``."""
+    overrides = tuple(overrides)
     changed = copy.deepcopy(dict(tree))
     for override in overrides:
         _set_dotted(changed, override)
-    return parse_config(kind, changed, source=source)
+    return parse_config(kind, changed, source=source, overrides=overrides)
 
 
-def parse_config(kind: type[T], tree: Mapping[str, Any], *, source: str) -> T:
-    """Validate a tree of plain values; ``source`` is named in the error."""
+def parse_config(
+    kind: type[T], tree: Mapping[str, Any], *, source: str, overrides: Iterable[str] = ()
+) -> T:
+    """Validate a tree of plain values.
+
+    Args:
+        kind: The type of configuration.
+        tree: Nested mappings, lists and scalars.
+        source: Where the tree comes from, named in errors.
+        overrides: ``a.b=value`` texts that are already in the tree; an error in a value from one of
+            them names it instead of ``source``.
+
+    Raises:
+        ConfigError: If a key is unknown or a value does not fit.
+    """
     try:
         return TypeAdapter(kind).validate_python(tree)
     except ValidationError as error:
-        problems = "; ".join(_describe(e) for e in error.errors())
-        raise ConfigError(f"reading {source}: {problems}") from None
+        raise ConfigError(describe(error, kind, source, tuple(overrides))) from None
+
+
+def preset_files(kind: type) -> dict[str, Path]:
+    """Return the YAML files of the presets of a kind of configuration, by name."""
+    folder = _PRESETS / kind.presets if hasattr(kind, "presets") else None
+    return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def to_tree(config: object) -> Tree:
@@ -65,7 +86,7 @@ def to_tree(config: object) -> Tree:
 
 
 def to_yaml(config: object) -> str:
-    """Return a configuration as YAML, every value written out."""
+    """Return a configuration as YAML with every value."""
     return yaml.safe_dump(to_tree(config), sort_keys=False)
 
 
@@ -108,6 +129,19 @@ def _set_dotted(tree: Tree, override: str) -> None:
     tree[keys[-1]] = value
 
 
+def _with_preset(kind: type, tree: Tree, place: str) -> Tree:
+    """Return the tree on top of the preset that it names."""
+    files, name = preset_files(kind), tree.get("preset")
+    if not files or name is None:
+        return tree
+    if name not in files:
+        raise ConfigError(f"{place}: preset: expected one of {', '.join(files)}, got {name!r}")
+    merged = _merge(read_yaml(files[name]), tree)
+    if "preset" not in getattr(kind, "__dataclass_fields__", {}):
+        del merged["preset"]
+    return merged
+
+
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
     """Return ``base`` with ``over`` on top, section by section."""
     merged = dict(base)
@@ -116,13 +150,3 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
         both = isinstance(below, Mapping) and isinstance(value, Mapping)
         merged[key] = _merge(below, value) if both else value  # type: ignore[arg-type]
     return merged
-
-
-def _describe(error: Any) -> str:
-    """Return one pydantic error as ``dotted.path: what is wrong``."""
-    path = ".".join(str(part) for part in error["loc"]) or "the document"
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{path}: unknown key"
-    found = repr(error.get("input"))
-    message = str(error["msg"])
-    return f"{path}: {message[0].lower()}{message[1:]}, got {found if len(found) < 80 else '...'}"

@@ -1,4 +1,4 @@
-"""A sweep: rows of settings that are trained alike and compared, as a YAML file.
+"""A sweep: rows of settings that are trained on the same data and compared, as a YAML file.
 
     name: ablations
     splits: [test, val]
@@ -9,8 +9,8 @@
         set: [loss.attention=0]
         paper: {test: {giou: 51.7, ciou: 50.8}}
 
-Rows are compared with the first one, seed by seed, on the first split. So that seeds pair, every
-row trains on the same batches for the same steps: ``batch`` and ``trainer`` are set in the base.
+Rows are compared with the first one, seed by seed, on the first split. To make seeds comparable,
+every row trains on the same batches for the same steps: set ``batch`` and ``trainer`` in the base.
 """
 
 from __future__ import annotations
@@ -21,64 +21,60 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from lens_cache.config.fields import strict
 from lens_cache.config.load import load_config, parse_config, read_yaml
 from lens_cache.config.train import TrainConfig
 from lens_cache.errors import ConfigError
 
-_strict = ConfigDict(extra="forbid")
 Percent = Annotated[float, Field(ge=0, le=100)]
 Text = Annotated[str, Field(min_length=1)]
 
 
-@dataclass(frozen=True, kw_only=True, config=_strict)
+@dataclass(frozen=True, kw_only=True, config=strict)
 class Published:
-    """What a publication reports of a row, in percent: cited, and never mixed with measurements."""
+    """Figures of a publication for a row, in percent. They are cited next to the measurements."""
 
     giou: Percent
+    """gIoU in percent."""
     ciou: Percent
+    """cIoU in percent."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_strict)
+@dataclass(frozen=True, kw_only=True, config=strict)
 class RowConfig:
-    """One row.
-
-    Attributes:
-        name: What it is called in tables.
-        set: ``a.b=value`` texts on top of the base's; ``preset=...`` replaces what the base does
-            not name.
-        paper: Published figures by split.
-    """
+    """One row of the table: the base with changes."""
 
     name: Text
+    """Name of the row in tables."""
     set: tuple[str, ...] = ()
+    """`a.b=value` texts on top of the base; `preset=...` changes the settings that the base does
+    not name."""
     paper: dict[str, Published] = field(default_factory=dict)
+    """Published figures by split."""
 
     @property
     def folder(self) -> str:
-        """The name as a folder's."""
+        """Name of the folder of the row's runs."""
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
 
-@dataclass(frozen=True, kw_only=True, config=_strict)
+@dataclass(frozen=True, kw_only=True, config=strict)
 class SweepConfig:
-    """The file.
-
-    Attributes:
-        name: Name of the files that tell of it.
-        source: Where the published figures stand.
-        splits: Where rows are measured; they are compared on the first.
-        base: ``a.b=value`` texts that every row starts from.
-        rows: The first is what the others are compared with.
-    """
+    """A sweep file for `lens-cache sweep`."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
+    """Name of the sweep, and of the files with its results."""
     source: str = ""
+    """Source of the published figures."""
     splits: Annotated[tuple[Text, ...], Field(min_length=1)] = ("test",)
+    """Splits to measure on; rows are compared on the first."""
     base: tuple[str, ...] = ()
+    """`a.b=value` texts for every row."""
     rows: Annotated[tuple[RowConfig, ...], Field(min_length=2)]
+    """The rows; all others are compared with the first."""
 
 
 def load_sweep(path: Path) -> SweepConfig:
@@ -104,13 +100,13 @@ def load_sweep(path: Path) -> SweepConfig:
 def row_settings(
     sweep: SweepConfig, row: RowConfig, *, seed: int = 0, steps: int | None = None
 ) -> TrainConfig:
-    """Return what a row is trained with.
+    """Return the settings of a row.
 
     Args:
         sweep: The sweep.
         row: One of its rows.
-        seed: Initialisation and order of the data.
-        steps: In the place of the base's ``trainer.max_steps``, if given.
+        seed: Value of ``trainer.seed``: initialisation and order of the data.
+        steps: Value of ``trainer.max_steps``; by default that of the base.
 
     Raises:
         ConfigError: If an override does not fit; the message names the row.
@@ -142,9 +138,10 @@ def _check(sweep: SweepConfig) -> None:
         for section in ("batch", "trainer"):
             if getattr(settings, section) != getattr(reference, section):
                 raise ConfigError(
-                    f"row {row.name!r}: its {section} settings are not those of {first.name!r}; "
-                    f"set {section} in the base, so that all rows see the same data and steps"
+                    f"row {row.name!r}: its {section} settings differ from those of "
+                    f"{first.name!r}; set {section} in the base, so that all rows see the "
+                    "same data and steps"
                 )
         twin = seen.setdefault(dataclasses.replace(settings, preset="paper"), row.name)
         if twin != row.name:
-            raise ConfigError(f"row {row.name!r}: its settings are those of {twin!r}; remove one")
+            raise ConfigError(f"row {row.name!r}: same settings as {twin!r}; remove one")

@@ -1,231 +1,199 @@
-"""Settings of a training: model, losses, optimizer, batches, trainer."""
+"""Settings of phase 2, the training: model, losses, optimizer, batches, trainer."""
 
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from lens_cache.config.fields import Fraction, NonNegative, Positive, Weight, _strict
+from lens_cache.config.fields import Fraction, NonNegative, Positive, Seed, Weight, strict
 
 Strategy = Literal["auto", "ddp", "fsdp", "deepspeed_stage_2"]
 
 
-@dataclass(frozen=True, kw_only=True, config=_strict)
+@dataclass(frozen=True, kw_only=True, config=strict)
 class ModelConfig:
-    """The trainable LENS modules. The ablations of Table 2 are switches here.
-
-    Attributes:
-        layer: Which cached layer the head reads; empty if the store holds only one.
-        warm_start: Start the head's two layers from the MLLM's layers L and L+1.
-        attention_rows: Text rows averaged into the grounding map: ``mean`` (eq. 1) or ``last``.
-        attention_normalisation: ``peak`` divides the grounding map by ``peak_headroom`` times its
-            own (detached) peak, ``sum`` makes it sum to 1, ``none`` leaves the softmax values.
-        peak_headroom: Keeps the peak below 1, so that a wrong peak still gets a gradient.
-        max_keypoints: Upper limit m on keypoints (16).
-        nms_radius: Cells within this Euclidean distance of a keypoint are suppressed (4).
-        keypoint_threshold: Keypoints weaker than this share of the peak are dropped; 0 keeps all.
-            Not in the paper's text, but in the released code.
-        neighbourhood: Side p of the p x p neighbourhood that describes a keypoint (3).
-        coordinates: Where a grid cell lies in the square; see ``geometry``.
-        num_descriptor_heads: Attention heads of the descriptor; empty means as many as the MLLM.
-        use_keypoints: Off: only the global description prompts SAM ("w/o keypoint description").
-        use_global: Off: only keypoints prompt SAM ("w/o global description").
-        global_only_probability: Share of training samples that see only the global description
-            (S1.4).
-        train_mask_decoder: Also train SAM's mask decoder.
-    """
+    """The trainable LENS modules. The ablations of table 2 are switches here."""
 
     layer: Positive | None = None
+    """Cached layer that the head reads; may be empty if the store has only one."""
     warm_start: bool = True
+    """Initialise the head's two layers with the weights of the MLLM's layers L and L+1."""
     attention_rows: Literal["mean", "last"] = "mean"
+    """Text rows of the attention that make the grounding map: their `mean` (eq. 1) or the `last`
+    one."""
     attention_normalisation: Literal["peak", "sum", "none"] = "peak"
+    """`peak` divides the grounding map by `peak_headroom` times its own (detached) peak, `sum`
+    makes it sum to 1, `none` keeps the softmax values."""
     peak_headroom: Annotated[float, Field(ge=1)] = 1.05
+    """Keeps the peak below 1, so that a wrong peak still gets a gradient."""
     max_keypoints: Positive = 16
+    """Upper limit m on the number of keypoints (16 in the paper)."""
     nms_radius: Weight = 4.0
+    """Cells within this Euclidean distance of a keypoint are suppressed (4 in the paper)."""
     keypoint_threshold: Fraction = 0.4
+    """Keypoints below this share of the peak are skipped; 0 keeps all. In the released code, not in
+    the text of the paper."""
     neighbourhood: Positive = 3
+    """Side p of the p x p neighbourhood that describes a keypoint (3 in the paper)."""
     coordinates: Literal["centre", "corner"] = "centre"
+    """Which point of a grid cell its coordinates mean."""
     num_descriptor_heads: Positive | None = None
+    """Attention heads of the descriptor; as many as the MLLM has if empty."""
     use_keypoints: bool = True
+    """If false, only the global description prompts SAM ("w/o keypoint description")."""
     use_global: bool = True
+    """If false, only keypoints prompt SAM ("w/o global description")."""
     global_only_probability: Fraction = 0.5
+    """Share of training samples that see only the global description (S1.4)."""
     train_mask_decoder: bool = False
+    """Also train SAM's mask decoder."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_strict)
+@dataclass(frozen=True, kw_only=True, config=strict)
 class LossConfig:
-    """Weights of eq. 6 and 7.
-
-    Attributes:
-        dice: Weight of the dice loss.
-        bce: Weight of the binary cross-entropy.
-        attention: Weight of the attention loss, eq. 5; 0 is the ablation "w/o L_attn".
-        attention_size: Side of the square in which grounding map and mask are compared.
-        mask_size: Side of the square in which masks are compared; empty means at the resolution
-            of each image, as LISA does.
-    """
+    """Weights of eq. 6 and 7."""
 
     dice: Weight = 2.0
+    """Weight of the dice loss."""
     bce: Weight = 4.0
+    """Weight of the binary cross-entropy."""
     attention: Weight = 1.0
+    """Weight of the attention loss, eq. 5; 0 is the ablation "w/o L_attn"."""
     attention_size: Positive = 128
+    """Side of the square in which grounding map and mask are compared."""
     mask_size: Positive | None = None
+    """Side of the square in which masks are compared. Empty: at the resolution of each image, as in
+    LISA."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_strict)
+@dataclass(frozen=True, kw_only=True, config=strict)
 class OptimizerConfig:
-    """AdamW with LISA's schedule: linear warm-up, then linear decay to zero or constant.
-
-    Attributes:
-        lr: Highest learning rate.
-        betas: Decay rates of AdamW's two moments.
-        weight_decay: AdamW's, decoupled.
-        warmup_steps: Optimizer steps from 0 up to ``lr``.
-        decay: ``linear`` to 0 at ``trainer.max_steps``, or ``constant``.
-        gradient_clip: Highest norm of all gradients together; 0 clips nothing.
-        states: Precision of AdamW's moments. ``8bit`` keeps those of weights with 4096 values or
-            more in a quarter of the memory; it needs bitsandbytes.
-    """
+    """AdamW with LISA's schedule: linear warm-up, then linear decay to zero or constant."""
 
     lr: Annotated[float, Field(gt=0)] = 5.0e-5
+    """Highest learning rate."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """Decay rates of AdamW's two moments."""
     weight_decay: Weight = 0.0
+    """Decoupled weight decay of AdamW."""
     warmup_steps: NonNegative = 100
+    """Optimizer steps in which the learning rate rises from 0 to `lr`."""
     decay: Literal["linear", "constant"] = "linear"
+    """`linear` to 0 at `trainer.max_steps`, or `constant`."""
     gradient_clip: Weight = 1.0
+    """Highest norm of all gradients together; 0 does not clip."""
     states: Literal["float32", "8bit"] = "float32"
+    """Precision of AdamW's moments. `8bit` stores the moments of weights with 4096 values or more
+    in a quarter of the memory; it needs bitsandbytes."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_strict)
+@dataclass(frozen=True, kw_only=True, config=strict)
 class MixtureConfig:
-    """Datasets that share a rate evenly; only the ratios of rates matter."""
+    """One part of a mixture: datasets that share a rate evenly."""
 
     rate: Annotated[float, Field(gt=0)]
+    """How often an image comes from these datasets; only the ratios of rates matter."""
     datasets: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Names of datasets."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_strict)
+@dataclass(frozen=True, kw_only=True, config=strict)
 class BatchConfig:
-    """What a step sees.
-
-    Attributes:
-        split: Train on queries of this split; empty means every query of the store. ``train`` is
-            that of every dataset, ``ade20k|train`` that of one.
-        mixture: Draw from datasets at these rates; empty draws every image equally often.
-        window: With ``random``: mix the images of so many shards at a time, which suits storage
-            behind a network; all if empty.
-        limit_images: Use only the first images of the split; all if empty.
-        validation_split: Measure gIoU on this split, such as ``reason_seg|val``; empty means no
-            validation.
-        limit_validation_images: Validate on the first images only; all if empty.
-        images: Images per device and step.
-        queries_per_image: Instructions drawn for an image (3 in LISA).
-        accumulate: Batches of an optimizer step on each device; the step's loss is the mean over
-            the questions of all of them.
-        loader_workers: Processes that read ahead.
-        order: ``random`` reads any image at any time; ``stream`` reads the tars of a webdataset
-            store from end to end, which suits storage behind a network; ``draws`` replays the
-            draws of LISA's sampler that the plan holds (``data.lisa.draws``), which also say how
-            many instructions come with an image.
-        shuffle_buffer: With ``stream``: images that each loader process holds to draw from.
-        incomplete_store: ``refuse`` a store whose extraction has not finished, or ``use`` the
-            shards that were complete when the training began.
-    """
+    """The images and queries of a step."""
 
     split: str | None = None
+    """Train on the queries of this split: `train` of every dataset, `ade20k|train` of one. Empty:
+    every query of the store."""
     mixture: tuple[MixtureConfig, ...] = ()
+    """Draw from datasets at these rates. Empty: draw every image equally often."""
     window: Positive | None = None
+    """With `order: random`: shuffle the images of N shards at a time, which suits network storage;
+    all shards if empty."""
     limit_images: Positive | None = None
+    """Train on the first N images of the split; all if empty."""
     validation_split: str | None = None
+    """Measure gIoU on this split, such as `reason_seg|val`; no validation if empty."""
     limit_validation_images: Positive | None = None
+    """Validate on the first N images; all if empty."""
     images: Positive = 2
+    """Images per device and batch."""
     queries_per_image: Positive = 3
+    """Queries drawn for each image (3 in LISA)."""
     accumulate: Positive = 10
+    """Batches per optimizer step on each device. The loss of a step is the mean over the queries of
+    all its batches."""
     loader_workers: NonNegative = 2
+    """Processes that read batches ahead."""
     order: Literal["random", "stream", "draws"] = "random"
+    """`random` reads any image at any time. `stream` reads the tar files of a webdataset store from
+    start to end, which suits network storage. `draws` replays the draws of LISA's sampler in the
+    plan (`data.lisa.draws`), which also fix the number of queries per image."""
     shuffle_buffer: Positive = 64
+    """With `order: stream`: images that each loader process buffers to draw from."""
     incomplete_store: Literal["refuse", "use"] = "refuse"
+    """`refuse` a store with an unfinished extraction, or `use` the shards that are complete when
+    the training starts."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_strict)
+@dataclass(frozen=True, kw_only=True, config=strict)
 class TrainerConfig:
-    """How long and where a training runs.
-
-    Attributes:
-        max_steps: Optimizer steps.
-        validate_every: Optimizer steps between validations; also when ``last.ckpt`` is written.
-        precision: Lightning's precision; weights and optimizer states are float32 in all of them.
-        accelerator: Lightning's accelerator.
-        devices: Number of devices; empty means all.
-        strategy: How several devices share the work: each holds everything (``ddp``), or a part of
-            weights, gradients and optimizer states (``fsdp``), or of gradients and optimizer states
-            (``deepspeed_stage_2``); ``auto`` is one device, or ``ddp``.
-        threads: CPU threads of a process; empty leaves PyTorch's choice.
-        seed: Seeds initialisation, the order of images and the drawing of queries.
-        checkpoint_activations: Compute activations of the head and of SAM's mask decoder again in
-            the backward pass instead of keeping them: less memory, more time, the same gradients.
-        compile: Let torch.compile make the model's kernels; pays on long runs only.
-        log_every: Optimizer steps between lines of the log.
-        logger: Where the log goes; always into the run's ``metrics.csv``, and to ``tensorboard`` or
-            ``wandb`` too.
-        pictures: Answers that are drawn at every validation.
-    """
+    """How long and where a training runs."""
 
     max_steps: Positive = 5000
+    """Optimizer steps."""
     validate_every: Positive = 500
+    """Optimizer steps between validations. `last.ckpt` is written at the same steps."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    """Lightning's precision; weights and optimizer states are float32 in all of them."""
     accelerator: str = "auto"
+    """Lightning's accelerator."""
     devices: Positive | None = None
+    """Number of devices; all if empty."""
     strategy: Strategy = "auto"
+    """What each of several devices holds: everything (`ddp`); a part of weights, gradients and
+    optimizer states (`fsdp`); a part of gradients and optimizer states (`deepspeed_stage_2`).
+    `auto` is a single device, or `ddp`."""
     threads: Positive | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """CPU threads of a process; PyTorch's default if empty."""
+    seed: Seed = 0
+    """Seed of the initialisation, the order of images and the choice of queries."""
     checkpoint_activations: bool = False
+    """Recompute activations of the head and of SAM's mask decoder in the backward pass: less
+    memory, more time, the same gradients."""
     compile: bool = False
+    """Compile the model with torch.compile; worthwhile for long runs only."""
     log_every: Positive = 10
+    """Optimizer steps between lines of the log."""
     logger: Literal["csv", "tensorboard", "wandb"] = "csv"
+    """Where the log goes: always to the run's `metrics.csv`, and also to `tensorboard` or
+    `wandb`."""
     pictures: NonNegative = 4
+    """Panels of answers that are drawn at every validation."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_strict)
+@dataclass(frozen=True, kw_only=True, config=strict)
 class TrainConfig:
-    """Phase 2: fit the LENS modules from a store.
+    """Settings of `lens-cache train`: fit the LENS modules from a store."""
 
-    ``preset`` names the base that the other settings depart from: ``paper`` is what the paper
-    states, ``released`` what the authors' released code does, ``shapes`` what learns in minutes on
-    a CPU with the trained models of the world of shapes, ``tiny`` what learns something with the
-    tiny random checkpoints (see ``PRESETS``).
-
-    ``paper`` takes from the paper m = 16, the 3 x 3 neighbourhood, radius 4, lr 5e-5, dice 2 and
-    BCE 4, p = 0.5; from LISA, to which it refers, AdamW (0.9, 0.95) without decay, 100 steps of
-    warm-up and linear decay, clipping at 1, 5,000 steps, up to 3 questions an image, masks compared
-    at image resolution, threshold 0.5; from the authors' code the weight 1 and the 128 x 128
-    square of the attention loss. What differs from them:
-
-    - A step has 2 x 10 images on each device; LISA's 160 are those of 8 devices
-      (``batch.accumulate`` of 80 / N on N).
-    - The mean is over the questions of a whole step, not the mean of the batches' means.
-    - ``batch.mixture`` is empty, since only a store knows its datasets; LISA's is 9 : 3 : 1.
-    - Images are drawn in passes over them, LISA's with replacement.
-    - Weak keypoints are dropped (``model.keypoint_threshold``): in the code, not in the paper.
-    - SAM's mask decoder stays frozen; the paper's figure does not say, the code trains it.
-    - Pixels to be ignored cost nothing; in LISA they count as background.
-    - The peak of the grounding map stays below 1 (``model.peak_headroom``), where the code's clamp
-      lets no gradient through, and no gradient goes through the place of a keypoint.
-    - Weights, optimizer states and coordinates are float32 (the code: bfloat16).
-
-    ``released`` is what the authors' code does, but for the mean over questions, the passes,
-    ignored pixels, the peak, and float32, all as above. Its mixture is 3 : 1 : 1, its step 8 x 4
-    images on each of 8 devices. An epoch of it has 100 steps, and it names the tenth: 1,000 steps.
-    """
+    presets: ClassVar[str] = "train"
 
     preset: Literal["paper", "released", "shapes", "tiny"] = "paper"
+    """The base that the other settings change. `paper` is what the paper states, `released` what
+    the authors' released code does, `shapes` trains in minutes on a CPU with the trained models of
+    the world of shapes, `tiny` trains with the tiny random checkpoints."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    """The trainable LENS modules."""
     loss: LossConfig = field(default_factory=LossConfig)
+    """Weights of the losses."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Optimizer and schedule."""
     batch: BatchConfig = field(default_factory=BatchConfig)
+    """The images and queries of a step."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    # Logits above log(p / (1 - p)) are foreground; 0.5 in LISA and the paper, 0.6 in the release.
+    """How long and where the training runs."""
     mask_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Probability above which a pixel is foreground: 0.5 in LISA and the paper, 0.6 in the released
+    code."""

@@ -1,11 +1,12 @@
-"""What a dataset is to the rest of the package: images, each with its instructions and masks."""
+"""The interface of a dataset: a sequence of images, each with its instructions and masks."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Protocol, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 from lens_cache.config.data import DataConfig
 from lens_cache.errors import DatasetError
@@ -21,18 +22,18 @@ class QueryRecord:
 
     Attributes:
         instruction: The dataset's own words, such as "the orange".
-        kind: What sort of instruction it is.
-        length: ``long`` if the instruction is a sentence that stands on its own.
+        kind: Kind of the instruction.
+        length: ``long`` if the instruction is a complete sentence.
         split: The dataset's split, such as ``train2017``.
-        target: What the instruction means; size of the image after EXIF orientation.
-        ignore: Pixels that count neither way, if any; same size.
+        target: Mask of the instruction, in the size of the image after EXIF orientation.
+        ignore: Pixels that are excluded from loss and metrics; same size. None if there are none.
         topic: A finer kind, for tables; may be empty.
-        alternatives: Other ways to say ``instruction``; planning draws one of them all.
-        question: What the multimodal LLM is asked, where that is decided already; else planning
-            makes it from the instruction.
-        repeat: How many equal queries come before it. Benchmarks count sentences, and two people
-            may have written the same one, so these stay apart; equal queries of equal ``repeat``
-            are one.
+        alternatives: Other wordings of ``instruction``; planning draws one wording.
+        question: The complete question for the multimodal LLM, if the dataset has one; otherwise
+            planning makes it from the instruction.
+        repeat: Number of equal queries before this one. Benchmarks count sentences, and two
+            annotators may write the same sentence, so both are kept. Queries that are equal in
+            every attribute, including ``repeat``, become one.
     """
 
     instruction: str
@@ -49,7 +50,12 @@ class QueryRecord:
 
 @dataclass(frozen=True)
 class Rejected:
-    """Something in a dataset that became no query: what it is, and why."""
+    """An entry of a dataset that gives no query: its name and the reason.
+
+    Planning stores both in the quarantine table, which is part of the plan's digest. If the data of
+    a store has moved, the digest is compared with that of a new plan, so a reason must not be
+    reworded.
+    """
 
     what: str
     reason: str
@@ -57,13 +63,13 @@ class Rejected:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """An image and everything the dataset says about it.
+    """An image with its queries.
 
     Attributes:
         path: The file, relative to the dataset's root, with forward slashes.
         dataset: Name of the dataset.
-        queries: What can be asked.
-        rejected: What was meant to be asked but is not usable.
+        queries: Usable queries.
+        rejected: Entries about this image that are not usable.
     """
 
     path: PurePosixPath
@@ -72,45 +78,43 @@ class ImageRecord:
     rejected: tuple[Rejected, ...]
 
 
-class SegmentationDataset(Protocol):
+class SegmentationDataset(ABC):
     """A sequence of image records in a fixed order.
 
-    Records are built when asked for; ``__getitem__`` may be called from several threads.
+    Records are built on access; ``__getitem__`` must be safe to call from several threads.
+
+    Attributes:
+        name: Name of the dataset, as stored in the plan.
+        source: The file or folder that lists the images, relative to the root.
+        rejected: Entries of ``source`` that belong to no image.
     """
 
-    @property
-    def name(self) -> str:
-        """Name of the dataset, as it stands in the plan."""
-        ...
+    name: str
+    source: PurePosixPath
+    rejected: tuple[Rejected, ...] = ()
 
-    @property
-    def source(self) -> PurePosixPath:
-        """The file that lists the images, relative to the root."""
-        ...
-
-    @property
-    def rejected(self) -> tuple[Rejected, ...]:
-        """Entries of ``source`` that belong to no image."""
-        ...
-
+    @abstractmethod
     def __len__(self) -> int:
         """Return the number of images."""
-        ...
 
+    @abstractmethod
     def __getitem__(self, index: int) -> ImageRecord:
-        """Return the record of one image; bad annotations are in it, they do not raise."""
-        ...
+        """Return the record of one image; bad annotations are in ``rejected``, they do not raise.
+
+        Raises:
+            DatasetError: If the record cannot be read at all.
+        """
 
     def __iter__(self) -> Iterator[ImageRecord]:
-        """Return all records in order."""
-        ...
+        """Yield all records in order."""
+        return (self[index] for index in range(len(self)))
 
 
 def dataset_root(config: DataConfig) -> Path:
     """Return the dataset's folder.
 
     Raises:
-        DatasetError: If it is not set or not there.
+        DatasetError: If it is not set or does not exist.
     """
     if config.root is None:
         raise DatasetError(
@@ -125,10 +129,10 @@ def dataset_root(config: DataConfig) -> Path:
 
 
 def relative_path(value: Any) -> PurePosixPath:
-    """Check a path that a dataset states; it must stay inside the dataset's root.
+    """Check a path given by a dataset; it must stay inside the dataset's root.
 
     Raises:
-        ValueError: If it is not a text, empty, absolute or leads outside with "..".
+        ValueError: If it is not a string, is empty or absolute, or contains "..".
     """
     if not is_text(value) or "\0" in value:
         raise ValueError(f"expected a path relative to the root, got {brief(value)}")
@@ -139,13 +143,13 @@ def relative_path(value: Any) -> PurePosixPath:
 
 
 def is_text(value: Any) -> TypeGuard[str]:
-    """Tell whether a value from JSON is a text with something in it, fit to be stored as UTF-8."""
+    """Return whether a JSON value is a string that is not blank and can be encoded as UTF-8."""
     if not isinstance(value, str) or not value.strip():
         return False
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def brief(value: Any, limit: int = 60) -> str:
-    """Return a value for a message, cut to ``limit`` characters."""
+    """Return ``repr(value)`` for a message, cut to ``limit`` characters."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."

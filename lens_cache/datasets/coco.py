@@ -2,17 +2,17 @@
 
     root/annotations/instances_train2017.json
     root/annotations/panoptic_train2017.json  and  root/annotations/panoptic_train2017/*.png
-    root/train2017/*.jpg  (or root/images/train2017, or wherever file_name leads from root)
-    root/train/_annotations.coco.json  beside its images, as labelling tools export it
+    root/train2017/*.jpg  (or root/images/train2017, or root joined with file_name)
+    root/train/_annotations.coco.json  next to its images, as exported by labelling tools
 
-Images come in the order of their file names. An image without a single annotation (of the wanted
-categories) is not part of the dataset, and does not count towards ``limit``.
+Images are sorted by file name. An image without annotations of the selected categories is not part
+of the dataset and does not count towards ``limit``.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,11 +21,13 @@ from lens_cache.config.data import DataConfig
 from lens_cache.datasets.base import (
     ImageRecord,
     Rejected,
+    SegmentationDataset,
     brief,
     dataset_root,
     is_text,
     relative_path,
 )
+from lens_cache.datasets.coco_index import by_id, by_image
 from lens_cache.datasets.coco_masks import CocoImage, build_queries, instance_areas, panoptic_areas
 from lens_cache.datasets.json_files import read_lists
 from lens_cache.datasets.questions import clean_class_name
@@ -37,15 +39,15 @@ _EXPORTED = "_annotations.coco.json"
 
 @dataclass(frozen=True)
 class _Source:
-    """Which annotation file is read."""
+    """The annotation file to read, and its folder of panoptic PNG files."""
 
     kind: str
     path: Path
     pngs: Path
 
 
-class CocoDataset:
-    """Images of a COCO annotation file that have something to segment; see the module.
+class CocoDataset(SegmentationDataset):
+    """Images of a COCO annotation file that have annotations; see the module docstring.
 
     Raises:
         ConfigError: If the split or a category does not exist.
@@ -65,17 +67,10 @@ class CocoDataset:
         images, self.rejected = _index(document, self._source.path)
         images = [image for image in images if self._is_relevant(image)]
         self._images = sorted(images, key=lambda image: image.path.as_posix())[: config.limit]
-
-    @property
-    def source(self) -> PurePosixPath:
-        """The annotation file, relative to the root."""
-        return PurePosixPath(self._source.path.relative_to(self._root).as_posix())
+        self.source = PurePosixPath(self._source.path.relative_to(self._root).as_posix())
 
     def __len__(self) -> int:
         return len(self._images)
-
-    def __iter__(self) -> Iterator[ImageRecord]:
-        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> ImageRecord:
         image = self._images[index]
@@ -92,13 +87,13 @@ class CocoDataset:
         )
 
     def _find(self, name: PurePosixPath) -> PurePosixPath:
-        """Return where an image lies; where it should lie if it is missing."""
+        """Return the path of an image; if it is missing, its expected path."""
         split = PurePosixPath(self._split)
         candidates = [split / name, "images" / split / name, name]
         return next((path for path in candidates if (self._root / path).is_file()), candidates[0])
 
     def _is_relevant(self, image: CocoImage) -> bool:
-        """Tell whether an image has an annotation of a wanted category, or a broken one."""
+        """Return whether an image has an annotation of a wanted category, or a broken one."""
         entries: list[Any] = image.annotations
         if self._source.kind == "panoptic":
             lists: list[Any] = [entry.get("segments_info") for entry in image.annotations]
@@ -115,7 +110,7 @@ class CocoDataset:
 
 
 def _choose_split(root: Path, config: DataConfig) -> str:
-    """Return the split, or say which there are."""
+    """Return the configured split; if there is none, raise an error that lists the splits."""
     if config.split:
         return config.split
     found = ", ".join(splits_of(root)) or "none (expected annotations/instances_SPLIT.json)"
@@ -132,7 +127,7 @@ def splits_of(root: Path) -> list[str]:
 
 
 def _choose_source(root: Path, split: str, config: DataConfig) -> _Source:
-    """Return the annotation file that the configuration means."""
+    """Return the annotation file for the configuration."""
     folder = root / "annotations"
     kinds = ["panoptic", "instances"] if config.annotations == "auto" else [config.annotations]
     for kind in kinds:
@@ -163,13 +158,13 @@ def category_names(entries: list[Any], path: Path) -> dict[int, str]:
         if type(number) is not int or not is_text(name):
             raise DatasetError(f"reading {path}: a category needs id and name, got {brief(entry)}")
         if number in names:
-            raise DatasetError(f"reading {path}: category id {number} stands there twice")
+            raise DatasetError(f"reading {path}: two categories have the id {number}")
         names[number] = name
     return dict(sorted(names.items()))
 
 
 def _wanted_categories(names: Mapping[int, str], wanted: tuple[str, ...]) -> frozenset[int]:
-    """Return the ids of the wanted categories, given as in the file or cleaned; all if none."""
+    """Return the ids of category names (as in the file, or cleaned); all ids if none are given."""
     if not wanted:
         return frozenset(names)
     ids: set[int] = set()
@@ -189,31 +184,17 @@ def _wanted_categories(names: Mapping[int, str], wanted: tuple[str, ...]) -> fro
 def _index(
     document: Mapping[str, list[Any]], path: Path
 ) -> tuple[list[CocoImage], tuple[Rejected, ...]]:
-    """Give every image its annotations; return also those that belong to none."""
-    images: dict[int, CocoImage] = {}
-    for entry in document["images"]:
-        number = entry.get("id") if isinstance(entry, dict) else None
-        if type(number) is not int or number in images:
-            raise DatasetError(
-                f"reading {path}: an image needs an id of its own, got {brief(entry)}"
-            )
+    """Return the images with their annotations, and the annotations that belong to no image."""
+    entries, bad = by_id(document["images"], "image")
+    if bad:
+        raise DatasetError(f"reading {path}: {bad[0].what}: {bad[0].reason}")
+    annotations, rejected = by_image(document["annotations"], entries)
+    images = []
+    for number, entry in entries.items():
         try:
-            file_name = relative_path(entry.get("file_name"))
+            name = relative_path(entry.get("file_name"))
         except ValueError as error:
             raise DatasetError(f"reading {path}: file_name of image {number}: {error}") from None
-        images[number] = CocoImage(file_name, entry.get("width"), entry.get("height"), [])
-    rejected: list[Rejected] = []
-    for position, annotation in enumerate(document["annotations"]):
-        number = annotation.get("image_id") if isinstance(annotation, dict) else None
-        if type(number) is int and number in images:
-            images[number].annotations.append(annotation)
-        else:
-            what = f"annotation {_label(annotation, position)}"
-            rejected.append(Rejected(what, f"no image has its image_id {brief(number)}"))
-    return list(images.values()), tuple(rejected)
-
-
-def _label(annotation: Any, position: int) -> str:
-    """Name an annotation by its id, or by its position in the file."""
-    number = annotation.get("id") if isinstance(annotation, dict) else None
-    return str(number) if type(number) is int else f"at position {position}"
+        size = entry.get("width"), entry.get("height")
+        images.append(CocoImage(name, *size, annotations.get(number, [])))
+    return images, tuple(rejected)

@@ -1,9 +1,9 @@
-"""From the annotations of one COCO image to its instructions with masks.
+"""Build the instructions and masks of one COCO image from its annotations.
 
-A category's segments together are its target. Crowd regions (a group drawn as one) are ignored for
-their own category: they are neither one of the things nor background. A category with nothing but
-crowd regions gives no instruction. Pixels of a panoptic PNG that belong to no segment are ignored
-for every category.
+The target of a category is the union of its segments. Crowd regions (a group annotated as one
+region) are ignored for their own category: they are neither target nor background. A category that
+has only crowd regions gives no instruction. Pixels of a panoptic PNG that belong to no segment are
+ignored for every category.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lens_cache.images.masks import Rle
 
 @dataclass(frozen=True)
 class CocoImage:
-    """An image entry with its annotations; ``width`` and ``height`` as the file states them."""
+    """An image entry with its annotations; ``width`` and ``height`` as in the file, not checked."""
 
     path: PurePosixPath
     width: Any
@@ -35,7 +35,7 @@ class CocoImage:
     annotations: list[dict[str, Any]]
 
     def size(self) -> tuple[int, int]:
-        """Return (height, width), or raise ValueError if the entry does not state them."""
+        """Return (height, width) in pixels; raises ValueError if the entry has no valid size."""
         height, width = self.height, self.width
         sound = type(height) is int and type(width) is int and height > 0 and width > 0
         if not sound or height * width > MAX_PIXELS:
@@ -45,7 +45,14 @@ class CocoImage:
 
 @dataclass
 class Areas:
-    """What an image shows: per readable name its targets and crowds; ``void`` for all of them."""
+    """The segments of an image.
+
+    Attributes:
+        targets: Masks by readable category name.
+        crowds: Masks of crowd regions by readable category name.
+        void: Pixels that belong to no segment, if any.
+        rejected: Annotations that are not usable.
+    """
 
     targets: dict[str, list[Rle]] = field(default_factory=dict)
     crowds: dict[str, list[Rle]] = field(default_factory=dict)
@@ -58,8 +65,9 @@ class Areas:
 
 
 def build_queries(areas: Areas, split: str) -> tuple[list[QueryRecord], list[Rejected]]:
-    """Return one instruction per category, in alphabetical order, and what gave none."""
-    queries, rejected = [], list(areas.rejected)
+    """Return one instruction per category, in alphabetical order, and the rejected entries."""
+    queries = []
+    rejected = list(areas.rejected)
     for name in sorted(areas.targets | areas.crowds):
         if name not in areas.targets:
             reason = "only crowd regions, nothing to segment on its own"
@@ -85,7 +93,7 @@ def instance_areas(image: CocoImage, known: Mapping[int, str], wanted: Collectio
     Args:
         image: The image.
         known: Readable names of all categories.
-        wanted: Ids of the categories that are asked for.
+        wanted: Ids of the selected categories.
     """
     areas = Areas()
     for position, annotation in enumerate(image.annotations):
@@ -149,7 +157,7 @@ def _add_segments(
     known: Mapping[int, str],
     wanted: Collection[int],
 ) -> None:
-    """Turn a map of segment ids, shape (H, W), into areas; segments of a name are one area."""
+    """Add the segments of a map of segment ids, shape (H, W), merged by category name."""
     values = np.unique(ids)
     present = set(values.tolist()) - {0}
     ranks = np.searchsorted(values, ids)
@@ -192,9 +200,9 @@ def _category(entry: Any, known: Mapping[int, str]) -> int:
 
 
 def _ignored(areas: Areas, name: str, target: Rle) -> Rle | None:
-    """Return what counts neither way for a category; never a pixel of its target."""
+    """Return the ignored pixels of a category; they never overlap its target."""
     if name not in areas.crowds:
-        return areas.void  # belongs to no segment, so not to the target
+        return areas.void  # it belongs to no segment, so it cannot overlap the target
     crowds = areas.crowds[name] + ([areas.void] if areas.void else [])
     rest = masks.decode(masks.merge(crowds)) & ~masks.decode(target)
     return masks.encode(rest) if rest.any() else None

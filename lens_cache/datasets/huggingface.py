@@ -1,18 +1,20 @@
 """A dataset of the Hugging Face Hub on the local disk: rows with image, text and mask.
 
-Parquet files, or a folder that ``save_to_disk`` wrote; see ``huggingface_files``. One row is one
-image with one text or several, and the mask that they mean; see ``huggingface_masks``. Nothing but
-the tables is read, and none of a dataset's code is run.
+It reads Parquet files, or a folder written by ``save_to_disk``; see ``huggingface_files``. A row
+has one image, one or several texts, and their mask; see ``huggingface_masks``. Only the tables are
+read; code of a dataset is never run. ``images.tables`` explains why the ``datasets`` library is not
+used.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
+
+import pyarrow as pa
 
 from lens_cache.config.data import ColumnsConfig, DataConfig
 from lens_cache.datasets.base import (
@@ -21,6 +23,7 @@ from lens_cache.datasets.base import (
     Length,
     QueryRecord,
     Rejected,
+    SegmentationDataset,
     brief,
     dataset_root,
     is_text,
@@ -33,10 +36,10 @@ from lens_cache.datasets.questions import is_long
 from lens_cache.errors import ConfigError, DatasetError, LensCacheError, one_line
 from lens_cache.images import masks
 from lens_cache.images.decode import image_size
-from lens_cache.images.files import read_picture_file, row_path, stored_bytes
+from lens_cache.images.files import read_image_file, row_path, stored_bytes
 from lens_cache.images.tables import table_file
 
-# How the columns of the sets on the Hub are called, the likeliest first.
+# Usual column names of datasets on the Hub, the most likely first.
 _USUAL = {
     "image": ("image", "img", "picture"),
     "text": ("text", "instruction", "sentences", "sentence", "expression", "caption", "question"),
@@ -52,7 +55,14 @@ _NEEDED = ("image", "text", "mask")
 
 @dataclass(frozen=True)
 class _Table:
-    """A file, its columns by what they say, and the rows that are wanted with their splits."""
+    """A table file.
+
+    Attributes:
+        path: The file, relative to the root.
+        columns: Column name by role (a key of ``_USUAL``).
+        rows: Selected rows.
+        splits: Split of each selected row.
+    """
 
     path: PurePosixPath
     columns: dict[str, str]
@@ -60,17 +70,16 @@ class _Table:
     splits: list[str]
 
 
-class HuggingfaceDataset:
-    """The rows of all tables of a folder, in the order of the files' names; see the module.
+class HuggingfaceDataset(SegmentationDataset):
+    """The rows of all tables of a folder, sorted by file name; see the module docstring.
 
     Raises:
-        ConfigError: If a column that is needed is not there, or no row has the split.
+        ConfigError: If a required column is missing, or no row has the split.
         DatasetError: If a table cannot be read.
     """
 
     name = "huggingface"
     source = PurePosixPath(".")
-    rejected: tuple[Rejected, ...] = ()
 
     def __init__(self, config: DataConfig) -> None:
         self._root = dataset_root(config)
@@ -91,9 +100,6 @@ class HuggingfaceDataset:
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[ImageRecord]:
-        return (self[index] for index in range(len(self)))
-
     def __getitem__(self, index: int) -> ImageRecord:
         place = bisect.bisect_right(self._ends, index)
         table = self._tables[place]
@@ -110,7 +116,7 @@ class HuggingfaceDataset:
         return ImageRecord(path, self.name, queries, rejected)
 
     def _image_path(self, table: _Table, row: int, path: PurePosixPath) -> PurePosixPath:
-        """Return where the picture is: in the row, or in a file that the row names."""
+        """Return the path of the image: the row itself, or the file named by the row."""
         value = self._value(table, row, "image").as_py()
         if stored_bytes(value) is not None:
             return path
@@ -119,13 +125,13 @@ class HuggingfaceDataset:
     def _queries(
         self, table: _Table, row: int, split: str, path: PurePosixPath
     ) -> tuple[QueryRecord, ...]:
-        """Return the texts of a row with their mask; raise ValueError with the reason."""
+        """Return one query per text of a row; raises ValueError with the reason."""
         value = self._value(table, row, "text").as_py()
         texts = value if isinstance(value, list) else [value]
         if not texts or not all(map(is_text, texts)):
             raise ValueError(f"expected a text or a list of texts, got {brief(value)}")
         words = [text.strip() for text in texts]
-        width, height = image_size(read_picture_file(self._root, path))
+        width, height = image_size(read_image_file(self._root, path))
         target = self._mask(table, row, "mask", height, width)
         check_not_empty(target)
         ignore = None
@@ -162,7 +168,7 @@ class HuggingfaceDataset:
     def _choice(
         self, table: _Table, row: int, name: str, default: str, allowed: tuple[Any, ...] = ()
     ) -> Any:
-        """Return a value that need not be there."""
+        """Return the value of an optional column, or the default; check it against ``allowed``."""
         value = self._value(table, row, name).as_py() if name in table.columns else None
         if value is None:
             return default
@@ -173,8 +179,8 @@ class HuggingfaceDataset:
             )
         return value
 
-    def _value(self, table: _Table, row: int, name: str) -> Any:
-        """Return a value as a ``pyarrow`` scalar."""
+    def _value(self, table: _Table, row: int, name: str) -> pa.Scalar:
+        """Return the value of a row in the column of a role."""
         try:
             return table_file(self._root / table.path).value(row, table.columns[name])
         except LensCacheError as error:
@@ -182,7 +188,7 @@ class HuggingfaceDataset:
 
 
 def _open_table(root: Path, path: PurePosixPath, split: str, columns: ColumnsConfig) -> _Table:
-    """Read a table's outline."""
+    """Read the columns and splits of a table."""
     try:
         file = table_file(root / path)
     except OSError as error:
@@ -196,15 +202,15 @@ def _open_table(root: Path, path: PurePosixPath, split: str, columns: ColumnsCon
 
 
 def _find_columns(path: Path, found: list[str], columns: ColumnsConfig) -> dict[str, str]:
-    """Return the columns by what they say: as configured, else by their usual names."""
+    """Return the columns by role: as configured, otherwise by their usual names."""
     names = {}
     for field in fields(columns):
-        asked = getattr(columns, field.name)
-        usual = (asked,) if asked is not None else _USUAL[field.name]
+        configured = getattr(columns, field.name)
+        usual = (configured,) if configured is not None else _USUAL[field.name]
         name = next((name for name in usual if name in found), None)
         if name is not None:
             names[field.name] = name
-        elif asked is not None or field.name in _NEEDED:
+        elif configured is not None or field.name in _NEEDED:
             raise ConfigError(
                 f"reading {path}: expected a column {' or '.join(usual)}, found "
                 f"{', '.join(found)}; name it with --set data.columns.{field.name}=NAME"
@@ -213,7 +219,7 @@ def _find_columns(path: Path, found: list[str], columns: ColumnsConfig) -> dict[
 
 
 def _only(table: _Table, split: str | None) -> _Table:
-    """Keep the rows of a split."""
+    """Return the table with only the rows of a split; all rows if the split is None."""
     if split is None:
         return table
     kept = [n for n, found in enumerate(table.splits) if found == split]

@@ -1,6 +1,6 @@
-"""The tables of a folder, as the Hub has them or as ``save_to_disk`` writes them.
+"""Find the tables of a folder, in the layout of the Hub or of ``save_to_disk``.
 
-root/data/train-00000-of-00002-0123456789abcdef.parquet     the Hub's
+root/data/train-00000-of-00002-0123456789abcdef.parquet     the layout of the Hub
 root/train.parquet, root/val/anything.parquet
 root/state.json, root/data-00000-of-00001.arrow             a Dataset saved to disk
 root/dataset_dict.json, root/train/state.json, ...          a DatasetDict saved to disk
@@ -22,10 +22,10 @@ _NO_SPLIT = ("data", "part", "chunk")
 
 
 def find_tables(root: Path) -> list[tuple[PurePosixPath, str]]:
-    """Return the tables below a folder, relative to it, and the split that each one's place says.
+    """Return the tables below a folder, relative to it, each with the split given by its path.
 
     Raises:
-        DatasetError: If there are none, or a ``state.json`` is not understood.
+        DatasetError: If there are none, or a ``state.json`` is not valid.
     """
     saved = [path.parent for path in sorted(root.rglob("state.json"))]
     found = [file for folder in saved for file in _saved_files(folder)]
@@ -34,19 +34,19 @@ def find_tables(root: Path) -> list[tuple[PurePosixPath, str]]:
         for path in sorted(root.rglob("*"))
         if path.suffix in SUFFIXES
         and path.parent not in saved
-        and not path.name.startswith("cache-")  # what ``Dataset.map`` leaves behind
+        and not path.name.startswith("cache-")  # written by ``Dataset.map``
     ]
     if not found:
         raise DatasetError(
-            f"opening the huggingface dataset {root}: expected *.parquet files, or a folder that "
-            "save_to_disk wrote; found none (download one with `hf download NAME --repo-type "
+            f"opening the huggingface dataset {root}: expected *.parquet files, or a folder "
+            "written by save_to_disk; found none (download one with `hf download NAME --repo-type "
             "dataset --local-dir FOLDER`)"
         )
     return [(PurePosixPath(path.relative_to(root).as_posix()), split) for path, split in found]
 
 
 def _saved_files(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Return the files of a saved Dataset in the order of its rows."""
+    """Yield the files of a saved Dataset, in the order of its rows, each with its split."""
     path = folder / "state.json"
     try:
         state = json.loads(path.read_bytes())
@@ -54,13 +54,13 @@ def _saved_files(folder: Path) -> Iterator[tuple[Path, str]]:
         shuffled = bool(state.get("_indices_data_files"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
-            f"reading {path}: expected what save_to_disk writes: {type(error).__name__} "
-            f"{one_line(error, 80)}; save the dataset anew"
+            f"reading {path}: expected a file written by save_to_disk: {type(error).__name__} "
+            f"{one_line(error, 80)}; save the dataset again"
         ) from None
     if shuffled:
         raise DatasetError(
-            f"reading {path}: its rows are chosen by a list of indices; save the dataset anew, "
-            "after flatten_indices()"
+            f"reading {path}: its rows are selected by a list of indices, which is not supported; "
+            "call flatten_indices() and save the dataset again"
         )
     split = state.get("_split") or folder.name
     for name in names:
@@ -70,9 +70,10 @@ def _saved_files(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _split_of(path: Path) -> str:
-    """Return the split that a file's name says, or its folder's; ``train`` if they do not.
+    """Return the split in a file's name, or in its folder's name; ``train`` if there is none.
 
-    The cache of ``datasets`` has the set's name before it: "shapes-test-00000-of-00001.arrow".
+    In the cache of ``datasets``, the name of the dataset comes first:
+    "shapes-test-00000-of-00001.arrow".
     """
     numbered = _NUMBERED.fullmatch(path.stem)
     if numbered is not None and numbered["stem"] not in _NO_SPLIT:

@@ -1,4 +1,4 @@
-"""Read a whole JSON file of a dataset, or say what lies there in its place."""
+"""Read a whole JSON file of a dataset, with a clear error for failed downloads."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def read_lists(path: Path, *keys: str) -> dict[str, list[Any]]:
     except OSError as error:
         raise DatasetError(f"reading {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        found = instead(data) or f"not valid JSON: {one_line(error, 120)}"
-        raise DatasetError(f"reading {path}: {found}; get the file anew") from None
+        found = failed_download(data) or f"not valid JSON: {one_line(error, 120)}"
+        raise DatasetError(f"reading {path}: {found}; download the file again") from None
     for key in keys:
         if not isinstance(document, dict) or not isinstance(document.get(key), list):
             raise DatasetError(
                 f"reading {path}: expected an object with the lists {', '.join(keys)}; "
-                f"{key!r} is not there"
+                f"{key!r} is missing"
             )
     return document  # type: ignore[no-any-return]
 
 
-def instead(data: bytes) -> str:
-    """Say what a download left in place of a file, if it is one of the usual things."""
+def failed_download(data: bytes) -> str:
+    """Return a description of the usual failed downloads; an empty string for other content."""
     if not data:
         return "the file is empty"
     if data.lstrip()[:1] == b"<":
-        return "a web page in place of the file, so its link has led elsewhere"
+        return "it is a web page, not the file; the download link is wrong or has expired"
     if data.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS in place of the file, which `git lfs pull` gets"
+        return "it is a Git LFS pointer, not the file; run `git lfs pull`"
     return ""

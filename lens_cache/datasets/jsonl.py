@@ -1,21 +1,21 @@
-"""A user's own data: one JSON object a line, in ``root/data.jsonl``.
+"""A user's own data: one JSON object per line, in ``root/data.jsonl``.
 
     {"image": "images/a.jpg", "instruction": "the red cup", "mask": "masks/a.png"}
     {"image": "images/a.jpg", "instruction": "What can hold tea?", "mask": {"polygons": [[...]]}}
     {"image": "images/b.jpg", "instruction": "dog", "mask": {"rle": {"size": [4, 4], "counts": []}}}
 
-"instruction" may be a list of texts that mean the same, each a query; "mask" a list of masks, which
-are united. Optional: "split" ("train"), "ignore" (as "mask"; its pixels count neither way), "kind"
-("referring"), "length" ("long" if the instruction reads as a sentence), "topic" (any text: a finer
-kind, for the tables of an evaluation). Masks are in the frame of the image after EXIF orientation.
-Paths are relative to the root. A line that is not understood is rejected with its number; the
-others stand.
+"instruction" may be a list of texts with the same mask: each becomes a query. "mask" may be a list
+of masks: their union is used. Optional keys, with their defaults: "split" ("train"), "ignore" (same
+forms as "mask"; its pixels are excluded from loss and metrics), "kind" ("referring"), "length"
+("long" if the instruction is a sentence, see ``questions.is_long``), "topic" (any text: a finer
+kind, for the tables of an evaluation). Masks have the size of the image after EXIF orientation.
+Paths are relative to the root. A line that is not valid is rejected with its number; the other
+lines are used.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
@@ -27,6 +27,7 @@ from lens_cache.datasets.base import (
     Length,
     QueryRecord,
     Rejected,
+    SegmentationDataset,
     brief,
     dataset_root,
     is_text,
@@ -49,7 +50,7 @@ _KEYS = ("image", "instruction", "mask", "split", "ignore", "kind", "length", "t
 
 @dataclass(frozen=True)
 class _Line:
-    """A line whose keys and types are sound; its masks are read when they are asked for."""
+    """A line with valid keys and types; its masks are read on access."""
 
     number: int
     image: PurePosixPath
@@ -62,8 +63,8 @@ class _Line:
     ignore: list[Any]
 
 
-class JsonlDataset:
-    """The images of a JSONL file, in the order in which they first occur; see the module.
+class JsonlDataset(SegmentationDataset):
+    """The images of a JSONL file, in the order of first occurrence; see the module docstring.
 
     Raises:
         DatasetError: If the file is missing, empty, has no line of the split, or no usable line.
@@ -91,9 +92,6 @@ class JsonlDataset:
     def __len__(self) -> int:
         return len(self._groups)
 
-    def __iter__(self) -> Iterator[ImageRecord]:
-        return (self[index] for index in range(len(self)))
-
     def __getitem__(self, index: int) -> ImageRecord:
         queries: list[QueryRecord] = []
         rejected: list[Rejected] = []
@@ -107,12 +105,12 @@ class JsonlDataset:
 
 
 def _read_lines(path: Path) -> tuple[list[_Line], tuple[Rejected, ...]]:
-    """Read the file; blank lines count but say nothing."""
+    """Return the valid lines and the rejected ones; blank lines are counted but skipped."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DatasetError(
-            f"reading {path}: {error.strerror}; expected a file with one JSON object a line "
+            f"reading {path}: {error.strerror}; expected a file with one JSON object per line "
             "(data.file)"
         ) from None
     lines: list[_Line] = []
@@ -125,7 +123,7 @@ def _read_lines(path: Path) -> tuple[list[_Line], tuple[Rejected, ...]]:
         except ValueError as error:
             rejected.append(Rejected(f"line {number}", one_line(error)))
     if not lines and not rejected:
-        raise DatasetError(f"reading {path}: the file is empty; expected one JSON object a line")
+        raise DatasetError(f"reading {path}: the file is empty; expected one JSON object per line")
     if not lines:
         raise DatasetError(
             f"reading {path}: none of {len(rejected)} lines is usable; "
@@ -135,7 +133,7 @@ def _read_lines(path: Path) -> tuple[list[_Line], tuple[Rejected, ...]]:
 
 
 def _parse_line(number: int, text: bytes) -> _Line:
-    """Check the keys and types of one line; raise ValueError with the reason."""
+    """Check the keys and types of one line; raises ValueError with the reason."""
     try:
         entry = json.loads(text.decode("utf-8"))
     except UnicodeDecodeError:
@@ -181,7 +179,7 @@ def _choice(entry: dict[str, Any], key: str, default: str, allowed: tuple[str, .
 
 
 def _check_forms(key: str, value: Any) -> list[Any]:
-    """Return the parts of a mask, whose content is read later."""
+    """Return the parts of a mask; only their form is checked, the content is read later."""
     parts = value if isinstance(value, list) and value else [value]
     return [_check_form(key, part) for part in parts]
 
@@ -198,7 +196,7 @@ def _check_form(key: str, value: Any) -> Any:
 
 
 def _build_queries(root: Path, line: _Line) -> list[QueryRecord]:
-    """Read the masks of a line; raise ValueError with the reason."""
+    """Read the masks of a line; raises ValueError with the reason."""
     target = masks.merge([_read_mask(root, line, "mask", part) for part in line.mask])
     check_not_empty(target)
     ignored = [_read_mask(root, line, "ignore", part) for part in line.ignore]

@@ -1,6 +1,6 @@
-"""Masks as datasets state them, checked before anything is rasterised.
+"""Read the masks of a dataset: polygons, RLE and image files, checked before they are rasterised.
 
-Everything here raises ValueError with a short reason, which becomes a ``Rejected``.
+All functions raise ValueError with a short reason, which becomes a ``Rejected``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from lens_cache.images import masks
 from lens_cache.images.decode import MAX_PIXELS, image_size
 from lens_cache.images.masks import Rle
 
-# Rasterising costs time and memory in the length of the outline, so it may not be absurd.
-_FARTHEST = 10.0
+# The cost of rasterising grows with the length of the outline, so coordinates are limited to this
+# many times the longer side of the image.
+FARTHEST = 10.0
 
 
 def mask_from_segmentation(value: Any, height: int, width: int) -> Rle:
@@ -28,14 +29,14 @@ def mask_from_segmentation(value: Any, height: int, width: int) -> Rle:
 
 
 def mask_from_polygons(value: Any, height: int, width: int) -> Rle:
-    """Rasterise flat [x0, y0, x1, y1, ...] lists in pixels of the image; their union."""
+    """Return the union of polygons [x0, y0, x1, y1, ...], in pixels of the image."""
     if not isinstance(value, list) or not value:
         raise ValueError(f"expected a list of polygons, got {brief(value)}")
     return masks.from_polygons(polygons_of(value, height, width), height, width)
 
 
 def polygons_of(value: list[Any], height: int, width: int) -> list[list[float]]:
-    """Check that a list holds polygons of at least three points, and return it."""
+    """Return the list, after checking that every polygon has at least three points."""
     check_numbers(value, height, width)
     for polygon in value:
         if len(polygon) < 6 or len(polygon) % 2:
@@ -44,15 +45,15 @@ def polygons_of(value: list[Any], height: int, width: int) -> list[list[float]]:
 
 
 def check_numbers(value: list[Any], height: int, width: int) -> None:
-    """Check that a list holds lists of numbers, none of them far outside the image."""
-    limit = _FARTHEST * max(height, width)
+    """Check that a list contains lists of numbers, none of them far outside the image."""
+    limit = FARTHEST * max(height, width)
     for polygon in value:
         if not isinstance(polygon, list):
             raise ValueError(f"expected a polygon [x0, y0, x1, y1, ...], got {brief(polygon)}")
         for number in polygon:
             if isinstance(number, bool) or not isinstance(number, int | float):
                 raise ValueError(f"a polygon holds numbers, got {brief(number)}")
-            if not abs(number) <= limit:  # nor is it a NaN
+            if not abs(number) <= limit:  # also true for NaN
                 raise ValueError(f"a polygon lies far outside the image: {brief(number)}")
 
 
@@ -60,7 +61,8 @@ def mask_from_rle(value: Any) -> Rle:
     """Read {"size": [height, width], "counts": text or list}."""
     if not isinstance(value, dict) or set(value) != {"size", "counts"}:
         raise ValueError(f'expected {{"size": [h, w], "counts": ...}}, got {brief(value)}')
-    size, counts = value["size"], value["counts"]
+    size = value["size"]
+    counts = value["counts"]
     if not isinstance(size, list) or len(size) != 2 or any(type(n) is not int for n in size):
         raise ValueError(f"the size of an RLE is [height, width], got {brief(size)}")
     height, width = size
@@ -72,27 +74,27 @@ def mask_from_rle(value: Any) -> Rle:
 
 
 def mask_from_file(source: Path | bytes) -> Rle:
-    """Read a mask from an image file, given by its path or content."""
+    """Read a mask from an image file, given by its path or content; non-zero is foreground."""
     try:
-        image_size(source)  # refuses what is not an image, or is too large
+        image_size(source)  # raises if it is not an image, or too large
         return masks.encode(masks.read_png(source))
     except LensCacheError as error:
         raise ValueError(str(error)) from None
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise whatever they like on broken data
+    except Exception as error:  # decoders raise many kinds of errors on broken data
         reason = error.strerror if isinstance(error, OSError) else None
         raise ValueError(reason or "cannot be decoded") from None
 
 
 def check_size(rle: Rle, height: int, width: int) -> None:
-    """Refuse a mask whose size is not the image's."""
+    """Raise ValueError if the mask does not have the size of the image."""
     if rle["size"] != [height, width]:
         found = f"{rle['size'][1]} x {rle['size'][0]}"
         raise ValueError(f"the mask is {found} pixels, the image {width} x {height}")
 
 
 def check_not_empty(rle: Rle) -> None:
-    """Refuse a mask with no foreground."""
+    """Raise ValueError if the mask has no foreground."""
     if not masks.area(rle):
         raise ValueError("the mask has no foreground")

@@ -1,13 +1,13 @@
-"""The question asked about a query: the two of the settings, or the published ones.
+"""The question of a query: from the two templates of the settings, or the published templates.
 
-LISA and the released LENS code draw one of four questions around a short instruction and one of two
-around a sentence while they train, and use one fixed prompt each when they evaluate. What stands
-before a question (LISA's ``<image>`` and its newline, the system text) is the prompt's business
-(``encoders.prompt``): a text here is what follows the newline. Some of the published evaluation
-prompts have a blank there, which makes other tokens, so it is kept.
+In training, LISA and the released LENS code draw one of four templates for a short instruction and
+one of two for a sentence; in evaluation each uses one fixed prompt. The text before the question
+(system text, ``<image>`` and its newline) is added by ``encoders.llava_prompt``: a text here starts
+after that newline. Some of the published evaluation prompts start with a blank. It is kept, because
+it changes the tokens.
 
-What cannot be compared: LISA wraps the image into two tokens of its own and calls the user a
-"human" in the system text; here the prompt is that of LLaVA-1.5 and of LENS.
+Limit of the comparison: LISA wraps the image in two tokens of its own and calls the user a "human"
+in the system text; here the prompt is that of LLaVA-1.5 and LENS.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lens_cache.errors import ConfigError
 
 @dataclass(frozen=True)
 class Published:
-    """The questions of a publication; ``{}`` stands for the instruction."""
+    """The question templates of a publication; ``{}`` is replaced by the instruction."""
 
     short: tuple[str, ...]
     long: tuple[str, ...]
@@ -61,35 +61,36 @@ PUBLISHED = {
         evaluation_long=" {}",
     ),
 }
-# Both publications draw from so many, so that their samplers use up equally much randomness.
+# Number of templates to draw from. It is the same in both publications, so both samplers consume
+# the same number of random values.
 NUM_SHORT, NUM_LONG = 4, 2
 
 
 class Choice(NamedTuple):
-    """What was drawn for a query: the phrasing (0 is ``instruction``), and the question."""
+    """The draw of a query: index of its phrasing (0 is ``instruction``) and of its template."""
 
     phrasing: int
     template: int
 
 
 def phrasings(query: QueryRecord) -> tuple[str, ...]:
-    """Return every way to say what a query means, the dataset's own first."""
+    """Return all wordings of a query; the first one is ``instruction``."""
     return (query.instruction, *query.alternatives)
 
 
 def num_templates(query: QueryRecord) -> int:
-    """Return how many questions there are to draw from."""
+    """Return the number of question templates to draw from."""
     return NUM_LONG if query.length == "long" else NUM_SHORT
 
 
 def seeded_choice(query: QueryRecord, position: int, where: tuple[str, str], seed: int) -> Choice:
-    """Draw phrasing and question of a query; nothing but the arguments decides.
+    """Draw phrasing and template of a query; the result depends only on the arguments.
 
     Args:
         query: The query.
-        position: Its place among the queries of its record.
+        position: Its position among the queries of its record.
         where: Id of the image, and name of the dataset.
-        seed: Decides the draw.
+        seed: Seed of the draw.
     """
     words = (*where, query.instruction, position)
     return Choice(
@@ -99,13 +100,13 @@ def seeded_choice(query: QueryRecord, position: int, where: tuple[str, str], see
 
 
 def seeded(seed: int, *words: str | int) -> int:
-    """Return a number of 64 bits that follows from the arguments alone."""
+    """Return an unsigned 64-bit integer that depends only on the arguments."""
     digest = hashlib.sha256(json.dumps([seed, *words]).encode()).digest()
     return int.from_bytes(digest[:8], "big")
 
 
 def ask(query: QueryRecord, choice: Choice, config: DataConfig) -> tuple[str, str]:
-    """Return the instruction that was drawn, and the question that asks for it.
+    """Return the drawn instruction and its question.
 
     Raises:
         ConfigError: If a template of the settings lacks ``{instruction}``.
@@ -123,14 +124,14 @@ def ask(query: QueryRecord, choice: Choice, config: DataConfig) -> tuple[str, st
     else:
         long = query.length == "long"
         template = published.evaluation_long if long else published.evaluation_short
-        # LISA lower-cases the sentences of RefCOCO when it reads them, ReasonSeg's never.
+        # LISA lower-cases the sentences of RefCOCO when it reads them, but never ReasonSeg's.
         lower = not long and query.kind != "reasoning"
     text = instruction.strip()
     return instruction, template.replace("{}", text.lower() if lower else text)
 
 
 def is_training(split: str) -> bool:
-    """Tell whether a split is one to train on: ``train``, ``train2017``, ..."""
+    """Return whether a split is a training split: ``train``, ``train2017``, ..."""
     return split.startswith("train")
 
 
@@ -144,12 +145,14 @@ _OPENINGS = frozenset(
 
 
 def clean_class_name(name: str) -> str:
-    """Turn a category's name into readable lower-case words.
+    """Return a category's name as readable lower-case words.
 
-    * COCO's bookkeeping goes: "wall-other-merged" is "wall", "door-stuff" is "door".
-    * A material stands before what is made of it: "wall-brick" is "brick wall".
-    * LVIS's and PACO's remarks go: "bow_(weapon)" is "bow"; underscores are spaces.
-    * Other hyphens stay ("t-shirt"), but for COCO's "window-blind", which is "window blind".
+    * COCO's suffixes are removed: "wall-other-merged" becomes "wall", "door-stuff" "door".
+    * A material moves to the front: "wall-brick" becomes "brick wall".
+    * LVIS's and PACO's remarks are removed: "bow_(weapon)" becomes "bow". Underscores become
+      spaces.
+    * Other hyphens are kept ("t-shirt"), except in COCO's "window-blind", which becomes "window
+      blind".
     """
     text = re.sub(r"[_ ]*\([^()]*\)", "", name.lower()).replace("_", " ")
     text = " ".join(text.split())
@@ -163,11 +166,11 @@ def clean_class_name(name: str) -> str:
 
 
 def is_long(instruction: str) -> bool:
-    """Tell whether an instruction reads as a sentence, so that no question is put around it.
+    """Return whether an instruction is a sentence, which is used as a question as it is.
 
-    That is: it ends with a question or exclamation mark; or has three words or more and opens like
-    a question or a request ("which ...", "please ..."); or has six words or more and ends with a
-    full stop. Everything else names a thing: "the man in the red shirt".
+    A sentence ends with a question or exclamation mark; or has at least three words and begins
+    like a question or a request ("which ...", "please ..."); or has at least six words and ends
+    with a full stop. Everything else is a phrase: "the man in the red shirt".
     """
     text = instruction.strip()
     words = text.split()
@@ -179,7 +182,7 @@ def is_long(instruction: str) -> bool:
 
 
 def question(instruction: str, length: Length, config: DataConfig) -> str:
-    """Return the question for an instruction: the template of its length, filled in.
+    """Return the question for an instruction, from the template of the settings for its length.
 
     Raises:
         ConfigError: If the template lacks ``{instruction}``.

@@ -1,14 +1,11 @@
-"""The dataset adapters by the name that ``data.kind`` gives them."""
+"""The dataset adapters by the value of ``data.kind``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from lens_cache.config.data import DataConfig
-from lens_cache.datasets.base import (
-    SegmentationDataset,
-    dataset_root,
-)
+from lens_cache.datasets.base import SegmentationDataset, dataset_root
 from lens_cache.datasets.coco import CocoDataset
 from lens_cache.datasets.huggingface import HuggingfaceDataset
 from lens_cache.datasets.jsonl import JsonlDataset
@@ -24,17 +21,17 @@ DATASETS: dict[str, Callable[[DataConfig], SegmentationDataset]] = {
 
 
 def open_dataset(config: DataConfig) -> SegmentationDataset:
-    """Open the dataset that a configuration names.
+    """Open the dataset of a configuration.
 
     Raises:
         ConfigError: If a setting does not fit the dataset, such as an unknown category.
-        DatasetError: If the root is missing, the dataset cannot be read or holds nothing.
+        DatasetError: If the root is missing, or the dataset cannot be read or is empty.
     """
     dataset_root(config)
     dataset = DATASETS[config.kind](config)
     if not len(dataset):
         raise DatasetError(
             f"opening the {config.kind} dataset {config.root}: {dataset.source} has no image with "
-            "an annotation to use"
+            "a usable annotation"
         )
     return dataset

@@ -1,6 +1,6 @@
-"""How planning spreads over threads, or over whatever a pipeline has: chunks in, results in order.
+"""Run planning in parallel: a dataset that other processes can open, and the mapper interface.
 
-A plan must not depend on it: results come back in the order of the chunks.
+A plan does not depend on the mapper: results come back in the order of the chunks.
 """
 
 from __future__ import annotations
@@ -19,27 +19,28 @@ from lens_cache.datasets.registry import open_dataset
 C = TypeVar("C")
 R = TypeVar("R")
 
-# Records that are read in one go: enough to make the way to another process cheap.
+# Records per chunk: enough to make the cost of another process or thread small.
 CHUNK = 32
 
 
 class DataSource:
-    """A dataset that any process can open: it travels as settings and is opened on first use.
+    """A dataset that any process can open: only its settings are pickled; it opens on first use.
 
     Args:
         config: The settings.
-        excluded: Images to leave out of training splits, if any.
+        excluded: Images to skip in training splits, if any.
     """
 
     def __init__(self, config: DataConfig, excluded: EvaluationImages | None = None) -> None:
-        self.config, self.excluded = config, excluded
+        self.config = config
+        self.excluded = excluded
         self._dataset: SegmentationDataset | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
         return DataSource, (self.config, self.excluded)
 
     def open(self) -> SegmentationDataset:
-        """Return the dataset, the same one every time.
+        """Return the dataset; later calls return the same object.
 
         Raises:
             ConfigError: If a setting does not fit the dataset.
@@ -52,7 +53,7 @@ class DataSource:
         return self._dataset
 
     def without(self, excluded: EvaluationImages) -> DataSource:
-        """Return the same dataset without some images."""
+        """Return the same dataset with images skipped in training splits."""
         source = DataSource(self.config, excluded)
         if isinstance(self._dataset, LisaDataset):
             source._dataset = WithoutEvaluation(self._dataset, excluded)
@@ -60,7 +61,7 @@ class DataSource:
 
 
 class Mapper(Protocol):
-    """Applies a function to chunks, in parallel."""
+    """Applies a function to chunks in parallel."""
 
     def __call__(
         self, source: DataSource, function: Callable[[DataSource, C], R], chunks: Sequence[C]
@@ -69,19 +70,19 @@ class Mapper(Protocol):
 
         Args:
             source: The dataset; opened at most once per process.
-            function: A function of a module, or a partial of one: it must be picklable.
-            chunks: What it is applied to.
+            function: A module-level function, or a partial of one: it must be picklable.
+            chunks: Arguments of the calls.
         """
         ...
 
 
 def in_threads(threads: int = 4) -> Mapper:
-    """Return a mapper that works in threads of this process."""
+    """Return a mapper that uses threads of this process."""
 
     def mapper(
         source: DataSource, function: Callable[[DataSource, C], R], chunks: Sequence[C]
     ) -> Iterator[R]:
-        source.open()  # here, not in two threads at a time
+        source.open()  # before the threads start: opening is not thread-safe
         waiting: deque[Future[R]] = deque()
         pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="plan")
         try:

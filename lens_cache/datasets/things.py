@@ -1,8 +1,8 @@
-"""Everything that stands in a picture, where a dataset says so in ``scenes.jsonl``.
+"""Masks of all things of an image, for datasets that have ``scenes.jsonl``.
 
     {"image": "images/val/000000.png", "things": [{"rle": {...}, ...}, ...]}
 
-Other keys are not read. One reference line needs it: the mask of a random thing.
+Other keys are not read. One evaluation baseline uses it: the mask of a random thing.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def read_things(root: Path, images: Collection[str]) -> Things | None:
 
     Args:
         root: Folder of the dataset.
-        images: Paths relative to the root; what the file says of others is not read.
+        images: Paths relative to the root; lines of other images are skipped.
 
     Returns:
-        Nothing if there is no file; an image that it does not list has no entry.
+        None if there is no file; an image that is not listed has no entry.
 
     Raises:
-        DatasetError: If the file is there and a line of it is not understood.
+        DatasetError: If a line of the file is not valid.
     """
     path = root / SCENES_FILE
     if not path.exists():
@@ -46,6 +46,6 @@ def read_things(root: Path, images: Collection[str]) -> Things | None:
             raise DatasetError(
                 f"reading {path}, line {number}: expected an object with image and things, each "
                 f"with an rle; {type(error).__name__}: {one_line(error, 100)}; write the "
-                "data anew"
+                "data again"
             ) from None
     return found

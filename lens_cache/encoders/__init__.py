@@ -1,1 +1,1 @@
-"""The frozen models: LLaVA and SAM as they are published, run only as far as LENS needs them."""
+"""The frozen models: the published LLaVA and SAM, run only as far as LENS needs them."""

@@ -1,4 +1,4 @@
-"""Where model weights lie, and what identifies them."""
+"""Finding the files of model weights, locally or on the Hugging Face hub, and hashing them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
 from lens_cache.errors import CheckpointError, one_line
 
-TRY_OUT = "for a try-out run `lens-cache data tiny-checkpoints DIR` and set encoders.root=DIR"
+TRY_OUT = "to try it out, run `lens-cache data tiny-checkpoints DIR` and set encoders.root=DIR"
 _FOLDER_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 _DIGESTED = (
     "*.safetensors",
@@ -27,15 +27,16 @@ _HUB_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<file>[^/
 
 
 def resolve_folder(checkpoint: str, root: Path | None, revision: str | None = None) -> Path:
-    """Find the folder of a Hugging Face model; download it if no such folder exists.
+    """Find the folder of a Hugging Face model; downloads it if there is no such local folder.
 
     Args:
         checkpoint: A local folder, relative to ``root`` if that is given, or a hub id.
-        root: Folder that holds checkpoints.
+        root: Folder of checkpoints.
         revision: Branch, tag or commit of a hub id.
 
     Raises:
-        CheckpointError: If it is neither here nor on the hub, or the hub cannot be reached.
+        CheckpointError: If it is found neither locally nor on the hub, or the hub cannot be
+            reached.
     """
     local = _local(checkpoint, root)
     if local.is_dir():
@@ -57,22 +58,24 @@ def resolve_folder(checkpoint: str, root: Path | None, revision: str | None = No
 
 
 def resolve_file(checkpoint: str, root: Path | None, revision: str | None = None) -> Path:
-    """Find a SAM's ``.pth``; download it if there is none.
+    """Find a SAM's ``.pth``; downloads it if there is no such local file.
 
     Args:
-        checkpoint: A ``.pth`` file or a folder that holds exactly one, relative to ``root`` if
-            that is given, or a hub id ``owner/name[/path/file.pth]``.
-        root: Folder that holds checkpoints.
+        checkpoint: A ``.pth`` file or a folder with exactly one, relative to ``root`` if that is
+            given, or a hub id ``owner/name[/path/file.pth]``.
+        root: Folder of checkpoints.
         revision: Branch, tag or commit of a hub id.
 
     Raises:
-        CheckpointError: If it is neither here nor on the hub, or the hub cannot be reached.
+        CheckpointError: If it is found neither locally nor on the hub, or the hub cannot be
+            reached.
     """
     local = _local(checkpoint, root)
     if local.is_file():
         return local
     if local.is_dir():
-        return local / _only_one([p.name for p in sorted(local.glob("*.pth"))], str(local))
+        names = [path.name for path in sorted(local.glob("*.pth"))]
+        return local / _only_one(names, str(local))
     match = _HUB_ID.fullmatch(checkpoint)
     if match is None or (match["file"] is None and checkpoint.endswith(".pth")):
         raise CheckpointError(
@@ -92,14 +95,14 @@ def resolve_file(checkpoint: str, root: Path | None, revision: str | None = None
 
 
 def weights_digest(path: Path) -> str:
-    """Return a SHA-256 that changes whenever the model may.
+    """Return a SHA-256 that changes if a file that may affect the model's outputs changes.
 
-    Of a file it is the SHA-256 of its content. Of a folder it is the SHA-256 of the lines
-    ``<SHA-256 of the content>  <name>`` (as ``sha256sum`` prints them) of the weight files, the
-    model's configuration, the tokenizer and the preprocessor, sorted by name.
+    For a file it is the SHA-256 of its content. For a folder it is the SHA-256 of lines
+    ``<SHA-256 of the content>  <name>`` (as ``sha256sum`` prints them), one for each file of the
+    weights, the model's configuration, the tokenizer and the preprocessor, sorted by name.
 
     Raises:
-        CheckpointError: If the path does not exist or the folder holds no weights.
+        CheckpointError: If the path does not exist or the folder has no weights.
     """
     try:
         if not path.is_dir():
@@ -107,7 +110,7 @@ def weights_digest(path: Path) -> str:
         files = sorted({file for pattern in _DIGESTED for file in path.glob(pattern)})
         if not any(file.suffix == ".safetensors" for file in files):
             raise CheckpointError(
-                f"hashing {path}: expected *.safetensors in it, found none; give a complete "
+                f"hashing {path}: expected *.safetensors files, found none; give a complete "
                 "Hugging Face folder"
             )
         lines = "".join(f"{_file_digest(file)}  {file.name}\n" for file in files)
@@ -141,8 +144,8 @@ def _from_hub(model: str, local: Path, download: Callable[[], str]) -> Path:
         return Path(download())
     except CheckpointError:
         raise
-    except Exception as error:  # the hub, HTTP and TLS libraries each have their own exceptions
+    except Exception as error:  # hub, HTTP and TLS libraries have exceptions of their own
         raise CheckpointError(
-            f"looking for {model}: {local} does not exist, and the Hugging Face hub did not "
-            f"deliver it ({one_line(error, 160)}); give the path of weights, or {TRY_OUT}"
+            f"looking for {model}: {local} does not exist, and the download from the Hugging Face "
+            f"hub failed ({one_line(error, 160)}); give the path of weights, or {TRY_OUT}"
         ) from None

@@ -1,4 +1,4 @@
-"""LLaVA, frozen, run up to the tapped layer and no further."""
+"""The frozen LLaVA, run only up to the last tapped layer."""
 
 from __future__ import annotations
 
@@ -16,52 +16,32 @@ from transformers import LlavaModel
 
 from lens_cache.encoders.llava_checkpoint import load_config, load_model
 from lens_cache.encoders.llava_prompt import LlavaPrompt
-from lens_cache.encoders.packed_decoder import PackedDecoder, States
+from lens_cache.encoders.llava_states import LlavaBatch, LlavaFeatures, States
+from lens_cache.encoders.llava_tower import image_features, truncate_tower
+from lens_cache.encoders.packed_decoder import PackedDecoder
 from lens_cache.encoders.transfer import Transfer
 from lens_cache.errors import ConfigError
 from lens_cache.features.packing import chunks, row_groups
 
-# Questions packed into one forward hold at most so many tokens, padding included (unless one alone
-# is longer): the attention mask grows with the square.
+# Most text tokens of one forward, padding included; a longer question runs alone. The limit bounds
+# the attention mask, which grows with the square of it.
 MAX_TEXT_TOKENS = 4096
 
 _Texts = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
-class LlavaFeatures:
-    """States of one image and its questions, per tapped layer.
-
-    Attributes:
-        prefix: States of the system prefix, shape (P, d), the same for every image.
-        image_tokens: States of the image, row-major over the grid, shape (N, d).
-        text_tokens: States of each question, in order, shapes (T_q, d).
-    """
-
-    prefix: States
-    image_tokens: States
-    text_tokens: dict[int, list[Tensor]]
-
-
-@dataclass(frozen=True)
-class LlavaBatch:
-    """States of B images and their questions, per tapped layer.
-
-    Attributes:
-        image_tokens: States of the images, shape (B, N, d).
-        text_tokens: States of all questions, one after another, image by image, shape (tokens, d).
-    """
-
-    image_tokens: States
-    text_tokens: States
-
-
-@dataclass(frozen=True)
 class _Row:
-    """What one row of a forward holds: an image and as many of its questions as fit."""
+    """One row of a forward: an image and some of its questions.
+
+    Attributes:
+        image: Index of the image in the batch.
+        is_first: Whether it is the first row of its image.
+        texts: Token ids of the questions.
+    """
 
     image: int
-    begins: bool
+    is_first: bool
     texts: list[Sequence[int]]
 
 
@@ -69,9 +49,9 @@ class LlavaEncoder:
     """The frozen LLaVA up to its last tapped layer; later layers and the LM head are not loaded.
 
     Attributes:
-        prompt: The prompt; ``prompt.token_ids(question).text_ids`` is what ``encode`` takes.
+        prompt: The prompt; ``prompt.token_ids(question).text_ids`` are the ids for ``encode``.
         layers: Tapped layers in ascending order.
-        num_layers: Decoder layers of the whole model (32), not only of the loaded part.
+        num_layers: Decoder layers of the whole model (32), including those not loaded.
         hidden_size: Width d of the states (4096).
         dtype: Precision of the weights, the forward pass and the states.
         device: Where the model runs.
@@ -86,10 +66,10 @@ class LlavaEncoder:
         num_layers: int,
         device: torch.device | str,
     ) -> None:
-        """Take a model and run the prefix.
+        """Wrap a model and run the prefix.
 
         Args:
-            model: A ``LlavaModel`` that ends at the last of the layers; it is changed.
+            model: A ``LlavaModel`` that ends at the last tapped layer; modified in place.
             prompt: Its prompt.
             layers: Tapped layers in ascending order.
             num_layers: Decoder layers of the whole model.
@@ -102,7 +82,7 @@ class LlavaEncoder:
         self.device = torch.device(device)
         self.dtype: torch.dtype = model.dtype
         self.model = model.to(self.device).eval().requires_grad_(False)
-        end_tower(self.model)
+        truncate_tower(self.model)
         self._transfer = Transfer(self.device)
         self._decoder = PackedDecoder(
             self.model.language_model, prompt.prefix_ids, layers, self._transfer
@@ -119,17 +99,18 @@ class LlavaEncoder:
     ) -> LlavaEncoder:
         """Load a Hugging Face LLaVA folder up to the last tapped layer.
 
-        ``hidden_states[num_layers]``, the output of the last layer, is normed in transformers; so
-        the final norm stays if that is tapped, and is left out otherwise.
+        The final norm is kept only if ``hidden_states[num_layers]`` is tapped: transformers applies
+        it to the output of the last layer and to no other.
 
         Args:
             folder: Local folder with safetensors weights.
-            layers: Tapped layers: ``hidden_states[layer]``, the input of decoder layer ``layer``.
+            layers: Tapped layers, from 1 to the number of decoder layers. Layer L means
+                ``hidden_states[L]``, the input of decoder layer L.
             dtype: Precision of the forward pass.
             device: Where the model runs.
 
         Raises:
-            ConfigError: If a layer is out of range.
+            ConfigError: If there is no layer or one is out of range.
             CheckpointError: If files or weights are missing or do not fit.
         """
         config = load_config(folder)
@@ -149,12 +130,12 @@ class LlavaEncoder:
 
     @property
     def prefix(self) -> States:
-        """States of the system prefix, shape (P, d), per tapped layer."""
+        """States of the system prefix, shape (P, d), by tapped layer."""
         return self._decoder.prefix
 
     @property
     def num_image_tokens(self) -> int:
-        """How many tokens an image has (576)."""
+        """Number of tokens of an image (576)."""
         return self.prompt.num_image_tokens
 
     @property
@@ -163,16 +144,19 @@ class LlavaEncoder:
         return self.prompt.grid
 
     def compile(self) -> None:
-        """Let torch.compile make kernels for the model; the first batches then take longer."""
+        """Compile the model with ``torch.compile``; the first batches then take longer."""
         for layer in self.model.language_model.layers:
             layer.compile(dynamic=True)
         self.model.vision_tower.compile()
 
     def pixels(self, square: NDArray[np.uint8]) -> Tensor:
-        """Return what the model takes of an image, on the host; any thread may call this.
+        """Preprocess an image for the vision tower, on the CPU; thread-safe.
 
         Args:
             square: The image from ``geometry.image_to_square``, shape (side, side, 3), any side.
+
+        Returns:
+            Normalised pixels, float32, shape (3, tower side, tower side).
 
         Raises:
             ValueError: If ``square`` is not a square RGB image.
@@ -185,10 +169,10 @@ class LlavaEncoder:
         return pixels
 
     def encode(self, square: NDArray[np.uint8], texts: _Texts) -> LlavaFeatures:
-        """Run one image with all its questions, packed behind it.
+        """Run one image with all its questions in one packed sequence.
 
-        Image states depend on nothing behind them. Their bits may still depend on the *number* of
-        packed tokens, because kernels depend on sizes.
+        The states of the image do not depend on the questions. Their last bits may depend on the
+        *number* of packed tokens, because kernels depend on sizes.
 
         Args:
             square: The image from ``geometry.image_to_square``, shape (side, side, 3), any side.
@@ -212,56 +196,47 @@ class LlavaEncoder:
 
     @torch.inference_mode()
     def encode_batch(self, pixels: Sequence[Tensor], texts: Sequence[_Texts]) -> LlavaBatch:
-        """Run B images, each with all its questions packed behind it.
+        """Run B images, each with all its questions in packed sequences.
 
         Args:
             pixels: Each image as ``pixels`` returns it.
-            texts: Per image the token ids of each question; may be empty.
+            texts: For each image the token ids of its questions; may be empty.
 
         Returns:
             States in the encoder's dtype and on its device.
         """
         features = image_features(self.model, self._transfer.upload(torch.stack(list(pixels))))
-        rows = [
-            _Row(image, number == 0, group)
-            for image, asked in enumerate(texts)
-            for number, group in enumerate(chunks(asked, MAX_TEXT_TOKENS))
-        ]
-        lengths = [sum(map(len, row.texts)) for row in rows]
-        parts = [
-            self._decoder.run(
+
+        # Rows: an image with more text than fits in one forward takes several.
+        rows = _rows(texts)
+        lengths = [sum(len(text) for text in row.texts) for row in rows]
+
+        # One forward for each group of rows.
+        image_states: list[States] = []
+        text_states: list[States] = []
+        for group in row_groups(lengths, MAX_TEXT_TOKENS):
+            chosen = rows[group.start : group.stop]
+            of_images, of_texts = self._decoder.run(
                 torch.stack([features[row.image] for row in chosen]), [row.texts for row in chosen]
             )
-            for group in row_groups(lengths, MAX_TEXT_TOKENS)
-            for chosen in [rows[group.start : group.stop]]
-        ]
-        begins = self._transfer.upload(
-            torch.tensor([place for place, row in enumerate(rows) if row.begins])
-        )
-        images, words = (
-            {n: torch.cat([states[n] for states in found]) for n in self.layers}
-            for found in zip(*parts, strict=True)
-        )
-        return LlavaBatch(
-            image_tokens={n: states.index_select(0, begins) for n, states in images.items()},
-            text_tokens=words,
-        )
+            image_states.append(of_images)
+            text_states.append(of_texts)
+
+        # All rows of an image have the same image states: keep those of its first row.
+        first_rows = torch.tensor([index for index, row in enumerate(rows) if row.is_first])
+        first_rows = self._transfer.upload(first_rows)
+        image_tokens, text_tokens = {}, {}
+        for layer in self.layers:
+            images = torch.cat([states[layer] for states in image_states])  # (rows, N, d)
+            image_tokens[layer] = images.index_select(0, first_rows)
+            text_tokens[layer] = torch.cat([states[layer] for states in text_states])
+        return LlavaBatch(image_tokens=image_tokens, text_tokens=text_tokens)
 
 
-def end_tower(model: Any) -> None:
-    """Drop the layers of a ``LlavaModel``'s tower behind those that the projector reads.
-
-    LLaVA-1.5 reads the last layer but one.
-    """
-    tower, config = model.vision_tower, model.config
-    depth = len(tower.encoder.layers)
-    read = config.vision_feature_layer
-    places = [place % (depth + 1) for place in ([read] if isinstance(read, int) else read)]
-    tower.encoder.layers = tower.encoder.layers[: max(places)]
-    config.vision_feature_layer = places[0] if isinstance(read, int) else places
-
-
-def image_features(model: Any, pixels: Tensor) -> Tensor:
-    """Return what stands for B images in the language model's input, shape (B, N, d)."""
-    output = model.get_image_features(pixel_values=pixels.to(model.dtype))
-    return torch.stack(list(output.pooler_output))
+def _rows(texts: Sequence[_Texts]) -> list[_Row]:
+    """Split the questions of each image into rows of at most ``MAX_TEXT_TOKENS`` tokens."""
+    return [
+        _Row(image, number == 0, group)
+        for image, questions in enumerate(texts)
+        for number, group in enumerate(chunks(questions, MAX_TEXT_TOKENS))
+    ]

@@ -1,4 +1,4 @@
-"""LLaVA's files: its configuration, the loading of a model, and single weights."""
+"""Reading a Hugging Face LLaVA folder: configurations, a model, single decoder layers."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ from transformers import LlavaConfig
 
 from lens_cache.encoders.llava_prompt import quiet
 from lens_cache.errors import CheckpointError, one_line
+from lens_cache.features.weights import require_all_fit
 
-# Set for both, so that what is compared runs the same kernels wherever it can.
+# For the encoder and its reference, so that both run the same kernels where possible.
 ATTENTION = "sdpa"
-# Old files say language_model.model.layers.N., newer ones model.language_model.layers.N.
+# language_model.model.layers.N. in old files, model.language_model.layers.N. in newer ones.
 _LAYER_WEIGHT = re.compile(r"(?:^|\.)language_model\.(?:model\.)?layers\.(\d+)\.(.+)$")
 _CONSTANT = "rotary_emb.inv_freq"
 # In checkpoints, but not in a truncated LlavaModel; the last two are constants of old versions.
-_LEFT_OUT = r"(^|\.)(lm_head\.weight|vision_model\.embeddings\.position_ids|rotary_emb\.inv_freq)$"
+_NOT_LOADED = (
+    r"(^|\.)(lm_head\.weight|vision_model\.embeddings\.position_ids|rotary_emb\.inv_freq)$"
+)
 
 
 def load_config(folder: Path) -> Any:
     """Read the configuration of a Hugging Face LLaVA folder.
 
     Raises:
-        CheckpointError: If it is missing, or of another kind of model.
+        CheckpointError: If it is missing or describes another kind of model.
     """
     path = folder / "config.json"
     try:
@@ -50,10 +53,10 @@ def load_config(folder: Path) -> Any:
 
 
 def text_config(folder: Path) -> dict[str, Any]:
-    """Return the text configuration as plain JSON, defaults and ``model_type`` included.
+    """Return the text configuration as plain JSON values, with defaults and ``model_type``.
 
     Raises:
-        CheckpointError: If the configuration is missing, or of another kind of model.
+        CheckpointError: If the configuration is missing or describes another kind of model.
     """
     config = load_config(folder).text_config
     plain: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
@@ -62,17 +65,28 @@ def text_config(folder: Path) -> dict[str, Any]:
 
 
 def vision_config(folder: Path) -> dict[str, Any]:
-    """Return the vision tower's configuration as plain values.
+    """Return the vision tower's configuration as plain JSON values.
 
     Raises:
-        CheckpointError: If the folder has no LLaVA configuration.
+        CheckpointError: If the configuration is missing or describes another kind of model.
     """
     config: dict[str, Any] = load_config(folder).vision_config.to_dict()
     return config
 
 
 def load_model(model_class: Any, folder: Path, config: Any, dtype: torch.dtype) -> Any:
-    """Load weights; refuse if any is missing, misshapen or unknown, layers left out excepted."""
+    """Build a model and load its weights.
+
+    Args:
+        model_class: ``LlavaModel`` or ``LlavaForConditionalGeneration``.
+        folder: Hugging Face LLaVA folder.
+        config: Its configuration, possibly with fewer decoder layers.
+        dtype: Precision of the weights.
+
+    Raises:
+        CheckpointError: If a weight is missing, unknown or of another shape. Weights of decoder
+            layers that the configuration does not have are ignored.
+    """
     try:
         with quiet():
             model, info = model_class.from_pretrained(
@@ -89,33 +103,25 @@ def load_model(model_class: Any, folder: Path, config: Any, dtype: torch.dtype) 
         raise CheckpointError(
             f"loading LLaVA from {folder}: {one_line(error)}; download the checkpoint again"
         ) from None
-    unknown = _unknown(info["unexpected_keys"], config.text_config.num_hidden_layers)
-    mismatched = [key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]]
-    problems = [
-        f"{problem} {', '.join(sorted(names)[:5])}"
-        for problem, names in (
-            ("lacks", info["missing_keys"]),
-            ("has another shape for", mismatched),
-            ("has unknown", unknown),
-        )
-        if names
-    ]
-    if problems:
-        raise CheckpointError(
-            f"loading LLaVA from {folder}: the checkpoint {' and '.join(problems)}; download it "
-            "again, or give a LLaVA in Hugging Face format"
-        )
+    require_all_fit(
+        f"loading LLaVA from {folder}",
+        "download it again, or give a LLaVA in Hugging Face format",
+        missing=info["missing_keys"],
+        unknown=_unknown(info["unexpected_keys"], config.text_config.num_hidden_layers),
+        misshapen=[key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]],
+    )
     return model
 
 
 def _unknown(names: Iterable[str], num_layers: int) -> list[str]:
-    """Return the weights that we did not leave out on purpose."""
-    return [
-        name
-        for name in names
-        if not re.search(_LEFT_OUT, name)
-        and not ((layer := _LAYER_WEIGHT.search(name)) and int(layer[1]) >= num_layers)
-    ]
+    """Return the weights that are neither of later layers nor skipped on purpose."""
+    unknown = []
+    for name in names:
+        layer = _LAYER_WEIGHT.search(name)
+        is_later = layer is not None and int(layer[1]) >= num_layers
+        if not is_later and not re.search(_NOT_LOADED, name):
+            unknown.append(name)
+    return unknown
 
 
 def decoder_layer_weights(folder: Path, layers: Sequence[int]) -> dict[int, dict[str, Tensor]]:
@@ -126,39 +132,49 @@ def decoder_layer_weights(folder: Path, layers: Sequence[int]) -> dict[int, dict
         layers: Tapped layers.
 
     Returns:
-        Per L the weights named ``0.<name in the layer>`` (layer L) and ``1.<...>`` (layer L+1). An
-        L has no entry where the model ends before L+1.
+        For each L the weights named ``0.<name in the layer>`` (layer L) and ``1.<...>`` (layer
+        L+1). L has no entry if the model has no layer L+1.
 
     Raises:
         CheckpointError: If a file or a weight is missing.
     """
     num_layers = int(load_config(folder).text_config.num_hidden_layers)
-    kept = sorted({layer for layer in layers if layer + 1 < num_layers})
     files = _weight_files(folder)
-    names: dict[int, dict[str, str]] = defaultdict(dict)
-    for name in files:
-        match = _LAYER_WEIGHT.search(name)
-        if match and not match[2].endswith(_CONSTANT):
-            names[int(match[1])][match[2]] = name
-    expected = {name for layer in names.values() for name in layer}
+    names = _decoder_layer_names(files)
+    expected = {short for layer in names.values() for short in layer}
     weights: dict[int, dict[str, Tensor]] = {}
-    for layer in kept:
+    for layer in sorted({layer for layer in layers if layer + 1 < num_layers}):
         weights[layer] = {}
         for offset in (0, 1):
-            lacking = expected - set(names[layer + offset])
-            if lacking or not expected:
+            found = names.get(layer + offset, {})
+            missing = expected - found.keys()
+            if missing or not expected:
                 raise CheckpointError(
                     f"reading decoder layer {layer + offset} of {folder}: the checkpoint lacks "
-                    f"{', '.join(sorted(lacking)[:5]) or 'decoder layers'}; download it again"
+                    f"{', '.join(sorted(missing)[:5]) or 'decoder layers'}; download it again"
                 )
-            for short, name in sorted(names[layer + offset].items()):
+            for short, name in sorted(found.items()):
                 weights[layer][f"{offset}.{short}"] = _read(files[name], name)
     return weights
 
 
+def _decoder_layer_names(names: Iterable[str]) -> dict[int, dict[str, str]]:
+    """Return, for each decoder layer, the weights' names in the file by their names in the layer.
+
+    Skips the constants of old files.
+    """
+    layers: dict[int, dict[str, str]] = defaultdict(dict)
+    for name in names:
+        match = _LAYER_WEIGHT.search(name)
+        if match and not match[2].endswith(_CONSTANT):
+            layers[int(match[1])][match[2]] = name
+    return layers
+
+
 def _weight_files(folder: Path) -> dict[str, Path]:
-    """Return which safetensors file holds which weight."""
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    """Return the safetensors file of each weight."""
+    index = folder / "model.safetensors.index.json"
+    single = folder / "model.safetensors"
     try:
         if index.exists():
             weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]

@@ -1,4 +1,4 @@
-"""LLaVA's prompt as token ids, without any weights."""
+"""LLaVA's prompt as token ids; reads no weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VICUNA_V1 = "{system} USER: <image>\n{question} ASSISTANT:"
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and warnings off the terminal; we check what they say."""
+    """Silence transformers' progress bars and warnings; callers check what they report."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
@@ -41,8 +41,8 @@ def quiet() -> Iterator[None]:
 def load_processor(folder: Path) -> Any:
     """Load tokenizer and image processor of a Hugging Face LLaVA folder.
 
-    The image processor is the Pillow one: its result does not depend on torchvision's version nor
-    on the CPU.
+    Uses the Pillow image processor, because its result depends neither on the version of
+    torchvision nor on the CPU.
 
     Raises:
         CheckpointError: If files are missing or do not describe a LLaVA processor.
@@ -65,17 +65,17 @@ def load_processor(folder: Path) -> Any:
 
 
 def square_side(processor: Any) -> int:
-    """Return the side of the square that the image processor makes of a square, in pixels (336).
+    """Return the side of the vision tower's input, in pixels (336).
 
     Raises:
-        CheckpointError: If its centre crop would cut something off a square.
+        CheckpointError: If the image processor would crop a square image.
     """
     size, crop = processor.image_processor.size, processor.image_processor.crop_size
     resized = size.shortest_edge or size.height
     if not crop.height == crop.width == resized:
         raise CheckpointError(
-            f"reading LLaVA's image processor: expected one that keeps the whole of a square, "
-            f"found one that resizes to {resized} and cuts out {crop.width} x {crop.height}; this "
+            f"reading LLaVA's image processor: expected one that does not crop a square image, "
+            f"found one that resizes to {resized} and crops to {crop.width} x {crop.height}; this "
             "LLaVA is not supported"
         )
     return int(resized)
@@ -83,11 +83,11 @@ def square_side(processor: Any) -> int:
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """A prompt cut at the image.
+    """Token ids of a prompt, without those of the image.
 
     Attributes:
-        prefix_ids: Tokens before the image, the same for every question.
-        text_ids: Tokens behind the image: the question and the call for an answer.
+        prefix_ids: Ids before the image, the same for every question.
+        text_ids: Ids after the image: the question and ``ASSISTANT:``.
     """
 
     prefix_ids: tuple[int, ...]
@@ -95,13 +95,13 @@ class PromptTokens:
 
 
 class LlavaPrompt:
-    """Turns questions into token ids as the model's own processor does.
+    """Turns questions into the same token ids as the model's own processor.
 
     Attributes:
         processor: The Hugging Face processor.
-        prefix_ids: Tokens before the image.
-        image_token_id: The token that stands for one cell of the image.
-        num_image_tokens: How many of them an image has (576).
+        prefix_ids: Ids before the image.
+        image_token_id: Id of an image token, one for each cell of the grid.
+        num_image_tokens: Image tokens of an image (576).
         grid: (rows, columns) of the image tokens.
     """
 
@@ -109,6 +109,9 @@ class LlavaPrompt:
 
     def __init__(self, processor: Any) -> None:
         """Find prefix and image tokens by running the processor once on a blank image.
+
+        Args:
+            processor: The Hugging Face processor of a LLaVA.
 
         Raises:
             CheckpointError: If the image tokens are not one run of rows x columns tokens.
@@ -133,13 +136,13 @@ class LlavaPrompt:
             )
         if self.token_ids("?").text_ids != tuple(ids[end:]):
             raise CheckpointError(
-                "reading LLaVA's prompt: the text behind the image depends on the number of image "
+                "reading LLaVA's prompt: the tokens after the image depend on the number of image "
                 "tokens; this tokenizer is not supported"
             )
 
     @classmethod
     def from_folder(cls, folder: Path) -> LlavaPrompt:
-        """Read tokenizer and processor of a Hugging Face LLaVA folder; no weights.
+        """Load tokenizer and image processor of a Hugging Face LLaVA folder.
 
         Raises:
             CheckpointError: If they are missing or do not fit together.
@@ -147,17 +150,17 @@ class LlavaPrompt:
         return cls(load_processor(folder))
 
     def text(self, question: str) -> str:
-        """Return the whole prompt, with one image token that the processor expands."""
+        """Return the whole prompt, with one ``<image>`` token that the processor expands."""
         return self.template.format(system=SYSTEM, question=question)
 
     def token_ids(self, question: str) -> PromptTokens:
         """Tokenise the prompt of a question.
 
         Args:
-            question: What the user asks about the image, e.g. "What is the orange in this image?".
+            question: The instruction as a question, e.g. "What is the orange in this image?".
 
         Raises:
-            ConfigError: If the question is blank, holds the image token or is not valid Unicode.
+            ConfigError: If the question is blank, contains the image token or is not valid Unicode.
         """
         if not question.strip():
             raise ConfigError("tokenising an instruction: expected some text, found none")
@@ -169,13 +172,13 @@ class LlavaPrompt:
             ) from None
         if ids.count(self.image_token_id) != 1:
             raise ConfigError(
-                f"tokenising the instruction {question[:80]!r}: it must not contain "
-                f"{self.processor.image_token}; remove it"
+                f"tokenising the instruction {question[:80]!r}: it contains "
+                f"{self.processor.image_token}, which is reserved for the image; remove it"
             )
-        image = ids.index(self.image_token_id)
-        if tuple(ids[:image]) != self.prefix_ids:
+        start = ids.index(self.image_token_id)
+        if tuple(ids[:start]) != self.prefix_ids:
             raise ConfigError(
                 f"tokenising the instruction {question[:80]!r}: it changes the tokens before the "
                 "image; rephrase it"
             )
-        return PromptTokens(prefix_ids=self.prefix_ids, text_ids=tuple(ids[image + 1 :]))
+        return PromptTokens(prefix_ids=self.prefix_ids, text_ids=tuple(ids[start + 1 :]))

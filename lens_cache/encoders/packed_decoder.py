@@ -1,8 +1,8 @@
-"""LLaVA's language model up to the tapped layer: images with their questions packed behind them.
+"""LLaVA's language model up to the last tapped layer, on packed sequences.
 
-The system prefix is the same for every image, and causal attention lets it see nothing behind it.
-So it runs once; every later forward begins behind it, with the keys and values that its layers
-remember.
+The system prefix is the same for every image and, because attention is causal, does not depend on
+the tokens after it. So it runs once, and each attention layer stores its keys and values. Every
+later forward contains only image tokens and questions.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lens_cache.encoders.packed_attention import BEHIND_PREFIX_ATTENTION, PREFIX_ATTENTION
+from lens_cache.encoders.llava_states import States
+from lens_cache.encoders.packed_attention import AFTER_PREFIX_ATTENTION, PREFIX_ATTENTION
 from lens_cache.encoders.transfer import Transfer
 from lens_cache.features.packing import additive_mask, block_mask, pack_ids, position_ids
 
-# Per tapped layer.
-States = dict[int, Tensor]
-
 
 class PackedDecoder:
-    """The language model with the prefix behind it.
+    """The language model after its prefix.
 
     Attributes:
-        prefix: States of the prefix, shape (P, d), per tapped layer.
+        prefix: States of the prefix, shape (P, d), by tapped layer.
     """
 
     def __init__(
@@ -34,13 +32,15 @@ class PackedDecoder:
         """Run the prefix.
 
         Args:
-            language: A ``LlamaModel`` that ends at the last of the layers; it is changed.
-            prefix_ids: Tokens of the prefix.
+            language: A ``LlamaModel`` that ends at the last tapped layer; modified in place.
+            prefix_ids: Token ids of the prefix.
             layers: Tapped layers in ascending order.
-            transfer: The way to the model's device.
+            transfer: Copies to the model's device.
         """
-        self._language, self._layers, self._transfer = language, tuple(layers), transfer
-        self._start = len(prefix_ids)
+        self._language = language
+        self._layers = tuple(layers)
+        self._transfer = transfer
+        self._num_prefix = len(prefix_ids)
         self.prefix = self._run_prefix(prefix_ids)
 
     @torch.inference_mode()
@@ -48,45 +48,46 @@ class PackedDecoder:
         self._language.config._attn_implementation = PREFIX_ATTENTION
         ids = self._transfer.upload(torch.tensor([list(prefix_ids)]))
         states = self._states(inputs_embeds=self._language.embed_tokens(ids))
-        self._language.config._attn_implementation = BEHIND_PREFIX_ATTENTION
+        self._language.config._attn_implementation = AFTER_PREFIX_ATTENTION
         return {layer: state[0] for layer, state in states.items()}
 
     def run(
         self, images: Tensor, texts: Sequence[Sequence[Sequence[int]]]
     ) -> tuple[States, States]:
-        """Run R images, each with questions behind it.
+        """Run R images, each with its questions.
 
-        Nothing here waits for the device: the host alone decides what goes where.
+        Never waits for the device: all sizes are known on the host.
 
         Args:
-            images: What stands for them in the input, shape (R, N, d).
-            texts: Per image the token ids of each question; may be empty.
+            images: Image tokens at the input of the model, shape (R, N, d).
+            texts: For each image the token ids of its questions; may be empty.
 
         Returns:
-            Per tapped layer the states of the images, shape (R, N, d), and of all questions, one
-            after another, image by image, shape (tokens, d).
+            By tapped layer the states of the image tokens, shape (R, N, d), and those of the
+            questions' tokens, concatenated image by image, shape (tokens, d).
         """
         packed = pack_ids(texts)
-        ids, owner, places = map(self._transfer.upload, (packed.ids, packed.owner, packed.places))
-        words = self._language.embed_tokens(ids)
+        ids = self._transfer.upload(packed.ids)
+        owner = self._transfer.upload(packed.owner)
+        places = self._transfer.upload(packed.places)
+        words = self._language.embed_tokens(ids)  # (R, T, d)
         num_image = images.shape[1]
-        end = self._start + num_image
+        num_shared = self._num_prefix + num_image
+        mask = block_mask(num_shared, owner)[:, :, num_shared:]  # (R, 1, T, P + N + T)
         states = self._states(
             inputs_embeds=torch.cat([images.to(words.dtype), words], dim=1),
-            position_ids=position_ids(end, owner)[:, self._start :],
-            attention_mask=additive_mask(block_mask(end, owner)[:, :, end:], words.dtype),
+            position_ids=position_ids(num_shared, owner)[:, self._num_prefix :],
+            attention_mask=additive_mask(mask, words.dtype),
             num_image=num_image,
-        )
-        return (
-            {layer: state[:, :num_image] for layer, state in states.items()},
-            {
-                layer: state[:, num_image:].flatten(0, 1).index_select(0, places)
-                for layer, state in states.items()
-            },
-        )
+        )  # (R, N + T, d)
+        image_states, text_states = {}, {}
+        for layer, state in states.items():
+            image_states[layer] = state[:, :num_image]
+            text_states[layer] = state[:, num_image:].flatten(0, 1).index_select(0, places)
+        return image_states, text_states
 
     def _states(self, **inputs: Any) -> States:
-        """Return the states of the tapped layers."""
+        """Run the model; returns the states of the tapped layers."""
         output = self._language(
             use_cache=False, output_hidden_states=len(self._layers) > 1, **inputs
         )

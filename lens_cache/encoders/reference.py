@@ -1,6 +1,6 @@
-"""The references for the encoders: the published models, run the ordinary way.
+"""Reference implementations of the encoders: the published models in their usual form.
 
-Nothing here packs, masks or truncates; ``verify --recompute`` compares a store with it.
+Nothing here packs, masks or truncates. ``verify --recompute`` compares a store with these.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from transformers import LlavaForConditionalGeneration
 from lens_cache.encoders.llava_checkpoint import load_config, load_model
 from lens_cache.encoders.llava_prompt import LlavaPrompt
 from lens_cache.encoders.sam import build_sam
-from lens_cache.encoders.sam_checkpoint import load_state, load_strictly, read_architecture
+from lens_cache.encoders.sam_checkpoint import GIVE_A_SAM, load_state, read_architecture
+from lens_cache.features.weights import load_strict
 from lens_cache.images.geometry import resized_size
 
 
 class PlainLlava:
-    """The reference for ``LlavaEncoder``: the whole model, run the ordinary way.
+    """The reference for ``LlavaEncoder``: the whole model on one image and one question.
 
-    One image, one question, tokens and image tokens from the processor, no packing, no mask of
-    ours, every layer.
+    The processor makes all tokens; the model runs every layer with its own mask.
     """
 
     def __init__(self, model: Any, prompt: LlavaPrompt, device: torch.device | str) -> None:
@@ -57,7 +57,16 @@ class PlainLlava:
     def states(
         self, square: NDArray[np.uint8], question: str, layers: Sequence[int]
     ) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
-        """Return per layer the states of prefix (P, d), image (N, d) and text (T, d)."""
+        """Return the states of prefix, image tokens and text tokens, by layer.
+
+        Args:
+            square: The image from ``geometry.image_to_square``, shape (side, side, 3).
+            question: Text of the question.
+            layers: Indices into ``hidden_states``.
+
+        Returns:
+            For each layer, shapes (P, d), (N, d) and (T, d).
+        """
         inputs = self.prompt.processor(
             text=self.prompt.text(question), images=Image.fromarray(square), return_tensors="pt"
         ).to(self.model.device, self.model.dtype)
@@ -65,8 +74,8 @@ class PlainLlava:
         is_image = inputs["input_ids"][0] == self.prompt.image_token_id
         start = int(is_image.nonzero()[0])
         end = start + int(is_image.sum())
-        hidden = {n: output.hidden_states[n][0] for n in layers}
-        return {n: (h[:start], h[start:end], h[end:]) for n, h in hidden.items()}
+        states = {layer: output.hidden_states[layer][0] for layer in layers}  # (P + N + T, d)
+        return {layer: (h[:start], h[start:end], h[end:]) for layer, h in states.items()}
 
 
 class PlainSam:
@@ -92,17 +101,18 @@ class PlainSam:
         """Load a whole SAM.
 
         Raises:
-            CheckpointError: If the file is missing, corrupt, not a SAM, or lacks weights.
+            CheckpointError: If the file is missing, corrupt or not a SAM, or a weight does not fit.
         """
         state = load_state(path)
         model = build_sam(read_architecture(state, path))
-        load_strictly(model, state, path)
+        load_strict(model, state, f"loading SAM from {path}", GIVE_A_SAM)
         return cls(model, dtype=dtype, device=device)
 
     def encode(self, image: NDArray[np.uint8]) -> Tensor:
         """Embed an RGB image of shape (H, W, 3); returns shape (C, h, w).
 
-        Of a very long or high image the predictor would keep no pixel of the short side.
+        The predictor would round the short side of a very long image to zero pixels. Such an image
+        is resized first, as in ``geometry.resized_size``.
         """
         height, width = image.shape[:2]
         side = self.predictor.transform.target_length

@@ -1,4 +1,4 @@
-"""Both frozen models of an extraction: where they lie, and what identifies what they say."""
+"""Both frozen models of an extraction: their files, and the fingerprints of their features."""
 
 from __future__ import annotations
 
@@ -15,13 +15,22 @@ from lens_cache.encoders.llava_prompt import LlavaPrompt
 from lens_cache.errors import ConfigError
 from lens_cache.features.sam_architecture import SamArchitecture
 
-# Raise it when a change to this package changes the bytes of a group for the same models.
+# Increase it when a change to this package changes the bytes of a group for the same models.
 EXTRACTION_VERSION = {"hidden_states": 2, "image_embeddings": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoders:
-    """The two frozen models as files, and what their outputs look like."""
+    """The two frozen models of an extraction, without their weights.
+
+    Attributes:
+        llava: Folder of the Hugging Face LLaVA.
+        sam: A segment-anything ``.pth``.
+        prompt: LLaVA's prompt.
+        text_config: LLaVA's text configuration, as plain JSON values.
+        sam_architecture: Sizes of the SAM.
+        fingerprints: By feature group, everything that determines its bytes.
+    """
 
     llava: Path
     sam: Path
@@ -32,15 +41,15 @@ class Encoders:
 
     @property
     def side(self) -> int:
-        """Side of the square frame: what SAM takes."""
+        """Side of the square frame in pixels: that of SAM's input."""
         return self.sam_architecture.image_size
 
     @classmethod
     def resolve(cls, config: ExtractConfig) -> Encoders:
-        """Find both checkpoints and read what identifies their outputs, but no weights.
+        """Find both checkpoints and compute the fingerprints; loads no model.
 
         Raises:
-            CheckpointError: If one is missing or is not what it should be.
+            CheckpointError: If a checkpoint is missing, corrupt or of another kind.
             ConfigError: If a tapped layer does not exist.
         """
         root = config.encoders.root

@@ -9,19 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from segment_anything.modeling import (
-    ImageEncoderViT,
-    MaskDecoder,
-    PromptEncoder,
-    Sam,
-    TwoWayTransformer,
-)
+from segment_anything.modeling import ImageEncoderViT, Sam
 from torch import Tensor, nn
 
 from lens_cache.encoders.sam_attention import replace_attention
-from lens_cache.encoders.sam_checkpoint import load_state, load_strictly, read_architecture
+from lens_cache.encoders.sam_checkpoint import GIVE_A_SAM, load_state, read_architecture
 from lens_cache.encoders.transfer import Transfer
-from lens_cache.features.sam_architecture import MASK_DECODER_HEADS, SamArchitecture
+from lens_cache.features.sam_architecture import SamArchitecture
+from lens_cache.features.sam_modules import build_prompt_encoder_and_mask_decoder
+from lens_cache.features.weights import load_strict
 from lens_cache.images.geometry import resized_size
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -30,7 +26,7 @@ _ENCODER = "image_encoder."
 
 
 def build_image_encoder(sizes: SamArchitecture) -> ImageEncoderViT:
-    """Build segment-anything's image encoder of the given sizes, with untrained weights."""
+    """Build segment-anything's image encoder of the given sizes, with random weights."""
     return ImageEncoderViT(
         depth=sizes.depth,
         embed_dim=sizes.embed_dim,
@@ -48,35 +44,20 @@ def build_image_encoder(sizes: SamArchitecture) -> ImageEncoderViT:
 
 
 def build_sam(sizes: SamArchitecture) -> Sam:
-    """Build segment-anything's SAM of the given sizes, with untrained weights."""
-    cells = (sizes.embedding_size, sizes.embedding_size)
+    """Build segment-anything's whole SAM of the given sizes, with random weights."""
+    image_encoder = build_image_encoder(sizes)
+    prompt_encoder, mask_decoder = build_prompt_encoder_and_mask_decoder(sizes)
     return Sam(
-        image_encoder=build_image_encoder(sizes),
-        prompt_encoder=PromptEncoder(
-            embed_dim=sizes.transformer_dim,
-            image_embedding_size=cells,
-            input_image_size=(sizes.image_size, sizes.image_size),
-            mask_in_chans=sizes.mask_in_chans,
-        ),
-        mask_decoder=MaskDecoder(
-            num_multimask_outputs=sizes.num_multimask_outputs,
-            transformer=TwoWayTransformer(
-                depth=sizes.decoder_depth,
-                embedding_dim=sizes.transformer_dim,
-                mlp_dim=sizes.decoder_mlp_dim,
-                num_heads=MASK_DECODER_HEADS,
-            ),
-            transformer_dim=sizes.transformer_dim,
-            iou_head_depth=sizes.iou_head_depth,
-            iou_head_hidden_dim=sizes.iou_head_hidden_dim,
-        ),
+        image_encoder=image_encoder,
+        prompt_encoder=prompt_encoder,
+        mask_decoder=mask_decoder,
         pixel_mean=list(PIXEL_MEAN),
         pixel_std=list(PIXEL_STD),
     ).eval()
 
 
 class SamEncoder:
-    """SAM's frozen image encoder; prompt encoder and mask decoder are never loaded.
+    """SAM's frozen image encoder, without prompt encoder and mask decoder.
 
     Attributes:
         sizes: Sizes of the SAM.
@@ -93,26 +74,27 @@ class SamEncoder:
         device: torch.device | str,
         fused: bool | None = None,
     ) -> None:
-        """Take a model.
+        """Wrap a model with its weights.
 
         Args:
-            model: With its weights; it is changed.
+            model: The image encoder; modified in place.
             sizes: Its sizes.
             dtype: Precision of the forward pass.
             device: Where it runs.
-            fused: Attend without writing the attention matrix; on GPUs by default, where memory is
-                what attention waits for. Without it the bits are segment-anything's.
+            fused: Use a fused kernel that does not write the attention matrix; default: on GPUs,
+                where memory bandwidth limits attention. If false, the results are bit-identical to
+                segment-anything's.
         """
         self.sizes = sizes
         self.dtype = dtype
         self.device = torch.device(device)
         self.model = model.to(self.device, dtype).eval().requires_grad_(False)
-        replace_attention(self.model, fused=self.device.type == "cuda" if fused is None else fused)
+        if fused is None:
+            fused = self.device.type == "cuda"
+        replace_attention(self.model, fused=fused)
         self._transfer = Transfer(self.device)
-        self._mean, self._std = (
-            torch.tensor(values, device=self.device)[:, None, None]
-            for values in (PIXEL_MEAN, PIXEL_STD)
-        )
+        self._mean = torch.tensor(PIXEL_MEAN, device=self.device)[:, None, None]  # (3, 1, 1)
+        self._std = torch.tensor(PIXEL_STD, device=self.device)[:, None, None]  # (3, 1, 1)
 
     @classmethod
     def from_checkpoint(
@@ -126,7 +108,7 @@ class SamEncoder:
         """Load the image encoder from a SAM checkpoint.
 
         Raises:
-            CheckpointError: If the file is missing, corrupt, not a SAM, or lacks weights.
+            CheckpointError: If the file is missing, corrupt or not a SAM, or a weight does not fit.
         """
         state = load_state(path)
         sizes = read_architecture(state, path)
@@ -137,7 +119,8 @@ class SamEncoder:
             for name, value in state.items()
             if name.startswith(_ENCODER)
         }
-        load_strictly(model.to(dtype).to_empty(device="cpu"), weights, path, _ENCODER)
+        model = model.to(dtype).to_empty(device="cpu")
+        load_strict(model, weights, f"loading SAM's image encoder from {path}", GIVE_A_SAM)
         return cls(model, sizes, dtype=dtype, device=device, fused=fused)
 
     @property
@@ -146,7 +129,7 @@ class SamEncoder:
         return self.sizes.image_size
 
     def compile(self) -> None:
-        """Let torch.compile make kernels for the model; the first batches then take longer."""
+        """Compile the blocks with ``torch.compile``; the first batches then take longer."""
         for block in self.model.blocks:
             block.compile()
 
@@ -172,12 +155,12 @@ class SamEncoder:
     ) -> Tensor:
         """Embed B images.
 
-        SAM pads after it normalises: padding is zero in the normalised square, not black. So the
-        sizes of the images are needed, to know where the padding of a square begins.
+        SAM normalises before it pads, so padding is zero in the normalised square, not black. The
+        sizes of the images tell where the padding of a square begins.
 
         Args:
             squares: From ``geometry.image_to_square``, shapes (image_size, image_size, 3).
-            sizes: (width, height) of each image in pixels, before it was resized.
+            sizes: (width, height) of each image in pixels, before it was resized into the square.
 
         Returns:
             Image embeddings of shape (B, C, h, w), in the encoder's dtype and on its device.
@@ -189,12 +172,15 @@ class SamEncoder:
         for square in squares:
             if square.shape != (side, side, 3):
                 raise ValueError(f"square must have shape {(side, side, 3)}, got {square.shape}")
-        content = torch.tensor([resized_size(width, height, side) for width, height in sizes])
-        pixels = self._transfer.upload(torch.from_numpy(np.stack(squares)))
-        columns, rows = self._transfer.upload(content)[:, :, None, None].unbind(1)
-        place = torch.arange(side, device=self.device)
-        inside = (place[:, None] < rows) & (place < columns)
-        normalised = (pixels.permute(0, 3, 1, 2) - self._mean) / self._std
-        normalised = torch.where(inside[:, None], normalised, 0).contiguous()
+        resized = torch.tensor([resized_size(width, height, side) for width, height in sizes])
+        pixels = self._transfer.upload(torch.from_numpy(np.stack(squares)))  # (B, side, side, 3)
+        resized = self._transfer.upload(resized)[:, :, None, None]  # (B, 2, 1, 1)
+        widths, heights = resized.unbind(1)
+
+        # Normalise, then set the padding to zero.
+        index = torch.arange(side, device=self.device)
+        is_image = (index[:, None] < heights) & (index < widths)  # (B, side, side)
+        normalised = (pixels.permute(0, 3, 1, 2) - self._mean) / self._std  # (B, 3, side, side)
+        normalised = torch.where(is_image[:, None], normalised, 0).contiguous()
         embeddings: Tensor = self.model(normalised.to(self.dtype))
         return embeddings

@@ -1,4 +1,4 @@
-"""A segment-anything ``.pth`` of any size: its sizes and its weights, and what is wrong with it."""
+"""Reading a segment-anything ``.pth`` of any size: its sizes and its weights."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lens_cache.errors import CheckpointError, one_line
 from lens_cache.features.sam_architecture import SamArchitecture
 
+# Names of the weights that training needs begin with these.
 PHASE_TWO = ("prompt_encoder.", "mask_decoder.")
+# The end of an error message about a file that is not a SAM.
+GIVE_A_SAM = (
+    "give a segment-anything .pth of ViT-H, L or B as published, or download the file again"
+)
 _BROKEN_FILE = (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError)
 
 
@@ -27,7 +32,7 @@ def architecture(path: Path) -> SamArchitecture:
 
 
 def prompt_and_decoder_weights(path: Path) -> dict[str, Tensor]:
-    """Read what phase 2 needs: the weights of the prompt encoder and the mask decoder.
+    """Read the weights that training needs: those of the prompt encoder and the mask decoder.
 
     Raises:
         CheckpointError: If the file is missing, corrupt or not a SAM.
@@ -38,7 +43,13 @@ def prompt_and_decoder_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict, mapped from the file where its format allows it."""
+    """Read a state dict; it is memory-mapped if the file format allows it.
+
+    Runs no code from the file (``weights_only``).
+
+    Raises:
+        CheckpointError: If the file is missing, corrupt or not a state dict.
+    """
     try:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -49,18 +60,26 @@ def load_state(path: Path) -> dict[str, Tensor]:
     except _BROKEN_FILE as error:
         raise CheckpointError(
             f"reading a SAM checkpoint: {path} is not a readable PyTorch file of plain weights "
-            f"({one_line(error, 100)}); download it again"
+            f"({one_line(error, 100)}); download the file again"
         ) from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(
-            f"reading a SAM checkpoint: expected {path} to hold a segment-anything state dict, "
-            "found something else; give a segment-anything .pth of ViT-H, L or B"
+            f"reading a SAM checkpoint: expected a segment-anything state dict in {path}, found "
+            f"something else; {GIVE_A_SAM}"
         )
     return state
 
 
 def read_architecture(state: Mapping[str, Tensor], path: Path) -> SamArchitecture:
-    """Read the sizes of a SAM from its state dict; ``path`` is named in errors."""
+    """Read the sizes of a SAM from its state dict.
+
+    Args:
+        state: The state dict.
+        path: Its file, for error messages.
+
+    Raises:
+        CheckpointError: If it is not a SAM.
+    """
     try:
         return SamArchitecture.from_shapes({name: tuple(v.shape) for name, v in state.items()})
     except CheckpointError as error:
@@ -68,26 +87,5 @@ def read_architecture(state: Mapping[str, Tensor], path: Path) -> SamArchitectur
     except (IndexError, ValueError, ZeroDivisionError):
         raise CheckpointError(
             f"reading a SAM checkpoint: the weights of {path} have a SAM's names but not its "
-            "shapes; give a segment-anything .pth of ViT-H, L or B"
+            f"shapes; {GIVE_A_SAM}"
         ) from None
-
-
-def load_strictly(
-    model: nn.Module, weights: Mapping[str, Tensor], path: Path, prefix: str = ""
-) -> None:
-    """Copy weights into a module; every weight must be there, and no other."""
-    expected, found = set(model.state_dict()), set(weights)
-    problems = [
-        f"{problem} {', '.join(prefix + name for name in sorted(names)[:5])}"
-        for problem, names in (("lacks", expected - found), ("unexpectedly has", found - expected))
-        if names
-    ]
-    if problems:
-        raise CheckpointError(
-            f"loading SAM: {path} {' and '.join(problems)}; give a segment-anything .pth as "
-            "published, or download it again"
-        )
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"loading SAM: {path} does not fit: {one_line(error)}") from None

@@ -10,8 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lens_cache.features.frozen_parts import REWRITE_FROZEN_PARTS
 from lens_cache.features.sam_architecture import SamArchitecture
-from lens_cache.models.decoder import build_sam_modules, load_sam_weights
+from lens_cache.features.sam_modules import build_prompt_encoder_and_mask_decoder
+from lens_cache.features.weights import load_strict
 
 
 class PointPrompter(nn.Module):
@@ -22,7 +24,7 @@ class PointPrompter(nn.Module):
         weights: ``prompt_encoder.*`` and ``mask_decoder.*`` of a SAM checkpoint.
 
     Raises:
-        CheckpointError: If a weight is missing, not known to SAM or of the wrong shape.
+        CheckpointError: If a weight is missing, unknown or of another shape.
     """
 
     # segment_anything has no types.
@@ -32,8 +34,12 @@ class PointPrompter(nn.Module):
     def __init__(self, architecture: SamArchitecture, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.image_size = architecture.image_size
-        self.prompt_encoder, self.mask_decoder = build_sam_modules(architecture)
-        load_sam_weights(self, weights)
+        prompt_encoder, mask_decoder = build_prompt_encoder_and_mask_decoder(architecture)
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        load_strict(
+            self, weights, "loading SAM's prompt encoder and mask decoder", REWRITE_FROZEN_PARTS
+        )
         self.requires_grad_(False)
 
     def forward(self, image_embedding: Tensor, points: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from lens_cache.extraction.feature_models import Picture
 from lens_cache.extraction.stage_times import StageTimes
 from lens_cache.extraction.threads import read_ahead
 from lens_cache.images.decode import content_id, read_image
-from lens_cache.images.files import read_picture_file
+from lens_cache.images.files import read_image_file
 from lens_cache.images.geometry import image_to_square
 from lens_cache.plan.plan import Plan, PlannedImage
 
@@ -88,7 +88,7 @@ class PictureReader:
 
     def _read(self, planned: PlannedImage) -> Picture | ImageError:
         try:
-            data = read_picture_file(self._root, planned.path)
+            data = read_image_file(self._root, planned.path)
             if content_id(data) != planned.image_id:
                 return ImageError("the file has changed since it was planned")
             image = read_image(data)

@@ -18,7 +18,7 @@ from lens_cache.encoders.reference import PlainLlava, PlainSam
 from lens_cache.encoders.resolve import Encoders
 from lens_cache.errors import ImageError
 from lens_cache.images.decode import content_id, read_image
-from lens_cache.images.files import read_picture_file
+from lens_cache.images.files import read_image_file
 from lens_cache.images.geometry import image_to_square
 from lens_cache.store.layout import ArraySpec
 from lens_cache.store.manifest import require_same
@@ -111,7 +111,7 @@ def _compare(
     image = store.plan.image(planned.image_index)
     assert config.data.root is not None
     try:
-        data = read_picture_file(config.data.root, image.path)
+        data = read_image_file(config.data.root, image.path)
     except OSError as error:
         raise ImageError(
             f"recomputing {image.path}: {config.data.root / image.path}: {error.strerror}; "

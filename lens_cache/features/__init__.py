@@ -1,1 +1,1 @@
-"""The contract between the two phases: features, and the frozen parts that go with them."""
+"""The contract between extraction and training: features and frozen parts, shared by both."""

@@ -1,7 +1,7 @@
-"""Attention by the kernel that is fastest where it runs.
+"""Attention by the fastest implementation for a device.
 
-PyTorch's fused kernel is the best on GPUs, and on CPUs without gradients. Its backward on CPUs is
-several times slower than two matrix products and a softmax.
+PyTorch's fused kernel is the fastest on GPUs, and on CPUs without gradients. On CPUs its backward
+is several times slower than that of two matrix products and a softmax.
 """
 
 from __future__ import annotations
@@ -26,17 +26,24 @@ def attend(
         query: Shape (B, heads, T, e).
         key: Shape (B, heads, S, e).
         value: Shape (B, heads, S, e).
-        mask: Broadcastable to (B, heads, T, S): bool (True may attend; some key in every row), or
-            what is added to the scores.
-        scale: 1 / sqrt(e) if not given.
+        mask: Broadcastable to (B, heads, T, S). Bool: True may attend, at least once in each row.
+            Floating point: added to the scores.
+        scale: Factor on the dot products; 1 / sqrt(e) if not given.
+
+    Returns:
+        Shape (B, heads, T, e), in the dtype of ``value``.
     """
     if query.device.type != "cpu" or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-    scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(2, 3)
+    if scale is None:
+        scale = query.shape[-1] ** -0.5
+    scores = (query * scale) @ key.transpose(2, 3)  # (B, heads, T, S)
     if mask is not None:
-        # In place, and a sum: its backward is nothing, that of filling another pass.
-        scores += additive_mask(mask, scores.dtype) if mask.dtype == torch.bool else mask
-    # Autocast would run the softmax in float32; the kernel sums in float32 inside anyway.
+        if mask.dtype == torch.bool:
+            mask = additive_mask(mask, scores.dtype)
+        # A sum has no work in its backward; masked_fill would need a pass over the scores.
+        scores += mask
+    # Autocast would run the softmax in float32; the kernel accumulates in float32 anyway.
     with torch.autocast("cpu", enabled=False):
         return scores.softmax(dim=-1).to(value.dtype) @ value
 
@@ -49,22 +56,33 @@ def attend_packed(
     num_shared: int,
     scale: float | None = None,
 ) -> Tensor:
-    """Attend in a packed sequence (see ``packing``), without the columns that the mask hides.
+    """Attend in a packed sequence (see ``packing``), in two parts.
 
-    The shared part sees nothing behind it, so its rows need not look there.
+    The shared part does not attend to the questions, so those scores are not computed.
 
     Args:
         query: Shape (B, heads, S, e).
-        key: Shape (B, key heads, S, e); each serves a group of query heads.
+        key: Shape (B, key heads, S, e); each key head serves a group of query heads.
         value: As ``key``.
-        mask: That of ``packing.block_mask``, or what is added to the scores, (B, 1, S, S).
+        mask: From ``packing.block_mask``, as bool or as ``packing.additive_mask``, (B, 1, S, S).
         num_shared: Length of the shared part.
-        scale: 1 / sqrt(e) if not given.
+        scale: Factor on the dot products; 1 / sqrt(e) if not given.
+
+    Returns:
+        Shape (B, heads, S, e).
     """
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    own = slice(0, num_shared)
-    shared = attend(query[:, :, own], key[:, :, own], value[:, :, own], mask[:, :, own, own], scale)
-    texts = attend(query[:, :, num_shared:], key, value, mask[:, :, num_shared:], scale)
-    return torch.cat([shared, texts], dim=2)
+        key = key.repeat_interleave(groups, dim=1)
+        value = value.repeat_interleave(groups, dim=1)
+    shared = slice(0, num_shared)
+    texts = slice(num_shared, None)
+    of_shared = attend(
+        query[:, :, shared],
+        key[:, :, shared],
+        value[:, :, shared],
+        mask[:, :, shared, shared],
+        scale,
+    )
+    of_texts = attend(query[:, :, texts], key, value, mask[:, :, texts], scale)
+    return torch.cat([of_shared, of_texts], dim=2)

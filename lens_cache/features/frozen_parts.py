@@ -1,7 +1,7 @@
-"""What phase 2 needs of the frozen models, as safetensors in a folder of the store.
+"""The frozen parts: weights of the frozen models that training needs, as safetensors in the store.
 
-With it a store is self-contained: a head can be built, warm-started and trained on a machine that
-never saw the multimodal LLM or SAM's image encoder.
+They make a store self-contained: a head can be built, warm-started and trained on a machine
+without the multimodal LLM and without SAM's image encoder.
 """
 
 from __future__ import annotations
@@ -20,19 +20,23 @@ from lens_cache.features.sam_architecture import SamArchitecture
 
 CONFIG_FILE = "config.json"
 SAM_FILE = "sam.safetensors"
+# The end of an error message about frozen weights that do not fit.
+REWRITE_FROZEN_PARTS = (
+    "delete the folder frozen/ of the store and run `lens-cache extract` on the store again"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenParts:
-    """The frozen weights a LENS model starts from or runs on.
+    """The frozen weights that a LENS model starts from or uses unchanged.
 
     Attributes:
         text_config: The MLLM's text configuration, as in its ``config.json``.
         grid: (rows, columns) of the image tokens.
         sam_architecture: Sizes of the SAM.
-        decoder_layers: Per tapped layer L the weights of the MLLM's decoder layers L and L+1, named
-            ``0.<name in the layer>`` and ``1.<name in the layer>``. A layer has no entry where the
-            MLLM ends before L+1.
+        decoder_layers: For each tapped layer L the weights of the MLLM's decoder layers L and L+1,
+            named ``0.<name in the layer>`` and ``1.<name in the layer>``. L has no entry if the
+            MLLM has no layer L+1.
         sam: Weights of SAM's prompt encoder and mask decoder, named as in a SAM checkpoint.
     """
 
@@ -43,7 +47,7 @@ class FrozenParts:
     sam: Mapping[str, Tensor]
 
     def save(self, folder: Path) -> None:
-        """Write into a folder, creating it if need be; the configuration last."""
+        """Write into a folder, which is created if missing; the configuration is written last."""
         folder.mkdir(parents=True, exist_ok=True)
         for layer, weights in self.decoder_layers.items():
             (folder / _layer_file(layer)).write_bytes(save(_contiguous(weights)))
@@ -79,7 +83,7 @@ class FrozenParts:
         except FileNotFoundError as error:
             raise StoreError(
                 f"reading the frozen weights of a store: {error.filename or folder} is missing; "
-                "run `lens-cache extract` again, it writes what is not there"
+                f"{REWRITE_FROZEN_PARTS}"
             ) from None
 
 

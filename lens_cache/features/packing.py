@@ -1,9 +1,9 @@
-"""Many instructions behind one image in one sequence.
+"""Many questions about one image in one sequence.
 
 A packed sequence is ``[shared | question 1 | question 2 | ... | padding]``. *Shared* is the system
-prefix and the image. Each question sees the shared part and itself, causally, and takes the
+prefix and the image. Each question attends to the shared part and causally to itself, and has the
 positions that it would have alone. Because attention is causal and the image comes first, the
-result equals one sequence per question, while the shared part is computed once.
+result equals one sequence for each question, while the shared part is computed once.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Owner of a padding token.
 PADDING = -1
 
 
 @dataclass(frozen=True)
 class PackedTexts:
-    """The questions of B images, packed per image and padded to the longest row.
+    """The questions of B images, one row for each image, padded to the longest row.
 
     Attributes:
         tokens: States or embeddings, shape (B, T, d), zeros where padded.
-        owner: Which question of its image a token belongs to, int64, shape (B, T); ``PADDING``
-            where padded.
-        places: Where the tokens stand in ``owner.flatten()``, image by image, int64, shape
-            (tokens,).
+        owner: Index of a token's question among those of its image, int64, shape (B, T);
+            ``PADDING`` where padded.
+        places: Indices into ``owner.flatten()`` of the tokens that are not padding, ascending,
+            int64, shape (tokens,).
     """
 
     tokens: Tensor
@@ -35,11 +36,14 @@ class PackedTexts:
 
 
 def pack_texts(texts: Sequence[Sequence[Tensor]]) -> PackedTexts:
-    """Pack questions, given per image as tensors of shape (T_q, d).
+    """Pack the questions of B images.
+
+    Args:
+        texts: For each image the states of its questions, shapes (T_q, d).
 
     Raises:
-        ValueError: If an image has no question, or a question no token: it would have no last
-            token to read an answer from.
+        ValueError: If an image has no question or a question no token. The head reads the answer
+            from a question's last token.
     """
     for image, row in enumerate(texts):
         if not row or any(len(text) == 0 for text in row):
@@ -63,12 +67,12 @@ def pack_texts(texts: Sequence[Sequence[Tensor]]) -> PackedTexts:
 
 @dataclass(frozen=True)
 class PackedIds:
-    """Token ids of the questions of B images, packed per image and padded to the longest row.
+    """Token ids of the questions of B images, one row for each image, padded to the longest row.
 
     Attributes:
-        ids: Token ids, int64, shape (B, T); any id where padded.
+        ids: Token ids, int64, shape (B, T); arbitrary where padded.
         owner: As in ``PackedTexts``.
-        places: Where the tokens stand in ``ids.flatten()``, image by image, int64, shape (tokens,).
+        places: As in ``PackedTexts``.
     """
 
     ids: Tensor
@@ -77,32 +81,40 @@ class PackedIds:
 
 
 def pack_ids(texts: Sequence[Sequence[Sequence[int]]]) -> PackedIds:
-    """Pack questions, given per image as token ids; an image may have none."""
+    """Pack the questions of B images.
+
+    Args:
+        texts: For each image the token ids of its questions; may be empty.
+    """
     lengths = [[len(text) for text in row] for row in texts]
     width = max(sum(row) for row in lengths)
     ids = torch.zeros(len(texts), width, dtype=torch.int64)
     owner = torch.full((len(texts), width), PADDING)
     for image, row in enumerate(texts):
-        flat = [(token, number) for number, text in enumerate(row) for token in text]
-        if flat:
-            ids[image, : len(flat)], owner[image, : len(flat)] = torch.tensor(flat).unbind(1)
+        start = 0
+        for number, text in enumerate(row):
+            end = start + len(text)
+            ids[image, start:end] = torch.tensor(text, dtype=torch.int64)
+            owner[image, start:end] = number
+            start = end
     return PackedIds(ids=ids, owner=owner, places=_places(owner))
 
 
 def _places(owner: Tensor) -> Tensor:
+    """Return the indices of tokens that are not padding in the flattened rows."""
     return (owner != PADDING).flatten().nonzero().flatten()
 
 
 def block_mask(num_shared: int, owner: Tensor) -> Tensor:
-    """Return which position may attend to which.
+    """Return the attention mask of packed sequences.
 
     Args:
         num_shared: Length of the shared part.
         owner: As in ``PackedTexts``, shape (B, T).
 
     Returns:
-        Bool mask of shape (B, 1, S, S) with S = num_shared + T; rows are queries, True may attend.
-        A padding position attends only to itself, so that no row of a softmax is empty.
+        Bool, shape (B, 1, S, S) with S = num_shared + T; rows are queries, True may attend. A
+        padding position attends only to itself, so that no row of a softmax is empty.
     """
     shared = owner.new_full((owner.shape[0], num_shared), PADDING - 1)
     group = torch.cat([shared, owner], dim=1)
@@ -117,7 +129,7 @@ def block_mask(num_shared: int, owner: Tensor) -> Tensor:
 
 
 def text_mask(num_shared: int, owner: Tensor) -> Tensor:
-    """Return the rows of ``block_mask`` that belong to questions: bool, (B, 1, T, S)."""
+    """Return the rows of ``block_mask`` for the questions' tokens: bool, (B, 1, T, S)."""
     real = (owner != PADDING)[:, :, None]
     index = torch.arange(owner.shape[1], device=owner.device)
     own = (owner[:, :, None] == owner[:, None, :]) & real & (index <= index[:, None])
@@ -126,19 +138,19 @@ def text_mask(num_shared: int, owner: Tensor) -> Tensor:
 
 
 def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn a bool mask into what is added to attention scores.
+    """Turn a bool mask (True may attend) into a mask that is added to attention scores.
 
-    transformers hands a 4-D mask to the kernel as it is; ``eager`` *adds* it, so that a bool mask
-    would silently mean nothing there. An additive mask is right for every kernel.
+    transformers passes a 4-D mask to the attention function unchanged. ``eager`` *adds* it, so a
+    bool mask would have almost no effect there; an additive mask is right for every function.
     """
     added = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
     return added.masked_fill_(~allowed, torch.finfo(dtype).min)
 
 
 def position_ids(num_shared: int, owner: Tensor) -> Tensor:
-    """Return the position of every token in its own, unpacked sequence, shape (B, num_shared + T).
+    """Return each token's position in its unpacked sequence, int64, shape (B, num_shared + T).
 
-    Padding counts on from the shared part; nothing reads it.
+    Positions of padding are arbitrary.
     """
     batch, length = owner.shape
     index = torch.arange(length, device=owner.device).expand(batch, length)
@@ -150,33 +162,37 @@ def position_ids(num_shared: int, owner: Tensor) -> Tensor:
 
 
 def last_positions(owner: Tensor, num_questions: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return where each question ends.
+    """Return the position of each question's last token.
 
     Args:
         owner: As in ``PackedTexts``, shape (B, T).
         num_questions: Number of questions of each of the B images; Q in all.
 
     Returns:
-        The image index and the text position of the last token of every question, both int64 of
-        shape (Q,), image by image and in order within an image.
+        Index of each question's image and column of its last token in ``owner``, both int64, shape
+        (Q,), ordered by image and then by question.
     """
     image = torch.cat(
         [torch.full((count,), b, dtype=torch.int64) for b, count in enumerate(num_questions)]
     ).to(owner.device)
     question = torch.cat([torch.arange(count) for count in num_questions]).to(owner.device)
-    mine = owner[image] == question[:, None]
+    is_own = owner[image] == question[:, None]  # (Q, T)
     index = torch.arange(owner.shape[1], device=owner.device)
-    return image, torch.where(mine, index, -1).max(dim=1).values
+    return image, torch.where(is_own, index, -1).max(dim=1).values
 
 
 def chunks(texts: Sequence[Sequence[int]], limit: int) -> Iterator[list[Sequence[int]]]:
-    """Split texts, in order, into groups of at most ``limit`` tokens; at least one group."""
+    """Split texts, in order, into groups of at most ``limit`` tokens; at least one group.
+
+    A longer text is a group by itself.
+    """
     group: list[Sequence[int]] = []
     total = 0
     for text in texts:
         if group and total + len(text) > limit:
             yield group
-            group, total = [], 0
+            group = []
+            total = 0
         group.append(text)
         total += len(text)
     yield group
@@ -187,12 +203,15 @@ def row_groups(lengths: Sequence[int], limit: int) -> Iterator[range]:
 
     Args:
         lengths: Tokens of each row.
-        limit: Rows of a group times the longest of them; a row that is longer stands alone.
+        limit: Most tokens of a group: its rows times the longest of them. A longer row is a group
+            by itself.
     """
-    start, longest = 0, 0
+    start = 0
+    longest = 0
     for row, length in enumerate(lengths):
         longest = max(longest, length)
         if row > start and (row - start + 1) * longest > limit:
             yield range(start, row)
-            start, longest = row, length
+            start = row
+            longest = length
     yield range(start, len(lengths))

@@ -1,7 +1,7 @@
-"""What a SAM checkpoint is, read from the shapes of its weights.
+"""The sizes of a SAM, read from the shapes of its weights.
 
-ViT-H, ViT-L, ViT-B and smaller relatives differ only in sizes, and every size shows in the state
-dict. So no name has to be configured, and a checkpoint cannot be loaded as the wrong model.
+ViT-H, ViT-L, ViT-B and smaller SAMs differ only in sizes, and every size can be read from the state
+dict. So no model name is configured, and a checkpoint cannot be loaded as the wrong model.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lens_cache.errors import CheckpointError
 
-# Not visible in any shape; the same in every published SAM.
+# Cannot be read from any shape; the same in every published SAM.
 MASK_DECODER_HEADS = 8
 
 
@@ -31,9 +31,9 @@ class SamArchitecture:
         decoder_depth: Two-way blocks of the mask decoder (2).
         decoder_mlp_dim: Hidden width of their MLP (2048).
         mask_in_chans: Hidden channels of the prompt encoder's mask input (16).
-        num_multimask_outputs: Masks beside the single-mask output (3).
+        num_multimask_outputs: Masks in addition to the single-mask output (3).
         iou_head_depth: Layers of the mask decoder's quality head (3).
-        iou_head_hidden_dim: Their width (256).
+        iou_head_hidden_dim: Hidden width of the quality head (256).
     """
 
     image_size: int
@@ -58,10 +58,10 @@ class SamArchitecture:
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> SamArchitecture:
-        """Read the sizes from a SAM state dict's shapes.
+        """Read the sizes from the shapes of a SAM state dict.
 
         Raises:
-            CheckpointError: If a weight that every SAM has is not there.
+            CheckpointError: If a weight that every SAM has is missing.
         """
         try:
             return cls._read(shapes)
@@ -73,10 +73,12 @@ class SamArchitecture:
 
     @classmethod
     def _read(cls, shapes: Mapping[str, tuple[int, ...]]) -> SamArchitecture:
-        encoder, decoder = "image_encoder.", "mask_decoder."
+        encoder = "image_encoder."
+        decoder = "mask_decoder."
         embed_dim, _, patch_size, _ = shapes[encoder + "patch_embed.proj.weight"]
         grid = shapes[encoder + "pos_embed"][1]
         depth = _count(shapes, encoder + "blocks.")
+        # A block has 2 n - 1 relative positions over n rows: the whole grid, or one window.
         spans = [(shapes[f"{encoder}blocks.{i}.attn.rel_pos_h"][0] + 1) // 2 for i in range(depth)]
         head_dim = shapes[encoder + "blocks.0.attn.rel_pos_h"][1]
         windows = {span for span in spans if span != grid}
@@ -99,5 +101,5 @@ class SamArchitecture:
 
 
 def _count(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> int:
-    """Count the numbered modules below a prefix."""
+    """Count the numbered modules under a prefix."""
     return len({name[len(prefix) :].split(".")[0] for name in shapes if name.startswith(prefix)})

@@ -1,4 +1,13 @@
-"""The plain values that travel between the layers of the package."""
+"""The plain values that extraction, store, training and evaluation pass to each other.
+
+Words and sizes used in all of them:
+
+* A *question* is the text of one query in LLaVA's prompt, as token states: the instruction, worded
+  as a question, and the prompt's ending. Its last token is the start of the answer, f_s.
+* B images, Q questions in all, N image tokens (576) in a grid of (rows, columns), P prefix tokens,
+  T text tokens of an image, width d of the MLLM (4096); C, h, w of SAM's embedding (256, 64, 64).
+* The *square* frame and its normalised coordinates are those of ``images.geometry``.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +22,14 @@ from lens_cache.features.packing import PackedTexts, pack_texts
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """What the frozen models say about one image and some of its questions.
+    """Outputs of the frozen models for one image and some of its questions.
 
     Attributes:
-        prefix: States of the system prefix, the same for every image, shape (P, d).
-        image_tokens: States of the image, row-major over the grid, shape (N, d).
-        text_tokens: States of each question, shapes (T_q, d).
-        image_embedding: SAM's embedding of the image, shape (C, h, w).
+        prefix: Hidden states of the system prefix, the same for every image, shape (P, d).
+        image_tokens: Hidden states of the image tokens, row-major over the grid of the square,
+            shape (N, d).
+        text_tokens: Hidden states of each question's tokens, shapes (T_q, d).
+        image_embedding: SAM's embedding of the square, shape (C, h, w).
     """
 
     prefix: Tensor
@@ -30,14 +40,15 @@ class ImageFeatures:
 
 @dataclass(frozen=True)
 class Features:
-    """A batch of B images with Q questions in all; a question belongs to one image.
+    """A batch of B images with Q questions in all; each question belongs to one image.
 
     Attributes:
-        prefix: Shape (P, d).
-        image_tokens: Shape (B, N, d).
-        texts: The questions, packed per image; tokens of shape (B, T, d).
-        num_questions: How many questions each image has; sums to Q.
-        image_embeddings: Shape (B, C, h, w).
+        prefix: Hidden states of the system prefix, shape (P, d).
+        image_tokens: Hidden states of the image tokens, row-major over the grid of the square,
+            shape (B, N, d).
+        texts: Hidden states of the questions' tokens, packed by image, shape (B, T, d).
+        num_questions: Number of questions of each image; sums to Q.
+        image_embeddings: SAM's embeddings of the squares, shape (B, C, h, w).
     """
 
     prefix: Tensor
@@ -48,7 +59,14 @@ class Features:
 
     @classmethod
     def stack(cls, images: Sequence[ImageFeatures]) -> Features:
-        """Batch the features of several images; every image needs at least one question."""
+        """Batch the features of several images.
+
+        Args:
+            images: B images, each with at least one question.
+
+        Raises:
+            ValueError: If an image has no question.
+        """
         return cls(
             prefix=images[0].prefix,
             image_tokens=torch.stack([image.image_tokens for image in images]),
@@ -58,13 +76,13 @@ class Features:
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Features:
-        """Move to a device and, if given, to a floating-point precision there."""
+        """Return a copy on a device; floating-point values in ``dtype`` if given."""
         return self._map(
             lambda values: move(values, device).to(dtype=dtype), lambda index: move(index, device)
         )
 
     def pin_memory(self) -> Features:
-        """Copy to memory from which a GPU can fetch by itself."""
+        """Return a copy in pinned memory, for asynchronous copies to a GPU."""
         return self._map(Tensor.pin_memory, Tensor.pin_memory)
 
     def _map(
@@ -84,18 +102,22 @@ class Features:
 
 
 def move(values: Tensor, device: torch.device | str) -> Tensor:
-    """Move to a device; from pinned memory without waiting for it."""
+    """Return a tensor on a device; asynchronous from pinned memory."""
     return values.to(device, non_blocking=values.is_pinned())
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What LENS answers to Q questions.
+    """Outputs of LENS for Q questions.
 
     Attributes:
-        low_res_logits: Mask logits over the square, shape (Q, n, n).
-        grounding_map: A_c^1 as the loss sees it (normalised), shape (Q, rows, columns).
-        keypoints: (x, y) in normalised coordinates of the square, shape (Q, m, 2).
+        low_res_logits: Mask logits over the whole square, padding included, float32, shape
+            (Q, 4 h, 4 w); above 0 is foreground. ``geometry.logits_to_image`` turns them into
+            pixels of the image.
+        grounding_map: A_c^1 of eq. 1 after normalisation, over the grid of the square, shape
+            (Q, rows, columns).
+        keypoints: (x, y) in normalised coordinates of the square, 0 at its left and top edge, 1 at
+            its right and bottom edge, shape (Q, m, 2); arbitrary where there is no keypoint.
         keypoint_mask: Which of the m keypoints exist, bool, shape (Q, m).
     """
 

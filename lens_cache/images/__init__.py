@@ -1,1 +1,1 @@
-"""Pictures and masks: files, frames, coordinates."""
+"""Images and masks: files, frames, coordinates, panels."""

@@ -1,6 +1,6 @@
-"""Where a plan finds its pictures: in files, or in rows of tables.
+"""Reading the images of a plan: from image files, or from rows of tables.
 
-A path of the plan is that of an image file, or ``FILE.parquet#ROW.COLUMN`` (or ``.arrow``).
+A path in the plan is that of an image file or ``FILE.parquet#ROW.COLUMN`` (or ``.arrow``).
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ _ROW = re.compile(r"(.+\.(?:parquet|arrow))#(\d+)\.(.+)", re.DOTALL)
 
 
 def row_path(file: PurePosixPath, row: int, column: str) -> PurePosixPath:
-    """Return the path of a picture that stands in a row of a table."""
+    """Return the path of an image in a row of a table."""
     return PurePosixPath(f"{file}#{row}.{column}")
 
 
-def read_picture_file(root: Path, path: PurePosixPath) -> bytes:
-    """Return the content of an image file of the plan.
+def read_image_file(root: Path, path: PurePosixPath) -> bytes:
+    """Return the encoded content of an image of the plan.
 
     Args:
         root: Folder of the dataset.
-        path: Path as it stands in the plan.
+        path: The image's path in the plan.
 
     Raises:
         OSError: If the file cannot be read.
-        ImageError: If a table cannot be read, or has no picture there.
+        ImageError: If the table cannot be read or has no image at this row and column.
     """
     place = _ROW.fullmatch(path.as_posix())
     if place is None:
@@ -46,6 +46,9 @@ def read_picture_file(root: Path, path: PurePosixPath) -> bytes:
 
 
 def stored_bytes(value: Any) -> bytes | None:
-    """Return the file that a value of a table holds: bytes, or {"bytes": ..., "path": ...}."""
+    """Return the image file in a value of a table: bytes, or {"bytes": ..., "path": ...}.
+
+    None if the value is neither.
+    """
     data = value.get("bytes") if isinstance(value, dict) else value
     return data if isinstance(data, bytes) else None

@@ -1,16 +1,18 @@
-"""The frames an image lives in, and every conversion between them.
+"""The three frames of an image, and every conversion between them.
 
-Three frames:
+* *image*: the decoded image (EXIF orientation applied), width x height pixels.
+* *square*: the image resized so that its longest side is ``side`` (1024 for SAM) and padded with
+  zeros on the right and at the bottom. SAM and the multimodal LLM both get this square.
+* *grid*: the square divided into rows x columns cells, one image token each, in row-major order.
 
-* *image*: the picture as a person sees it (EXIF applied), width x height pixels.
-* *square*: the picture resized so that its longest side is ``side`` (1024 for SAM) and padded with
-  zeros to the right and below. SAM and the multimodal LLM both see this square.
-* *grid*: the square cut into G x G cells; the image tokens of the LLM in row-major order.
+Points are (x, y). Normalised coordinates are those of the square: 0 at its left and top edge, 1 at
+its right and bottom edge.
 
-Normalised coordinates are (x, y) in the square, 0 at its left/top edge and 1 at its right/bottom
-edge. A pixel's or cell's position is its centre: cell ``i`` of ``G`` is at ``(i + 0.5) / G``, which
-is also how SAM encodes points. The released LENS code places cell ``i`` at ``i / (G - 1)`` instead
-(corners aligned); ``grid_to_normalised`` knows both.
+Convention for pixels and cells: the position of a pixel or cell is its centre (``centre``). Cell
+``i`` of ``G`` is at ``(i + 0.5) / G``, as in SAM's position encoding and with PyTorch's
+``align_corners=False``. The released LENS code places cell ``i`` at ``i / (G - 1)`` instead, with
+the centres of the outer cells on the edges (``corner``, PyTorch's ``align_corners=True``); only
+``grid_to_normalised`` offers both.
 """
 
 from __future__ import annotations
@@ -31,19 +33,26 @@ Convention = Literal["centre", "corner"]
 
 
 def resized_size(width: int, height: int, side: int) -> tuple[int, int]:
-    """Return the (width, height) of an image inside the square of the given side.
+    """Return the (width, height) in pixels of an image inside the square of the given side.
 
-    The longest side becomes ``side``; the other is rounded half up, as SAM does, but is never less
-    than one pixel.
+    The longest side becomes ``side``. The other is rounded half up, as in SAM, to at least one
+    pixel.
     """
     scale = side / max(width, height)
     return max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
 
 
 def image_to_square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Resize an RGB image of shape (H, W, 3) into the square, shape (side, side, 3), uint8.
+    """Resize an RGB image into the square.
 
     Bilinear with antialiasing (Pillow), as SAM's ``ResizeLongestSide``; padding is black.
+
+    Args:
+        image: RGB, uint8, shape (H, W, 3).
+        side: Side of the square in pixels.
+
+    Returns:
+        RGB, uint8, shape (side, side, 3).
     """
     height, width = image.shape[:2]
     new_width, new_height = resized_size(width, height, side)
@@ -54,9 +63,12 @@ def image_to_square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def mask_to_square(mask: Rle, size: int) -> NDArray[np.bool_]:
-    """Bring a mask into the square at resolution ``size``, nearest neighbour, (size, size).
+    """Resize a mask of the image into a square of side ``size``, by nearest neighbour.
 
-    Padding is background. Only the pixels that are wanted are decoded.
+    Padding is background. Decodes only the sampled pixels.
+
+    Returns:
+        Bool, shape (size, size).
     """
     height, width = mask["size"]
     new_width, new_height = resized_size(width, height, size)
@@ -68,12 +80,12 @@ def mask_to_square(mask: Rle, size: int) -> NDArray[np.bool_]:
 
 
 def _nearest(length: int, new_length: int) -> NDArray[np.int64]:
-    """Return which of ``length`` pixels lies under the centre of each of ``new_length``."""
+    """Return, for each of ``new_length`` pixels, which of ``length`` pixels is at its centre."""
     return (2 * np.arange(new_length) + 1) * length // (2 * new_length)
 
 
 def inside_image(width: int, height: int, size: int) -> NDArray[np.bool_]:
-    """Return which pixels of the square at resolution ``size`` show the image, not padding."""
+    """Return which pixels of a square of side ``size`` are image, not padding, (size, size)."""
     new_width, new_height = resized_size(width, height, size)
     inside = np.zeros((size, size), dtype=np.bool_)
     inside[:new_height, :new_width] = True
@@ -81,7 +93,7 @@ def inside_image(width: int, height: int, size: int) -> NDArray[np.bool_]:
 
 
 def logits_to_image(logits: Tensor, *, width: int, height: int, side: int) -> Tensor:
-    """Bring mask logits of the square to the pixels of the image, as SAM's post-processing.
+    """Resize mask logits of the square to the image, as SAM's ``postprocess_masks``.
 
     Args:
         logits: Mask logits over the whole square, shape (n, n).
@@ -90,8 +102,8 @@ def logits_to_image(logits: Tensor, *, width: int, height: int, side: int) -> Te
         side: Side of the square in pixels.
 
     Returns:
-        Logits of shape (height, width), float32: bilinear to (side, side), padding cut off,
-        bilinear to the image.
+        Logits of shape (height, width), float32: resized bilinearly to (side, side), cropped to
+        the image, resized bilinearly to its size.
     """
     new_width, new_height = resized_size(width, height, side)
     square = F.interpolate(
@@ -102,12 +114,15 @@ def logits_to_image(logits: Tensor, *, width: int, height: int, side: int) -> Te
 
 
 def grid_to_normalised(cells: Tensor, grid: tuple[int, int], convention: Convention) -> Tensor:
-    """Turn (x, y) cell indices, shape (..., 2), into normalised coordinates of the square.
+    """Convert positions in grid cells to normalised coordinates of the square.
 
     Args:
-        cells: Positions in cells, possibly between cells; (x, y) on the last axis.
+        cells: (x, y) in cells, cell centres at whole numbers, shape (..., 2).
         grid: (rows, columns) of the grid.
-        convention: ``centre`` puts cell i at (i + 0.5) / G, ``corner`` at i / (G - 1).
+        convention: ``centre`` places cell i of G at (i + 0.5) / G, ``corner`` at i / (G - 1).
+
+    Returns:
+        (x, y), shape (..., 2).
     """
     rows, columns = grid
     extent = torch.tensor([columns, rows], dtype=cells.dtype, device=cells.device)
@@ -119,8 +134,15 @@ def grid_to_normalised(cells: Tensor, grid: tuple[int, int], convention: Convent
 def normalised_to_image(
     points: NDArray[np.float64], *, width: int, height: int
 ) -> NDArray[np.float64]:
-    """Turn normalised (x, y) of the square, shape (..., 2), into (x, y) pixels of the image.
+    """Convert normalised coordinates of the square to pixels of the image.
 
-    Points in the padding land outside the image.
+    Args:
+        points: (x, y) in normalised coordinates, shape (..., 2).
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+
+    Returns:
+        (x, y) in pixels, 0 at the left and top edge of the image, so that pixel i covers i to
+        i + 1, shape (..., 2). Points in the padding are outside the image.
     """
     return points * float(max(width, height))

@@ -1,4 +1,7 @@
-"""Binary masks: COCO run-length encoding in and out, from polygons, PNG files and label maps."""
+"""Binary masks as COCO run-length encodings (RLE), from polygons, PNG files and label maps.
+
+Messages of ``ValueError`` are part of a plan's digest, as those of ``decode`` are.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
-# Characters of a run; seven hold more than the pixels of any image.
+# Most characters of a run; seven are enough for the pixels of any image.
 _MAX_CHARACTERS = 8
 
 
@@ -31,7 +34,9 @@ def encode(mask: NDArray[np.bool_]) -> Rle:
 def decode(rle: Rle) -> NDArray[np.bool_]:
     """Decode to a mask of shape (H, W).
 
-    ``rle`` comes from a function of this module; one from elsewhere goes through ``from_counts``.
+    Args:
+        rle: From a function of this module. An RLE from elsewhere must go through ``from_counts``,
+            because pycocotools trusts its input.
 
     Raises:
         ValueError: If the counts describe more pixels than the stated size has.
@@ -40,14 +45,20 @@ def decode(rle: Rle) -> NDArray[np.bool_]:
 
 
 def sample(rle: Rle, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return the pixels of a mask where some rows and columns cross, shape (rows, columns).
+    """Return the pixels of a mask at the crossings of rows and columns, bool, shape (R, C).
 
-    Costs what the run lengths and the wanted pixels cost, however large the mask is; ``rle`` is as
-    for ``decode``.
+    Does not decode the mask: the cost depends only on the numbers of runs and sampled pixels.
+
+    Args:
+        rle: As for ``decode``.
+        rows: Indices of rows, shape (R,).
+        columns: Indices of columns, shape (C,).
     """
+    height = rle["size"][0]
     ends = _parse_counts(rle["counts"]).cumsum()
-    pixels = columns[None, :] * rle["size"][0] + rows[:, None]
-    inside: NDArray[np.bool_] = np.searchsorted(ends, pixels, side="right") % 2 == 1
+    pixels = columns[None, :] * height + rows[:, None]  # runs go down the columns
+    run = np.searchsorted(ends, pixels, side="right")
+    inside: NDArray[np.bool_] = run % 2 == 1  # runs alternate, beginning with background
     return inside
 
 
@@ -57,12 +68,17 @@ def area(rle: Rle) -> int:
 
 
 def empty(height: int, width: int) -> Rle:
-    """Return the mask with no foreground."""
+    """Return a mask without foreground."""
     return encode(np.zeros((height, width), dtype=np.bool_))
 
 
 def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> Rle:
-    """Rasterise polygons given as flat [x0, y0, x1, y1, ...] pixel lists; their union.
+    """Return the union of polygons, each rasterised as pycocotools does.
+
+    Args:
+        polygons: Flat lists [x0, y0, x1, y1, ...], in pixels of the image.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
 
     Raises:
         ValueError: If a polygon has fewer than three points or an odd number of values.
@@ -76,16 +92,16 @@ def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) 
 
 
 def polygon_parts(polygons: Sequence[Sequence[float]], height: int, width: int) -> list[Rle]:
-    """Rasterise flat [x0, y0, x1, y1, ...] pixel lists one by one, as pycocotools does.
+    """Rasterise polygons one by one, as pycocotools does; arguments as for ``from_polygons``.
 
     Raises:
-        ValueError: If pycocotools cannot make sense of them.
+        ValueError: If pycocotools rejects them.
     """
     if not polygons:
         return []
     try:
         parts = coco.frPyObjects([list(polygon) for polygon in polygons], height, width)
-    except Exception as error:  # it raises bare exceptions
+    except Exception as error:  # pycocotools raises bare exceptions
         raise ValueError(f"polygons that cannot be rasterised: {error}") from None
     return [_from_coco(part) for part in parts]
 
@@ -93,8 +109,13 @@ def polygon_parts(polygons: Sequence[Sequence[float]], height: int, width: int) 
 def from_counts(counts: str | Sequence[int], height: int, width: int) -> Rle:
     """Read an RLE given as compressed string or as a list of run lengths.
 
-    The runs are checked here, in Python: pycocotools reads past the end of a malformed string.
+    The runs are checked in Python, because pycocotools reads beyond the end of a malformed string.
     Equal masks give equal strings.
+
+    Args:
+        counts: COCO's ``counts``.
+        height: Height of the mask in pixels.
+        width: Width of the mask in pixels.
 
     Raises:
         ValueError: If the runs are malformed or do not add up to height x width pixels.
@@ -106,19 +127,24 @@ def from_counts(counts: str | Sequence[int], height: int, width: int) -> Rle:
         raise ValueError(
             f"run lengths add up to {sum(runs)} pixels, the mask has {height} x {width}"
         )
+    # Empty runs are removed, which joins their neighbours; only run 0 may be empty.
     merged = [0]
-    for place, run in enumerate(runs):
-        if run and place % 2 == (len(merged) - 1) % 2:
-            merged[-1] += run
-        elif run:
+    for index, run in enumerate(runs):
+        if run == 0:
+            continue
+        last = len(merged) - 1
+        if index % 2 == last % 2:
+            merged[last] += run
+        else:
             merged.append(run)
     return _from_runs(merged, height, width)
 
 
 def _parse_counts(counts: str) -> NDArray[np.int64]:
-    """Decompress a COCO counts string: 5 bits a character, every run relative to the last but one.
+    """Decompress a COCO counts string without trusting it.
 
-    The one place that reads such a string without trusting it.
+    A character has 5 bits of a run; bit 5 is set if another one follows, and bit 4 of the last one
+    is the sign. From run 3 on, a run is stored as its difference to the run two before it.
     """
     data = np.frombuffer(counts.encode("utf-8", "surrogatepass"), dtype=np.uint8).astype(np.int64)
     bits = data - 48
@@ -131,10 +157,10 @@ def _parse_counts(counts: str) -> NDArray[np.int64]:
         raise ValueError("the counts are not a compressed COCO run-length encoding")
     if not ends.size or ends[-1] != bits.size - 1:
         raise ValueError("the counts end in the middle of a run")
-    places = np.arange(bits.size) - np.repeat(starts, lengths)
-    values = np.add.reduceat((bits & 31) << (5 * places), starts)
+    digits = np.arange(bits.size) - np.repeat(starts, lengths)
+    values = np.add.reduceat((bits & 31) << (5 * digits), starts)
     values -= np.where(bits[ends] & 16, 1 << (5 * lengths), 0)
-    # Run 0 stands alone; runs 1, 3, 5, ... and 2, 4, 6, ... each count on.
+    # Undo the differences: runs 1, 3, 5, ... and runs 2, 4, 6, ...; run 0 has none.
     values[1::2] = values[1::2].cumsum()
     values[2::2] = values[2::2].cumsum()
     return values
@@ -143,17 +169,19 @@ def _parse_counts(counts: str) -> NDArray[np.int64]:
 def split(
     labels: NDArray[np.integer[Any]], groups: NDArray[np.integer[Any]] | None = None
 ) -> dict[int, Rle]:
-    """Return the mask of every value of a label map of shape (H, W), by ascending value.
+    """Return the mask of every value of a label map, by ascending value.
 
-    The pixels are looked at once, however many values there are; the rest goes by runs.
+    Reads the pixels once, however many values there are; the rest works on runs.
 
     Args:
-        labels: The map.
-        groups: Shape (N,): what stands for each of the values 0 to N - 1; they are their own, if
-            not.
+        labels: Label map, integers, shape (H, W).
+        groups: Shape (N,): the value that replaces each of the labels 0 to N - 1; labels are
+            unchanged if not given.
     """
     height, width = labels.shape
-    pixels = labels.T.ravel()  # down the columns, as runs go
+    pixels = labels.T.ravel()  # down the columns, as in COCO's runs
+
+    # Runs of equal values: where each starts and ends.
     starts = _changes(pixels)
     values = pixels[starts]
     if groups is not None:
@@ -161,19 +189,21 @@ def split(
         kept = _changes(values)
         starts, values = starts[kept], values[kept]
     ends = np.append(starts[1:], pixels.size)
+
+    # The runs of each value become the foreground of its mask.
     order = np.argsort(values, kind="stable")
     present, firsts = np.unique(values[order], return_index=True)
-    found = {}
-    for value, places in zip(present.tolist(), np.split(order, firsts[1:]), strict=True):
-        edges = np.column_stack((starts[places], ends[places])).ravel()
+    masks = {}
+    for value, runs in zip(present.tolist(), np.split(order, firsts[1:]), strict=True):
+        edges = np.column_stack((starts[runs], ends[runs])).ravel()
         if edges[-1] < pixels.size:
             edges = np.append(edges, pixels.size)
-        found[value] = _from_runs(np.diff(edges, prepend=0), height, width)
-    return found
+        masks[value] = _from_runs(np.diff(edges, prepend=0), height, width)
+    return masks
 
 
 def _changes(values: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
-    """Return where a value differs from the one before; the first does."""
+    """Return the indices of values that differ from the one before; 0 is always among them."""
     return np.append(0, np.flatnonzero(values[1:] != values[:-1]) + 1)
 
 
@@ -189,7 +219,7 @@ def merge(rles: Sequence[Rle]) -> Rle:
 
 
 def read_png(source: Path | bytes) -> NDArray[np.bool_]:
-    """Read a mask file: every non-zero pixel (of any channel but alpha) is foreground."""
+    """Read a mask file; a pixel is foreground if any channel except alpha is not zero."""
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         pixels = np.asarray(
             image if image.mode in ("L", "1", "P", "I", "I;16") else image.convert("RGB")
@@ -204,7 +234,7 @@ def write_png(path: Path, mask: NDArray[np.bool_]) -> None:
 
 
 def _from_runs(runs: Sequence[int] | NDArray[np.integer[Any]], height: int, width: int) -> Rle:
-    """Compress run lengths that are known to be sound: only the first may be 0."""
+    """Compress run lengths that are known to be valid; only the first may be 0."""
     return _from_coco(coco.frPyObjects({"size": [height, width], "counts": runs}, height, width))
 
 

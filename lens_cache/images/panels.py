@@ -1,4 +1,4 @@
-"""Pictures for people: image, grounding map with keypoints, prediction, truth, side by side."""
+"""Panels of an answer: image, grounding map with keypoints, prediction and ground truth."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ _TITLE = 44
 _GAP = 6
 _PREDICTION = (30, 144, 255)
 _TRUTH = (60, 200, 90)
-_WHITE, _RED, _INK = (255, 255, 255), (230, 40, 40), (20, 20, 20)
+_WHITE = (255, 255, 255)
+_RED = (230, 40, 40)
+_INK = (20, 20, 20)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """What a row of pictures shows.
+    """One answer, drawn as a row of images.
 
     Attributes:
-        image: RGB, uint8 (H, W, 3).
-        title: One line above the pictures.
-        grounding_map: Over the square's grid, (rows, columns), values in [0, 1].
-        keypoints: (x, y) in normalised coordinates of the square, (n, 2).
-        prediction: Bool (H, W).
-        truth: Bool (H, W), if it is known.
+        image: RGB, uint8, shape (H, W, 3).
+        title: One line above the row.
+        grounding_map: Over the grid of the square, values in [0, 1], shape (rows, columns).
+        keypoints: (x, y) in normalised coordinates of the square, shape (n, 2).
+        prediction: Predicted mask, bool, shape (H, W).
+        truth: Ground-truth mask, bool, shape (H, W); None if unknown.
     """
 
     image: NDArray[np.uint8]
@@ -39,48 +41,57 @@ class Panel:
     truth: NDArray[np.bool_] | None = None
 
     def draw(self) -> Image.Image:
-        """Draw the row."""
-        return _row(self.title, self.pictures(PANEL_SIDE))
+        """Draw the row, with a name above each image."""
+        return _row(self.title, self.images(PANEL_SIDE))
 
-    def pictures(self, side: int) -> dict[str, Image.Image]:
-        """Draw each picture by name, the longest side in pixels.
+    def images(self, side: int) -> dict[str, Image.Image]:
+        """Draw each image of the row.
 
-        A keypoint is white where it lies inside the predicted mask, which kept it, and red outside.
+        A keypoint is white if it is inside the predicted mask and red if it is outside.
+
+        Args:
+            side: Longest side of each image in pixels.
+
+        Returns:
+            ``image``, ``grounding map``, ``prediction`` and, if known, ``ground truth``.
         """
         height, width = self.image.shape[:2]
         size = resized_size(width, height, side)
-        photo = Image.fromarray(self.image).resize(size, Image.Resampling.LANCZOS)
-        pictures = {
-            "image": photo,
-            "grounding map": self._grounding(photo),
-            "prediction": _overlay(photo, self.prediction, _PREDICTION),
+        image = Image.fromarray(self.image).resize(size, Image.Resampling.LANCZOS)
+        images = {
+            "image": image,
+            "grounding map": self._grounding(image),
+            "prediction": _overlay(image, self.prediction, _PREDICTION),
         }
         if self.truth is not None:
-            pictures["ground truth"] = _overlay(photo, self.truth, _TRUTH)
-        return pictures
+            images["ground truth"] = _overlay(image, self.truth, _TRUTH)
+        return images
 
-    def _grounding(self, photo: Image.Image) -> Image.Image:
-        """Draw the grounding map as heat over the photo, and the keypoints on it."""
-        side = max(photo.size)
+    def _grounding(self, image: Image.Image) -> Image.Image:
+        """Draw the grounding map as a heat map over the image, with the keypoints on top."""
+        side = max(image.size)
         peak = float(self.grounding_map.max())
         heat = np.clip(self.grounding_map / peak if peak > 0 else self.grounding_map, 0, 1)
         square = Image.fromarray((heat * 255).astype(np.uint8)).resize(
             (side, side), Image.Resampling.BILINEAR
         )
-        strength = np.asarray(square.crop((0, 0, *photo.size)), dtype=np.float32)[..., None] / 255
-        grey = np.asarray(photo.convert("L").convert("RGB"), dtype=np.float32) * 0.6
+        # The grid covers the square: resize it there, then crop to the image.
+        content = square.crop((0, 0, *image.size))
+        strength = np.asarray(content, dtype=np.float32)[..., None] / 255  # (height, width, 1)
+        grey = np.asarray(image.convert("L").convert("RGB"), dtype=np.float32) * 0.6
         colour = np.concatenate(
             [255 * strength, 255 * np.clip(2 * strength - 1, 0, 1), 60 * (1 - strength)], axis=-1
         )
         mixed = grey * (1 - 0.75 * strength) + colour * 0.75 * strength
-        picture = Image.fromarray(mixed.astype(np.uint8))
-        self._draw_keypoints(picture, side)
-        return picture
+        drawn = Image.fromarray(mixed.astype(np.uint8))
+        self._draw_keypoints(drawn, side)
+        return drawn
 
-    def _draw_keypoints(self, picture: Image.Image, side: int) -> None:
+    def _draw_keypoints(self, canvas: Image.Image, side: int) -> None:
+        """Draw the keypoints on an image; ``side`` is that of its square."""
         height, width = self.image.shape[:2]
         pixels = normalised_to_image(self.keypoints.astype(np.float64), width=width, height=height)
-        draw = ImageDraw.Draw(picture)
+        draw = ImageDraw.Draw(canvas)
         for (x, y), (u, v) in zip(self.keypoints * side, pixels, strict=True):
             inside = 0 <= u < width and 0 <= v < height and self.prediction[int(v), int(u)]
             box = (float(x) - 4, float(y) - 4, float(x) + 4, float(y) + 4)
@@ -88,25 +99,26 @@ class Panel:
 
 
 def _overlay(
-    photo: Image.Image, mask: NDArray[np.bool_], colour: tuple[int, int, int]
+    image: Image.Image, mask: NDArray[np.bool_], colour: tuple[int, int, int]
 ) -> Image.Image:
-    """Tint the mask's pixels; what lies outside fades a little."""
-    small = Image.fromarray(mask).resize(photo.size, Image.Resampling.NEAREST)
-    inside = np.asarray(small)[..., None]
-    pixels = np.asarray(photo, dtype=np.float32)
+    """Tint the pixels of a mask and darken the others."""
+    small = Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST)
+    inside = np.asarray(small)[..., None]  # (height, width, 1)
+    pixels = np.asarray(image, dtype=np.float32)
     tinted = 0.45 * pixels + 0.55 * np.asarray(colour, dtype=np.float32)
     return Image.fromarray(np.where(inside, tinted, pixels * 0.8).astype(np.uint8))
 
 
-def _row(title: str, pictures: dict[str, Image.Image]) -> Image.Image:
-    width, height = pictures["image"].size
+def _row(title: str, images: dict[str, Image.Image]) -> Image.Image:
+    """Put images side by side under a title, with a name above each."""
+    width, height = images["image"].size
     step = max(width, 110) + _GAP
-    canvas = Image.new("RGB", (step * len(pictures) + _GAP, height + _TITLE + _GAP), _WHITE)
+    canvas = Image.new("RGB", (step * len(images) + _GAP, height + _TITLE + _GAP), _WHITE)
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(14)
     draw.text((_GAP, 4), title, fill=_INK, font=font)
-    for number, (name, picture) in enumerate(pictures.items()):
+    for number, (name, image) in enumerate(images.items()):
         left = _GAP + number * step
         draw.text((left, 24), name, fill=(110, 110, 110), font=font)
-        canvas.paste(picture, (left, _TITLE))
+        canvas.paste(image, (left, _TITLE))
     return canvas

@@ -1,1 +1,1 @@
-"""The trainable LENS modules and the frozen decoder that they prompt."""
+"""The trainable LENS modules and the frozen SAM decoder that they prompt."""

@@ -1,7 +1,8 @@
 """SAM's mask decoder, prompted by keypoints and descriptions (paper section 3.3, eq. 4).
 
-SAM's own decoder serves one image at a time and knows no absent token. ``PromptedDecoder`` runs
-SAM's modules and weights over many questions at once, with a mask over the prompt tokens.
+segment-anything's own forward takes one image at a time and has no absent prompts.
+``PromptedDecoder`` runs its modules and weights on many questions at once, with a mask over the
+prompt tokens.
 """
 
 from __future__ import annotations
@@ -10,19 +11,24 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
-from lens_cache.errors import CheckpointError
 from lens_cache.features.attention import attend
-from lens_cache.features.sam_architecture import MASK_DECODER_HEADS, SamArchitecture
+from lens_cache.features.frozen_parts import REWRITE_FROZEN_PARTS
+from lens_cache.features.sam_architecture import SamArchitecture
+from lens_cache.features.sam_modules import build_prompt_encoder_and_mask_decoder
+from lens_cache.features.weights import load_strict
+
+# Output tokens of SAM's mask decoder: the quality token, the single-mask token, then the tokens of
+# the multi-mask outputs.
+_SINGLE_MASK_TOKEN = 1
 
 
 class PromptedDecoder(nn.Module):
-    """From descriptions at keypoints to mask logits.
+    """Turns descriptions at keypoints into mask logits.
 
-    SAM's prompt encoder is always frozen. So are the decoder's quality head and the hypernetworks
-    of its multi-mask outputs, which no loss here reads.
+    SAM's prompt encoder is always frozen. So are the mask decoder's quality head and the
+    hypernetworks of its multi-mask outputs, because no loss here reads them.
 
     Args:
         architecture: Sizes of the SAM.
@@ -30,7 +36,7 @@ class PromptedDecoder(nn.Module):
         train_mask_decoder: Also train the rest of SAM's mask decoder.
 
     Raises:
-        CheckpointError: If a weight is missing, not known to SAM or of the wrong shape.
+        CheckpointError: If a weight is missing, unknown or of another shape.
     """
 
     # segment_anything has no types.
@@ -47,16 +53,20 @@ class PromptedDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = architecture.image_size
-        self.prompt_encoder, self.mask_decoder = build_sam_modules(architecture)
-        load_sam_weights(self, weights)
+        prompt_encoder, mask_decoder = build_prompt_encoder_and_mask_decoder(architecture)
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        load_strict(
+            self, weights, "loading SAM's prompt encoder and mask decoder", REWRITE_FROZEN_PARTS
+        )
         # The position that eq. 4 gives to the global description, which has no place in the image.
         self.cls_position = nn.Parameter(torch.randn(1, 1, architecture.transformer_dim))
         self.prompt_encoder.requires_grad_(False)
         self.mask_decoder.requires_grad_(train_mask_decoder)
         self.mask_decoder.iou_prediction_head.requires_grad_(False)
         self.mask_decoder.output_hypernetworks_mlps[1:].requires_grad_(False)
-        dense = self.prompt_encoder.get_dense_pe()
-        self.register_buffer("image_pe", dense.flatten(2).transpose(1, 2), persistent=False)
+        image_pe = self.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2)  # (1, h * w, C)
+        self.register_buffer("image_pe", image_pe, persistent=False)
 
     def forward(
         self,
@@ -67,40 +77,56 @@ class PromptedDecoder(nn.Module):
         image_embeddings: Tensor,
         image: Tensor,
     ) -> Tensor:
-        """Answer Q questions on B images.
+        """Segment the answers to Q questions about B images.
 
         Args:
-            descriptions: Of the m keypoints, shape (Q, m, d_s).
-            global_description: Shape (Q, d_s).
+            descriptions: Descriptions of the m keypoints, shape (Q, m, C); C is SAM's width d_s.
+            global_description: Shape (Q, C).
             keypoints: (x, y) in normalised coordinates of the square, shape (Q, m, 2).
-            token_mask: Which of the m keypoints, and last the global description, prompt SAM;
-                bool, shape (Q, m + 1). The others are as if absent; all of them may be.
-            image_embeddings: SAM's, shape (B, C, h, w).
-            image: Image of each question, int64, shape (Q,).
+            token_mask: Which of the m keypoints and, last, the global description prompt SAM;
+                bool, shape (Q, m + 1). False makes a prompt absent; all may be absent.
+            image_embeddings: SAM's image embeddings, shape (B, C, h, w).
+            image: Index of each question's image, int64, shape (Q,).
 
         Returns:
             SAM's single-mask logits over the square, float32, shape (Q, 4 h, 4 w).
         """
-        prompts = self._prompt(descriptions, global_description, keypoints)
-        decoder = self.mask_decoder
-        own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        tokens = torch.cat([own.expand(len(prompts), -1, -1), prompts], dim=1)
-        present = torch.cat([token_mask.new_ones(len(own)).expand(len(prompts), -1), token_mask], 1)
-        no_mask = self.prompt_encoder.no_mask_embed.weight
-        embedding = image_embeddings.flatten(2).transpose(1, 2)[image] + no_mask
-        states, embedding = _two_way(decoder.transformer, tokens, embedding, self.image_pe, present)
-        embedding = embedding.transpose(1, 2).reshape(len(prompts), *image_embeddings.shape[1:])
-        upscaled = decoder.output_upscaling(embedding)
-        mask_state = states[:, 1]  # 0 is the quality token, 1 the single-mask token
-        weights = decoder.output_hypernetworks_mlps[0](mask_state)
-        with torch.autocast(weights.device.type, enabled=False):
-            dtype = torch.promote_types(weights.dtype, torch.float32)
-            return torch.einsum("qc,qchw->qhw", weights.to(dtype), upscaled.to(dtype))
+        mask_decoder = self.mask_decoder
+        num_questions = len(descriptions)
 
-    def _prompt(
+        # Prompt tokens: SAM's output tokens, the keypoints, the global description.
+        sparse_prompt_embeddings = self._embed_prompts(descriptions, global_description, keypoints)
+        output_tokens = torch.cat([mask_decoder.iou_token.weight, mask_decoder.mask_tokens.weight])
+        num_output_tokens = len(output_tokens)
+        output_tokens = output_tokens.expand(num_questions, -1, -1)
+        tokens = torch.cat([output_tokens, sparse_prompt_embeddings], dim=1)  # (Q, K, C)
+
+        # Who may be attended to: every output token, and the prompts that are present.
+        always = token_mask.new_ones(num_questions, num_output_tokens)
+        attendable = torch.cat([always, token_mask], dim=1)  # (Q, K)
+
+        # Image cells of each question, with SAM's dense embedding for "no mask prompt".
+        dense_prompt_embedding = self.prompt_encoder.no_mask_embed.weight  # (1, C)
+        src = image_embeddings.flatten(2).transpose(1, 2)[image]  # (Q, h * w, C)
+        src = src + dense_prompt_embedding
+
+        # Two-way transformer.
+        hs, src = _two_way_transformer(
+            mask_decoder.transformer, tokens, src, self.image_pe, attendable
+        )
+
+        # Mask = hypernetwork x upscaled embedding.
+        src = src.transpose(1, 2).reshape(num_questions, *image_embeddings.shape[1:])
+        upscaled_embedding = mask_decoder.output_upscaling(src)  # (Q, C / 8, 4 h, 4 w)
+        hyper_in = mask_decoder.output_hypernetworks_mlps[0](hs[:, _SINGLE_MASK_TOKEN])
+        with torch.autocast(hyper_in.device.type, enabled=False):
+            dtype = torch.promote_types(hyper_in.dtype, torch.float32)
+            return torch.einsum("qc,qchw->qhw", hyper_in.to(dtype), upscaled_embedding.to(dtype))
+
+    def _embed_prompts(
         self, descriptions: Tensor, global_description: Tensor, keypoints: Tensor
     ) -> Tensor:
-        """Return D + P^pos of eq. 4, keypoints first, the global one last, (Q, m + 1, d_s)."""
+        """Return D + P^pos of eq. 4, keypoints first, the global one last, (Q, m + 1, C)."""
         positions = self.encode_positions(keypoints)
         cls_position = self.cls_position.expand(len(positions), -1, -1)
         prompts = torch.cat([descriptions, global_description[:, None]], dim=1)
@@ -109,15 +135,15 @@ class PromptedDecoder(nn.Module):
     def encode_positions(self, keypoints: Tensor) -> Tensor:
         """Encode keypoints by SAM's position encoder, without its label embeddings.
 
-        SAM adds half a pixel to point prompts before this step; our coordinates are continuous
-        already, so nothing is added. Float32 under autocast too: a bfloat16 coordinate is four
-        pixels coarse.
+        SAM adds half a pixel to point prompts before this step, because they are pixel indices;
+        keypoints are continuous coordinates, so nothing is added. Runs in float32 under autocast
+        too: a coordinate in bfloat16 has steps of four pixels.
 
         Args:
             keypoints: (x, y) in normalised coordinates of the square, shape (Q, m, 2).
 
         Returns:
-            Shape (Q, m, d_s).
+            Shape (Q, m, C).
         """
         with torch.autocast(keypoints.device.type, enabled=False):
             matrix = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
@@ -127,104 +153,78 @@ class PromptedDecoder(nn.Module):
         return encoded
 
 
-def build_sam_modules(architecture: SamArchitecture) -> tuple[Any, Any]:
-    """Build SAM's prompt encoder and mask decoder with random weights."""
-    dim, cells = architecture.transformer_dim, architecture.embedding_size
-    prompt_encoder = PromptEncoder(
-        embed_dim=dim,
-        image_embedding_size=(cells, cells),
-        input_image_size=(architecture.image_size, architecture.image_size),
-        mask_in_chans=architecture.mask_in_chans,
-    )
-    mask_decoder = MaskDecoder(
-        transformer_dim=dim,
-        transformer=TwoWayTransformer(
-            depth=architecture.decoder_depth,
-            embedding_dim=dim,
-            num_heads=MASK_DECODER_HEADS,
-            mlp_dim=architecture.decoder_mlp_dim,
-        ),
-        num_multimask_outputs=architecture.num_multimask_outputs,
-        iou_head_depth=architecture.iou_head_depth,
-        iou_head_hidden_dim=architecture.iou_head_hidden_dim,
-    )
-    return prompt_encoder, mask_decoder
-
-
-def load_sam_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load every weight of a module's ``prompt_encoder`` and ``mask_decoder``.
-
-    Raises:
-        CheckpointError: If a weight is missing, not known to SAM or of the wrong shape.
-    """
-    doing = "loading SAM's prompt encoder and mask decoder"
-    expected = module.state_dict()
-    for what, names in (
-        ("missing", expected.keys() - weights.keys()),
-        ("not known to SAM", weights.keys() - expected.keys()),
-    ):
-        if names:
-            shown = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
-            raise CheckpointError(f"{doing}: {len(names)} weights are {what}: {shown}")
-    for name, weight in weights.items():
-        if weight.shape != expected[name].shape:
-            raise CheckpointError(
-                f"{doing}: {name} should have shape {tuple(expected[name].shape)}, "
-                f"found {tuple(weight.shape)}"
-            )
-    module.load_state_dict(dict(weights))
-
-
-def _two_way(
-    transformer: Any, tokens: Tensor, image: Tensor, image_pe: Tensor, present: Tensor
+def _two_way_transformer(
+    transformer: Any, point_embedding: Tensor, src: Tensor, image_pe: Tensor, attendable: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Run SAM's two-way transformer with absent tokens, otherwise as ``TwoWayTransformer.forward``.
 
     Args:
         transformer: SAM's module.
-        tokens: Shape (Q, K, C).
-        image: Image embedding, shape (Q, N, C).
-        image_pe: Its positions, shape (1, N, C).
-        present: Which tokens may be attended to, bool, shape (Q, K).
+        point_embedding: Output tokens and prompts, shape (Q, K, C).
+        src: Image cells, shape (Q, h * w, C).
+        image_pe: Positions of the image cells, shape (1, h * w, C).
+        attendable: Which tokens may be attended to, bool, shape (Q, K).
 
     Returns:
-        The states of the tokens, arbitrary for absent ones, and of the image.
+        The states of the tokens, (Q, K, C), arbitrary for absent ones, and of the image cells,
+        (Q, h * w, C).
     """
-    states = tokens
+    queries, keys = point_embedding, src
     for layer in transformer.layers:
+        # Self-attention of the tokens.
         if layer.skip_first_layer_pe:
-            states = _attend(layer.self_attn, states, states, states, present)
+            queries = _attend(layer.self_attn, queries, queries, queries, attendable)
         else:
-            query = states + tokens
-            states = states + _attend(layer.self_attn, query, query, states, present)
-        states = layer.norm1(states)
-        attended = _attend(
-            layer.cross_attn_token_to_image, states + tokens, image + image_pe, image
-        )
-        states = layer.norm2(states + attended)
-        states = layer.norm3(states + layer.mlp(states))
-        attended = _attend(
-            layer.cross_attn_image_to_token, image + image_pe, states + tokens, states, present
-        )
-        image = layer.norm4(image + attended)
-    final = transformer.final_attn_token_to_image
-    states = states + _attend(final, states + tokens, image + image_pe, image)
-    return transformer.norm_final_attn(states), image
+            q = queries + point_embedding
+            queries = queries + _attend(layer.self_attn, q, q, queries, attendable)
+        queries = layer.norm1(queries)
+
+        # Cross-attention, tokens to image.
+        q, k = queries + point_embedding, keys + image_pe
+        queries = layer.norm2(queries + _attend(layer.cross_attn_token_to_image, q, k, keys))
+
+        # MLP.
+        queries = layer.norm3(queries + layer.mlp(queries))
+
+        # Cross-attention, image to tokens.
+        q, k = queries + point_embedding, keys + image_pe
+        attended = _attend(layer.cross_attn_image_to_token, k, q, queries, attendable)
+        keys = layer.norm4(keys + attended)
+
+    # Final attention, tokens to image.
+    q, k = queries + point_embedding, keys + image_pe
+    queries = queries + _attend(transformer.final_attn_token_to_image, q, k, keys)
+    return transformer.norm_final_attn(queries), keys
 
 
 def _attend(
-    attention: Any, query: Tensor, key: Tensor, value: Tensor, present: Tensor | None = None
+    attention: Any, q: Tensor, k: Tensor, v: Tensor, attendable: Tensor | None = None
 ) -> Tensor:
-    """Run SAM's attention module, without the keys that are not present."""
+    """Run SAM's attention module with a mask over the keys.
 
-    def heads(x: Tensor) -> Tensor:
-        return x.reshape(*x.shape[:2], attention.num_heads, -1).transpose(1, 2)
+    Args:
+        attention: SAM's module.
+        q: Shape (Q, T, C).
+        k: Shape (Q, S, C).
+        v: Shape (Q, S, C).
+        attendable: Which keys may be attended to, bool, shape (Q, S); all if not given.
 
+    Returns:
+        Shape (Q, T, C).
+    """
+    num_heads = attention.num_heads
+    mask = None if attendable is None else attendable[:, None, None]  # (Q, 1, 1, S)
     output = attend(
-        heads(attention.q_proj(query)),
-        heads(attention.k_proj(key)),
-        heads(attention.v_proj(value)),
-        None if present is None else present[:, None, None],
+        _split_heads(attention.q_proj(q), num_heads),
+        _split_heads(attention.k_proj(k), num_heads),
+        _split_heads(attention.v_proj(v), num_heads),
+        mask,
     )
-    result: Tensor = attention.out_proj(output.transpose(1, 2).flatten(2))
+    output = output.transpose(1, 2).flatten(2)  # (Q, T, width of the attention)
+    result: Tensor = attention.out_proj(output)
     return result
+
+
+def _split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """Turn (Q, T, num_heads * e) into (Q, num_heads, T, e)."""
+    return x.reshape(*x.shape[:2], num_heads, -1).transpose(1, 2)

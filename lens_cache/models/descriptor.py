@@ -1,4 +1,4 @@
-"""Is this keypoint part of the answer? The descriptor model (paper section 3.2, S1.3)."""
+"""The descriptor model: whether a keypoint is part of the answer (paper section 3.2, S1.3)."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from torch import Tensor, nn
 
 from lens_cache.errors import ConfigError
 
-# The paper is silent on both; these are what the released code uses.
+# Not in the paper; both as in the released code.
 FEEDFORWARD_DIM = 2048
 DROPOUT = 0.1
 
 
 class DescriptorModel(nn.Module):
-    """Describe each keypoint, and the whole, in the width of SAM's prompts.
+    """Describes each keypoint, and the answer as a whole, in the width of SAM's prompts.
 
-    Cross-attention lets f_s^2 read the features around a keypoint; self-attention lets the local
-    descriptions and f_s^2 itself (the global description) see each other; one projection serves
-    both.
+    Cross-attention reads the features around a keypoint with f_s^2 as its query. Self-attention
+    relates the local descriptions and f_s^2, which becomes the global description. Both kinds of
+    description share one projection.
 
     Args:
         hidden_size: Width d of the MLLM.
         num_heads: Attention heads of both attentions; must divide ``hidden_size``.
         intermediate_size: Hidden width of the feed-forward block after the cross-attention.
         prompt_dim: Width d_s of SAM's prompts.
-        dropout: In the self-attention layer, training only; nowhere else is there any.
+        dropout: Dropout of the self-attention layer; the other layers have none.
 
     Raises:
         ConfigError: If ``num_heads`` does not divide ``hidden_size``.
@@ -40,7 +40,7 @@ class DescriptorModel(nn.Module):
         dropout: float = DROPOUT,
     ) -> None:
         super().__init__()
-        if hidden_size % num_heads:
+        if hidden_size % num_heads != 0:
             raise ConfigError(
                 "building the descriptor: model.num_descriptor_heads must divide the MLLM's width "
                 f"{hidden_size}, got {num_heads}"
@@ -67,26 +67,33 @@ class DescriptorModel(nn.Module):
     def forward(
         self, start_of_answer: Tensor, neighbourhoods: Tensor, keypoint_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Describe m keypoints of each of Q questions (eq. 3).
+        """Describe the m keypoints of each of Q questions (eq. 3).
 
         Args:
             start_of_answer: f_s^2, shape (Q, d).
             neighbourhoods: Features around each keypoint, shape (Q, m, p * p, d).
-            keypoint_mask: Which keypoints exist, bool, shape (Q, m). The others influence nothing.
+            keypoint_mask: Which keypoints exist, bool, shape (Q, m). The others have no influence
+                on the results of those that exist.
 
         Returns:
-            The local descriptions, shape (Q, m, d_s), arbitrary where there is no keypoint, and
-            the global description, shape (Q, d_s).
+            The descriptions of the keypoints, shape (Q, m, d_s), arbitrary where there is no
+            keypoint, and the global description, shape (Q, d_s).
         """
         num_questions, num_keypoints = keypoint_mask.shape
+
+        # Cross-attention: f_s^2 reads the neighbourhood of each keypoint.
         query = start_of_answer[:, None, None].expand(-1, num_keypoints, -1, -1).flatten(0, 1)
-        around = neighbourhoods.flatten(0, 1).to(query.dtype)
+        around = neighbourhoods.flatten(0, 1).to(query.dtype)  # (Q * m, p * p, d)
         attended, _ = self.cross_attention(query, around, around, need_weights=False)
-        local = self.cross_norm(query + attended)
+        local = self.cross_norm(query + attended)  # (Q * m, 1, d)
         local = self.feedforward_norm(local + self.feedforward(local))
-        local = local.view(num_questions, num_keypoints, -1)
+        local = local.view(num_questions, num_keypoints, -1)  # (Q, m, d)
+
+        # Self-attention: local descriptions and f_s^2 together, without absent keypoints.
         together = torch.cat([local, start_of_answer[:, None].to(local.dtype)], dim=1)
-        absent = torch.cat([~keypoint_mask, torch.zeros_like(keypoint_mask[:, :1])], dim=1)
-        related = self.self_attention(together, src_key_padding_mask=absent)
-        descriptions = self.projection(related)
+        is_absent = torch.cat([~keypoint_mask, torch.zeros_like(keypoint_mask[:, :1])], dim=1)
+        related = self.self_attention(together, src_key_padding_mask=is_absent)  # (Q, m + 1, d)
+
+        # Projection to the width of SAM's prompts.
+        descriptions = self.projection(related)  # (Q, m + 1, d_s)
         return descriptions[:, :-1], descriptions[:, -1]

@@ -1,13 +1,12 @@
 """The segmentation head: two decoder layers of the MLLM's own kind (paper section 3.1).
 
-Layer 1 turns text-to-image attention into a grounding map (eq. 1), layer 2 refines the features
-(eq. 2). The head is causal like the MLLM, so all questions of an image share one pass over its
-image tokens (see ``packing``).
+Layer 1 turns text-to-image attention into a grounding map (eq. 1, see ``grounding_map``), layer 2
+refines the features (eq. 2). The head is causal like the MLLM, so all questions of an image share
+one pass over its image tokens (see ``features.flat_batch``).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +16,17 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModel
 
 from lens_cache.config.train import ModelConfig
-from lens_cache.errors import CheckpointError, ConfigError
+from lens_cache.errors import CheckpointError, ConfigError, one_line
 from lens_cache.features.flat_batch import FlatBatch
-from lens_cache.features.frozen_parts import FrozenParts
+from lens_cache.features.frozen_parts import REWRITE_FROZEN_PARTS, FrozenParts
 from lens_cache.features.packing import last_positions
 from lens_cache.features.types import Features
-from lens_cache.models.grounding_map import aggregate_rows, normalise_map
+from lens_cache.features.weights import load_strict
+from lens_cache.models.grounding_map import (
+    aggregate_rows,
+    log_text_to_image_attention,
+    normalise_map,
+)
 
 NUM_LAYERS = 2
 ATTENTION_NAME = "lens_cache_text_rows"
@@ -30,13 +34,13 @@ ATTENTION_NAME = "lens_cache_text_rows"
 
 @dataclass(frozen=True)
 class HeadOutput:
-    """What the head says about Q questions on B images.
+    """Outputs of the head for Q questions about B images.
 
     Attributes:
         grounding_map: A_c^1 after normalisation, float32, shape (Q, rows, columns).
         image_features: H_out^2 of the image tokens, row-major over the grid, shape (B, N, d).
         start_of_answer: f_s^2, the state of each question's last token, shape (Q, d).
-        image: Which image a question belongs to, int64, shape (Q,).
+        image: Index of each question's image, int64, shape (Q,).
     """
 
     grounding_map: Tensor
@@ -47,11 +51,16 @@ class HeadOutput:
 
 @dataclass
 class _TextRows:
-    """Travels through the network's keyword arguments and brings attention rows back.
+    """Carries the layout of the batch into the attention function, and attention rows out of it.
+
+    transformers passes unknown keyword arguments of a model's forward on to its attention function,
+    which may return nothing but the output and the whole attention matrix. So layer 1 writes the
+    few rows that are needed into this object.
 
     Attributes:
-        flat: What belongs together in the sequence.
-        log_attention: The logarithm of eq. 1's attention to image tokens, (B, T, N).
+        flat: Layout of the tokens.
+        log_attention: The logarithm of eq. 1's attention to image tokens, shape (B, T, N); None
+            until layer 1 has run.
     """
 
     flat: FlatBatch
@@ -64,14 +73,14 @@ class SegmentationHead(nn.Module):
     The final norm is new, as in the released code; its epsilon is the MLLM's.
 
     Args:
-        config: ``warm_start`` and the ``attention_*`` settings matter here.
+        config: Only ``warm_start``, ``peak_headroom`` and the ``attention_*`` settings are read.
         frozen: Text configuration, grid and the weights of the MLLM's own layers.
         layer: The tapped layer L; the head starts from the MLLM's layers L and L+1.
 
     Raises:
-        ConfigError: If the text configuration is of a kind that transformers does not know.
-        CheckpointError: If a warm start is asked for and the weights of L and L+1 do not fit or
-            are not there.
+        ConfigError: If transformers does not know the kind of the text configuration.
+        CheckpointError: If a warm start is requested and the weights of L and L+1 are missing or do
+            not fit.
     """
 
     def __init__(self, config: ModelConfig, frozen: FrozenParts, layer: int) -> None:
@@ -85,39 +94,47 @@ class SegmentationHead(nn.Module):
             self._warm_start(frozen.decoder_layers, layer)
 
     def forward(self, features: Features) -> HeadOutput:
-        """Read a batch of B images with Q questions in all.
+        """Run a batch of B images with Q questions in all.
 
         Args:
-            features: States of prefix, image tokens and packed questions; any floating precision.
+            features: States of the prefix, of image tokens and of packed questions; any floating
+                precision.
         """
         dtype = next(self.network.parameters()).dtype
-        owner, flat = features.texts.owner, FlatBatch.of(features)
-        rows = _TextRows(flat)
+        flat = FlatBatch.of(features)
+
+        # Both layers, over every token of the batch once.
+        text_rows = _TextRows(flat)
         states = self.network(
             inputs_embeds=flat.flatten(features).to(dtype),
             position_ids=flat.positions(),
             use_cache=False,
-            text_rows=rows,
-        ).last_hidden_state
-        assert rows.log_attention is not None, "the network did not use the registered attention"
+            text_rows=text_rows,
+        ).last_hidden_state  # (1, tokens, d)
+        _, image_states, text_states = flat.split(states[:, None])  # (B, 1, N, d), (B, 1, T, d)
+
+        # Grounding map (eq. 1).
+        log_rows = text_rows.log_attention
+        assert log_rows is not None, "the network did not use the registered attention"
+        owner = features.texts.owner
         image, last = last_positions(owner, features.num_questions)
-        grounding = aggregate_rows(rows.log_attention, owner, image, last, self.attention_rows)
-        normalised = normalise_map(grounding, self.attention_normalisation, self.peak_headroom)
-        _, image_features, texts = flat.split(states[:, None])
+        log_map = aggregate_rows(log_rows, owner, image, last, self.attention_rows)
+        grounding_map = normalise_map(log_map, self.attention_normalisation, self.peak_headroom)
+
         return HeadOutput(
-            grounding_map=normalised.view(-1, *self.grid),
-            image_features=image_features[:, 0],
-            start_of_answer=texts[image, 0, last],
+            grounding_map=grounding_map.view(-1, *self.grid),
+            image_features=image_states[:, 0],
+            start_of_answer=text_states[image, 0, last],
             image=image,
         )
 
     def keep_first_layer(self) -> None:
-        """Drop the second layer, for whom only the grounding map matters."""
+        """Delete layer 2; enough where only the grounding map is needed."""
         del self.network.layers[1:]
         self.network.config.num_hidden_layers = 1
 
     def compile_layers(self) -> None:
-        """Let torch.compile make kernels for the layers."""
+        """Compile both layers with ``torch.compile``."""
         for layer in self.network.layers:
             layer.compile(dynamic=True)
 
@@ -126,13 +143,10 @@ class SegmentationHead(nn.Module):
         doing = f"warm-starting the head from layers {layer} and {layer + 1} of the MLLM"
         if layer not in weights:
             raise CheckpointError(
-                f"{doing}: their weights are not in the store, which has layers "
-                f"{sorted(weights)}; choose one of them or set model.warm_start=false"
+                f"{doing}: expected their weights in the store, found those of layers "
+                f"{sorted(weights)}; set model.layer to one of them or model.warm_start=false"
             )
-        try:
-            self.network.layers.load_state_dict(dict(weights[layer]), strict=True)
-        except RuntimeError as error:
-            raise CheckpointError(f"{doing}: {' '.join(str(error).split())}") from None
+        load_strict(self.network.layers, weights[layer], doing, REWRITE_FROZEN_PARTS)
 
 
 def _build_network(text_config: Mapping[str, Any], layer: int) -> Any:
@@ -152,8 +166,10 @@ def _build_network(text_config: Mapping[str, Any], layer: int) -> Any:
     try:
         config = AutoConfig.for_model(kind, **settings)
     except ValueError as error:
-        first = str(error).split(",")[0].split("\n")[0]
-        raise ConfigError(f"building the head as the MLLM's own layers: {first}") from None
+        raise ConfigError(
+            f"building the head from the MLLM's text configuration, model_type {kind!r}: "
+            f"{one_line(error, 120)}; extract with a LLaVA whose language model transformers knows"
+        ) from None
     build: Any = AutoModel.from_config
     network = build(config, attn_implementation=ATTENTION_NAME, dtype=torch.float32)
     network.set_input_embeddings(nn.Identity())
@@ -170,35 +186,18 @@ def _attend(
     text_rows: _TextRows | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend; in layer 1 of the head also keep the attention of text positions to the image.
+    """Attend; layer 1 of the head also stores the attention of text tokens to image tokens.
 
     Only these rows are ever materialised: (B, heads, T, S) instead of (B, heads, S, S).
     """
     assert text_rows is not None
-    assert attention_mask is None, "the flat batch says what may be attended to"
+    assert attention_mask is None, "the layout of the batch replaces the mask"
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    flat = text_rows.flat
     if module.layer_idx == 0:
-        text_rows.log_attention = _log_attention(query, key, scale, text_rows.flat)
-    output = text_rows.flat.attend(query, key, value, scale)
+        text_rows.log_attention = log_text_to_image_attention(query, key, scale, flat)
+    output = flat.attend(query, key, value, scale)  # (1, heads, tokens, e)
     return output.transpose(1, 2).contiguous(), None
-
-
-def _log_attention(query: Tensor, key: Tensor, scale: float, flat: FlatBatch) -> Tensor:
-    """Return the logarithm of eq. 1's attention of questions to their image, mean over heads.
-
-    Args:
-        query: Shape (1, heads, tokens, head dimension).
-        key: Shape (1, key heads, tokens, head dimension).
-        scale: Factor on the dot products.
-        flat: What belongs together.
-
-    Returns:
-        Shape (B, T, N), float32 (float64 for double inputs) under autocast too.
-    """
-    with torch.autocast(query.device.type, enabled=False):
-        columns = slice(flat.num_prefix, flat.num_shared)
-        log_attention = flat.text_scores(query, key, scale).log_softmax(dim=-1)[..., columns]
-        return log_attention.logsumexp(dim=1) - math.log(query.shape[1])
 
 
 AttentionInterface.register(ATTENTION_NAME, _attend)

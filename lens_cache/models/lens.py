@@ -1,8 +1,7 @@
-"""LENS: head, keypoints, descriptor and prompted decoder in one (paper figure 2)."""
+"""The LENS model: head, keypoints, descriptor and prompted decoder together (paper figure 2)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from lens_cache.config.train import ModelConfig
-from lens_cache.errors import CheckpointError, ConfigError
+from lens_cache.errors import ConfigError
 from lens_cache.features.frozen_parts import FrozenParts
 from lens_cache.features.types import Features, Segmentation
 from lens_cache.images.geometry import grid_to_normalised
@@ -24,29 +23,35 @@ from lens_cache.models.keypoints import refine_keypoints, sample_neighbourhood, 
 
 
 class LensModel(nn.Module):
-    """The trainable modules and the frozen decoder that they prompt.
+    """The trainable modules and the frozen SAM decoder that they prompt.
 
-    Weights are float32; run it under ``torch.autocast`` for mixed precision. Only what is trained
-    requires a gradient.
+    Weights are float32; use ``torch.autocast`` for mixed precision. Exactly the trainable weights
+    require a gradient.
 
     Args:
-        config: The settings; the ablations of Table 2 are among them.
-        frozen: What the store keeps of the frozen models.
+        config: The settings, with the ablations of Table 2 among them.
+        frozen: The frozen parts of a store: ``Store(path).frozen()``, or ``FrozenParts.load``.
 
     Attributes:
         layer: The cached layer that the head reads.
 
     Raises:
-        ConfigError: If settings contradict each other or the frozen models.
+        ConfigError: If settings contradict each other or the frozen parts.
         CheckpointError: If frozen weights are missing or do not fit.
+
+    Example:
+        >>> store = Store("runs/demo/store")
+        >>> model = LensModel(ModelConfig(), store.frozen())
+        >>> features = Features.stack([store.read(0, [0], model.layer)])
+        >>> logits = model(features).low_res_logits  # (1, 256, 256)
     """
 
     def __init__(self, config: ModelConfig, frozen: FrozenParts) -> None:
         super().__init__()
         if not (config.use_keypoints or config.use_global):
             raise ConfigError(
-                "building LENS: model.use_keypoints and model.use_global are both off, so nothing "
-                "would prompt SAM; switch one on"
+                "building LENS: model.use_keypoints and model.use_global are both false, so there "
+                "is no prompt for SAM; set one of them to true"
             )
         self.config = config
         self.grid = frozen.grid
@@ -66,18 +71,25 @@ class LensModel(nn.Module):
     def forward(
         self, features: Features, *, generator: torch.Generator | None = None
     ) -> Segmentation:
-        """Answer every question of a batch.
+        """Segment the answer to every question of a batch.
 
         Args:
             features: B images with Q questions in all.
-            generator: Draws which questions see only the global description, in training (S1.4);
-                PyTorch's own if not given.
+            generator: In training mode, draws the questions that are prompted by the global
+                description alone (S1.4); PyTorch's default generator if not given.
 
         Returns:
-            Masks over the square, grounding maps and keypoints, question by question.
+            Mask logits over the square, grounding maps and keypoints of each question.
         """
+        # Segmentation head: grounding map and refined features.
         head = self.head(features)
+
+        # Keypoints: peaks of the grounding map.
         cells, keypoint_mask = self._find_keypoints(head.grounding_map)
+        # A Newton step may leave the grid by up to a cell; keypoints must be inside the square.
+        keypoints = grid_to_normalised(cells, self.grid, self.config.coordinates).clamp(0, 1)
+
+        # Descriptor: is each keypoint part of the answer?
         neighbourhoods = sample_neighbourhood(
             head.image_features.unflatten(1, self.grid),
             cells,
@@ -87,8 +99,8 @@ class LensModel(nn.Module):
         descriptions, global_description = self.descriptor(
             head.start_of_answer, neighbourhoods, keypoint_mask
         )
-        # A step of Newton may leave the grid by a cell; a point outside the square means nothing.
-        keypoints = grid_to_normalised(cells, self.grid, self.config.coordinates).clamp(0, 1)
+
+        # SAM's mask decoder, prompted by the descriptions at their keypoints.
         low_res_logits = self.decoder(
             descriptions,
             global_description,
@@ -105,65 +117,31 @@ class LensModel(nn.Module):
         )
 
     def checkpoint_activations(self) -> None:
-        """Keep only the inputs of the head's layers and of the decoder for the backward pass.
+        """Recompute the head's layers and the decoder in the backward pass.
 
-        What they compute is computed there again.
+        Saves memory: only their inputs are stored between forward and backward.
         """
         modules: list[Any] = [*self.head.network.layers, self.decoder]
         for module in modules:
             module.forward = partial(checkpoint, module.forward, use_reentrant=False)
 
     def compile_parts(self) -> None:
-        """Let torch.compile make kernels; the first batches of each form then take longer."""
+        """Compile the parts with ``torch.compile``; the first batches of each shape take longer."""
         self.head.compile_layers()
         self.descriptor.compile(dynamic=True)
         self.decoder.compile(dynamic=True)
 
     def shard(self, mesh: DeviceMesh) -> None:
-        """Let each of several devices hold a part of every weight, gradient and optimizer state.
+        """Shard weights, gradients and optimizer states over several devices (FSDP).
 
         Args:
-            mesh: The devices, in one dimension.
+            mesh: A one-dimensional mesh of the devices.
         """
         for module in (*self.head.network.layers, self.descriptor, self):
             fully_shard(module, mesh=mesh)
 
-    def trainable_state_dict(self) -> dict[str, Tensor]:
-        """Return only what is trained: everything else stands in ``FrozenParts``."""
-        return {
-            name: parameter.detach()
-            for name, parameter in self.named_parameters()
-            if parameter.requires_grad
-        }
-
-    def load_trainable_state_dict(self, weights: Mapping[str, Tensor]) -> None:
-        """Load what ``trainable_state_dict`` returned.
-
-        Raises:
-            CheckpointError: If a weight is missing, unknown or of the wrong shape.
-        """
-        doing = "loading trained LENS weights"
-        own = self.trainable_state_dict()
-        if own.keys() != weights.keys():
-            missing, unknown = (
-                sorted(own.keys() - weights.keys()),
-                sorted(weights.keys() - own.keys()),
-            )
-            raise CheckpointError(
-                f"{doing}: expected {len(own)} weights, found {len(weights)}; missing: "
-                f"{_shorten(missing)}; unknown: {_shorten(unknown)}; was it trained with the same "
-                "model settings?"
-            )
-        for name, weight in weights.items():
-            if weight.shape != own[name].shape:
-                raise CheckpointError(
-                    f"{doing}: {name} should have shape {tuple(own[name].shape)}, found "
-                    f"{tuple(weight.shape)}; was it trained on the same MLLM?"
-                )
-        self.load_state_dict(dict(weights), strict=False)
-
     def _find_keypoints(self, grounding_map: Tensor) -> tuple[Tensor, Tensor]:
-        """Return sub-pixel (x, y) in cells, shape (Q, m, 2), and which exist, shape (Q, m)."""
+        """Return sub-pixel (x, y) in cells, shape (Q, m, 2), and which exist, bool, (Q, m)."""
         heatmap = grounding_map.detach()
         cells, keypoint_mask = select_keypoints(
             heatmap,
@@ -174,7 +152,10 @@ class LensModel(nn.Module):
         return refine_keypoints(heatmap, cells), keypoint_mask
 
     def _token_mask(self, keypoint_mask: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return which of the m keypoints and the global description prompt SAM, (Q, m + 1)."""
+        """Return which keypoints and, last, whether the global description prompt SAM.
+
+        Bool, shape (Q, m + 1).
+        """
         local = keypoint_mask & self.config.use_keypoints
         if self.training and self.config.use_global:
             device = keypoint_mask.device if generator is None else generator.device
@@ -189,17 +170,14 @@ def resolve_layer(config: ModelConfig, frozen: FrozenParts) -> int:
     """Return the cached layer that the head reads.
 
     Raises:
-        ConfigError: If the settings name none and the store does not hold exactly one.
+        ConfigError: If the settings name none and the frozen parts do not have exactly one.
     """
     if config.layer is not None:
         return config.layer
     choices = sorted(frozen.decoder_layers)
     if len(choices) != 1:
         raise ConfigError(
-            f"building LENS: the store holds weights of layers {choices}; choose one by model.layer"
+            f"building LENS: expected weights of one layer in the store, found those of layers "
+            f"{choices}; set model.layer"
         )
     return choices[0]
-
-
-def _shorten(names: list[str], limit: int = 3) -> str:
-    return (", ".join(names[:limit]) + (", ..." if len(names) > limit else "")) or "none"

@@ -1,9 +1,9 @@
-"""Make the plan of a store from a dataset: read every image once, dedupe by content."""
+"""Build the plan of a store from a dataset: read every image file once, deduplicate by content."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from lens_cache.config.data import DataConfig
 from lens_cache.datasets.base import SegmentationDataset
@@ -13,36 +13,34 @@ from lens_cache.errors import ConfigError, DatasetError
 from lens_cache.plan.assembly import Assembly
 from lens_cache.plan.exclusion import without_evaluation
 from lens_cache.plan.lisa_draws import Drawn, draw
-from lens_cache.plan.plan import Plan, PlannedImage, PlannedQuery
+from lens_cache.plan.plan import Plan
 from lens_cache.plan.rows import Pick, quarantine_row, read_rows
-
-__all__ = ["Plan", "PlannedImage", "PlannedQuery", "build_plan"]
-
-Progress = Callable[[str, int, int], None]
+from lens_cache.progress import Progress, no_progress
 
 
 def build_plan(
-    config: DataConfig, *, progress: Progress | None = None, mapper: Mapper | None = None
+    config: DataConfig, *, progress: Progress = no_progress, mapper: Mapper | None = None
 ) -> Plan:
-    """Read a dataset and every image file of it once, and lay out the store.
+    """Read a dataset and each of its image files once, and return the plan.
 
-    The same picture under two paths is one image with the queries of both. An image takes its
-    place where it first occurs in the dataset; its queries keep their order. Only an image's
-    header is decoded here: a file that ends too early shows itself at extraction. A record that
-    cannot be used is set aside; it never stops the others.
+    Files with equal content are one image with the queries of all of them. Images are in the order
+    of first occurrence in the dataset; their queries keep the dataset's order. Only the header of
+    an image is decoded here, so a truncated file is found at extraction. A record that is not
+    usable is skipped and listed in the quarantine table.
 
     Args:
-        config: The dataset. The questions' templates are part of it.
-        progress: Called with (what is done, steps done, steps in all).
-        mapper: How the work is spread; threads if not given. The plan does not depend on it.
+        config: The dataset and the question templates.
+        progress: Called with (name of the step, items done, items in all).
+        mapper: Runs the work in parallel; threads by default. The plan does not depend on it.
 
     Raises:
         ConfigError: If a setting does not fit the dataset.
-        DatasetError: If the dataset cannot be read, or nothing usable is left of it.
+        DatasetError: If the dataset cannot be read, or has no usable record.
     """
-    mapper, progress = mapper or in_threads(), progress or _silent
+    mapper = mapper or in_threads()
     _check(config)
-    source, assembly = DataSource(config), Assembly()
+    source = DataSource(config)
+    assembly = Assembly()
     dataset = source.open()
     for rejected in dataset.rejected:
         assembly.quarantine.append(quarantine_row(dataset.source, rejected.what, rejected.reason))
@@ -60,13 +58,15 @@ def build_plan(
         done += len(chunk)
         progress("plan", done, len(picks))
     if assembly.empty:
-        raise DatasetError(_nothing_left(config, dataset, assembly, len(picks)))
+        raise DatasetError(_why_empty(config, dataset, assembly, len(picks)))
     plan = assembly.build()
-    return plan if drawn is None else dataclasses.replace(plan, draws=drawn.table(assembly.asked))
+    if drawn is None:
+        return plan
+    return dataclasses.replace(plan, draws=drawn.table(assembly.picked_ids))
 
 
 def _check(config: DataConfig) -> None:
-    """Refuse settings that cannot go together before anything is read."""
+    """Raise ConfigError for settings that exclude each other, before anything is read."""
     question("", "short", config)
     question("", "long", config)
     if _draws(config) and config.queries_per_image is not None:
@@ -80,15 +80,12 @@ def _draws(config: DataConfig) -> bool:
     return config.kind == "lisa" and config.lisa.draws is not None
 
 
-def _silent(what: str, done: int, total: int) -> None:
-    pass
-
-
-def _nothing_left(
+def _why_empty(
     config: DataConfig, dataset: SegmentationDataset, assembly: Assembly, total: int
 ) -> str:
-    """Say why no image is left."""
-    unreadable, rows = assembly.unreadable, assembly.quarantine
+    """Return the error message for a plan without images."""
+    unreadable = assembly.unreadable
+    rows = assembly.quarantine
     start = f"planning {config.root}"
     if len(unreadable) == total:
         first = unreadable[0]

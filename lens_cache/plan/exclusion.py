@@ -1,10 +1,9 @@
-"""Find the images that benchmarks test on, to leave them out of training splits."""
+"""Find the images that benchmarks test on, to skip them in training splits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from lens_cache.datasets.base import SegmentationDataset
 from lens_cache.datasets.lisa.dataset import LisaDataset
 from lens_cache.datasets.lisa.evaluation_images import (
     EvaluationImages,
@@ -14,26 +13,25 @@ from lens_cache.datasets.lisa.evaluation_images import (
 from lens_cache.datasets.source import CHUNK, DataSource, Mapper
 from lens_cache.errors import DatasetError
 from lens_cache.plan.rows import quarantine_row
+from lens_cache.progress import Progress
 
 
 def without_evaluation(
-    source: DataSource,
-    mapper: Mapper,
-    progress: Callable[[str, int, int], None],
-    quarantine: list[dict[str, str]],
+    source: DataSource, mapper: Mapper, progress: Progress, quarantine: list[dict[str, str]]
 ) -> DataSource:
-    """Return the dataset with nothing asked in training about images that are tested on.
+    """Return the dataset without training queries about images of evaluation sets.
 
-    They are looked for below the same root, whether or not ``data.lisa.sets`` names their sets.
+    The evaluation sets are searched below the same root, whether or not ``data.lisa.sets`` names
+    them.
 
     Args:
-        source: A dataset of the kind ``lisa``.
-        mapper: Reads their files in parallel.
+        source: A dataset of kind ``lisa``.
+        mapper: Reads the files of the evaluation sets in parallel.
         progress: Called with ("exclude", images read, images in all).
-        quarantine: Gets a row for every benchmark that is not there, so cannot be left out.
+        quarantine: Gets a row for every evaluation set that is missing, so cannot be excluded.
 
     Raises:
-        DatasetError: If none is there.
+        DatasetError: If all evaluation sets are missing.
     """
     benchmarks = DataSource(only_benchmarks(source.config))
     dataset = _open(benchmarks)
@@ -50,7 +48,7 @@ def without_evaluation(
 
 
 def evaluation_images(source: DataSource, indices: Sequence[int]) -> EvaluationImages:
-    """Identify some images of the benchmarks; one that cannot be read is passed over."""
+    """Identify images of the benchmarks; records that cannot be read are skipped."""
     dataset, found = _open(source), EvaluationImages()
     for index in indices:
         try:
@@ -63,12 +61,11 @@ def evaluation_images(source: DataSource, indices: Sequence[int]) -> EvaluationI
 
 def _open(source: DataSource) -> LisaDataset:
     try:
-        dataset: SegmentationDataset = source.open()
+        dataset = source.open()
     except DatasetError as error:
         raise DatasetError(
             f"data.lisa.exclude_eval_images: none of {', '.join(benchmark_sets())} can be opened, "
-            f"so nothing says which images to leave out ({error}); put one there, or set it to "
-            "false"
+            f"so the images to exclude are unknown ({error}); add one of them, or set it to false"
         ) from None
     assert isinstance(dataset, LisaDataset)
     return dataset

@@ -1,11 +1,11 @@
-"""Look at LISA's folder before anything is planned: what is missing, broken, in several sets."""
+"""Check LISA's folder before planning: missing sets, broken files, images in several sets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from lens_cache.config.data import DataConfig, LisaConfig
@@ -19,21 +19,31 @@ from lens_cache.datasets.questions import is_training
 from lens_cache.datasets.source import CHUNK, DataSource, Mapper
 from lens_cache.errors import ConfigError, DatasetError, ImageError, one_line
 from lens_cache.images.decode import content_id, read_image
+from lens_cache.progress import Progress
 
-# Complete releases have a few images without any label; more of them are another release.
+# Complete releases have a few images without any label; a larger share means another release.
 _MOST_UNUSABLE = 0.01
 
 
 class Problem(NamedTuple):
-    """Something that planning will set aside."""
+    """An entry that planning will skip, and the reason."""
 
     path: str
     what: str
     reason: str
 
 
-class Seen(NamedTuple):
-    """What is known of an image of a set once it was read; ``content`` is empty if it cannot be."""
+class CheckedImage(NamedTuple):
+    """An image of a set after it was read.
+
+    Attributes:
+        path: The file, relative to LISA's folder.
+        queries: Number of usable queries.
+        content: Hash of the file's content; empty if it is unreadable.
+        coco: COCO id, if the path has one.
+        unreadable: Why the file is unreadable; empty if it is readable.
+        rejected: Entries that are not usable.
+    """
 
     path: str
     queries: int
@@ -45,18 +55,18 @@ class Seen(NamedTuple):
 
 @dataclass
 class SetCheck:
-    """What was found of a set.
+    """The result of the check of a set.
 
     Attributes:
-        name: The set, as ``data.lisa.sets`` names it.
-        missing: What is not there and where to get it; empty if it is.
+        name: The set, in the form of ``data.lisa.sets``.
+        missing: The missing files and where to get them; empty if none is missing.
         broken: Why it cannot be opened; empty if it can.
-        images: Its images.
-        queries: What can be asked about them; None if they were not read.
-        published: How many there should be.
-        unreadable: Image files that cannot be decoded or are not there.
-        unusable: Images about which nothing can be asked since their labels cannot be used.
-        rejected: Entries that cannot be used.
+        images: Number of images.
+        queries: Number of usable queries; None if the images were not read.
+        published: The published numbers.
+        unreadable: Image files that are missing or cannot be decoded.
+        unusable: Number of images without a usable query because of their labels.
+        rejected: Entries that are not usable.
     """
 
     name: str
@@ -71,16 +81,22 @@ class SetCheck:
 
     @property
     def good(self) -> bool:
-        """Whether it is there and can be trained or tested on."""
+        """Whether the set is complete and usable."""
         few = self.unusable <= _MOST_UNUSABLE * self.images
         return not (self.missing or self.broken or self.unreadable) and few
 
 
 class Overlap(NamedTuple):
-    """Images that two sets share; ``leak`` if one trains and the other tests.
+    """Images that two sets share.
 
-    ``by_content`` counts equal files, ``by_coco_id`` equal COCO numbers; ``first`` are paths in
-    ``one``. ``training`` says that both train.
+    Attributes:
+        one: A set; the training set, if only one of them is.
+        other: The other set.
+        by_content: Number of files with equal content.
+        by_coco_id: Number of equal COCO ids.
+        leak: Whether ``one`` is a training set and ``other`` an evaluation set.
+        training: Whether both are training sets.
+        first: Paths of the first shared images, in ``one``.
     """
 
     one: str
@@ -94,7 +110,7 @@ class Overlap(NamedTuple):
 
 @dataclass
 class FolderCheck:
-    """What was found in LISA's folder."""
+    """The result of the check of LISA's folder."""
 
     root: Path
     quick: bool
@@ -103,7 +119,7 @@ class FolderCheck:
 
     @property
     def good(self) -> bool:
-        """Whether every set asked for is."""
+        """Whether all checked sets are good."""
         return all(found.good for found in self.sets)
 
 
@@ -111,18 +127,18 @@ def check_folder(
     root: Path,
     wanted: Sequence[str],
     mapper: Mapper,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
     *,
     quick: bool = False,
 ) -> FolderCheck:
-    """Open every set, and read every image and label of it unless ``quick``.
+    """Open every set, and read all its images and labels unless ``quick``.
 
     Args:
         root: LISA's folder.
-        wanted: Sets as ``data.lisa.sets`` names them; all training splits and benchmarks if empty.
-        mapper: How the reading is spread.
+        wanted: Sets in the form of ``data.lisa.sets``; all training splits and benchmarks if empty.
+        mapper: Reads in parallel.
         progress: Called with (the set, images read, images in all).
-        quick: Only look whether the files that make up a set are there, and count images.
+        quick: Only check that the files of a set exist, and count its images.
 
     Raises:
         ConfigError: If there is no such set.
@@ -131,7 +147,8 @@ def check_folder(
     if not root.is_dir():
         raise DatasetError(f"checking {root}: it is not a folder; give the folder of LISA's sets")
     names = [parse_set(text, KINDS) for text in wanted or (*KINDS, *benchmark_sets())]
-    checks, seen = [], {}
+    checks: list[SetCheck] = []
+    seen: dict[SetName, list[CheckedImage]] = {}
     for name in names:
         check, images = _check_set(root, name, mapper, progress, quick)
         checks.append(check)
@@ -143,9 +160,9 @@ def _check_set(
     root: Path,
     name: SetName,
     mapper: Mapper,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
     quick: bool,
-) -> tuple[SetCheck, list[Seen]]:
+) -> tuple[SetCheck, list[CheckedImage]]:
     """Open and read one set."""
     found = SetCheck(str(name), published=published_count(name))
     config = DataConfig(kind="lisa", root=root, lisa=LisaConfig(sets=(str(name),)))
@@ -162,7 +179,7 @@ def _check_set(
     found.rejected += [Problem(str(dataset.source), e.what, e.reason) for e in dataset.rejected]
     indices = range(len(dataset))
     chunks = [indices[start : start + CHUNK] for start in indices[::CHUNK]]
-    images: list[Seen] = []
+    images: list[CheckedImage] = []
     for part in mapper(source, examine, chunks):
         images += part
         progress(str(name), len(images), len(indices))
@@ -175,20 +192,21 @@ def _check_set(
     return found, images
 
 
-def examine(source: DataSource, indices: Sequence[int]) -> list[Seen]:
-    """Read some images and everything the set says about them."""
-    dataset, root = source.open(), source.config.root
+def examine(source: DataSource, indices: Sequence[int]) -> list[CheckedImage]:
+    """Read some images and their annotations."""
+    root = source.config.root
     assert root is not None
-    return [_examine(dataset, root, index) for index in indices]
+    return [_examine(source.open(), root, index) for index in indices]
 
 
-def _examine(dataset: SegmentationDataset, root: Path, index: int) -> Seen:
+def _examine(dataset: SegmentationDataset, root: Path, index: int) -> CheckedImage:
     try:
         record = dataset[index]
     except (DatasetError, OSError) as error:
         problem = Problem(str(dataset.source), f"record {index + 1}", one_line(error))
-        return Seen(str(dataset.source), 0, "", None, "", (problem,))
-    path, coco = record.path.as_posix(), coco_id(PurePosixPath(record.path))
+        return CheckedImage(str(dataset.source), 0, "", None, "", (problem,))
+    path = record.path.as_posix()
+    coco = coco_id(record.path)
     rejected = [Problem(path, entry.what, entry.reason) for entry in record.rejected]
     try:
         data = (root / record.path).read_bytes()
@@ -196,7 +214,7 @@ def _examine(dataset: SegmentationDataset, root: Path, index: int) -> Seen:
     except (ImageError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         reason = reason or one_line(error)
-        return Seen(path, len(record.queries), "", coco, reason, tuple(rejected))
+        return CheckedImage(path, len(record.queries), "", coco, reason, tuple(rejected))
     usable = 0
     for query in record.queries:
         try:
@@ -204,26 +222,34 @@ def _examine(dataset: SegmentationDataset, root: Path, index: int) -> Seen:
             usable += 1
         except ValueError as error:
             rejected.append(Problem(path, f"query {query.instruction!r}", str(error)))
-    return Seen(path, usable, content_id(data), coco, "", tuple(rejected))
+    return CheckedImage(path, usable, content_id(data), coco, "", tuple(rejected))
 
 
-def _overlaps(seen: dict[SetName, list[Seen]]) -> list[Overlap]:
-    """Compare every two sets, but for a set with itself."""
+def _overlaps(seen: dict[SetName, list[CheckedImage]]) -> list[Overlap]:
+    """Compare all pairs of distinct sets."""
     contents = {n: {i.content: i.path for i in found if i.content} for n, found in seen.items()}
-    numbers = {
+    coco_ids = {
         n: {i.coco: i.path for i in found if i.coco is not None} for n, found in seen.items()
     }
     found = []
     for one, other in combinations(seen, 2):
         if is_training(other.split) and not is_training(one.split):
             one, other = other, one
-        same = contents[one].keys() & contents[other].keys()
-        equal = numbers[one].keys() & numbers[other].keys()
-        if same or equal:
-            paths = {contents[one][key] for key in same} | {numbers[one][key] for key in equal}
-            leak = is_training(one.split) and not is_training(other.split)
-            first = tuple(sorted(paths)[:3])
-            both = is_training(one.split) and is_training(other.split)
-            names = str(one), str(other)
-            found.append(Overlap(*names, len(same), len(equal), leak, both, first))
+        same_content = contents[one].keys() & contents[other].keys()
+        same_id = coco_ids[one].keys() & coco_ids[other].keys()
+        if not same_content and not same_id:
+            continue
+        paths = {contents[one][key] for key in same_content}
+        paths |= {coco_ids[one][key] for key in same_id}
+        found.append(
+            Overlap(
+                one=str(one),
+                other=str(other),
+                by_content=len(same_content),
+                by_coco_id=len(same_id),
+                leak=is_training(one.split) and not is_training(other.split),
+                training=is_training(one.split) and is_training(other.split),
+                first=tuple(sorted(paths)[:3]),
+            )
+        )
     return found

@@ -1,15 +1,15 @@
-"""Mode ``lisa``: what LISA's sampler draws becomes the records and queries to plan.
+"""``data.lisa.draws``: plan only the records and queries that LISA's sampler draws.
 
-The stream is sequential, since what a draw uses up depends on how many queries its image has. A
-first pass in parallel counts the queries of every image that could be drawn; where the draws are
-few, the images are counted as they come instead.
+The stream of draws is sequential: the number of random values of a draw depends on the number of
+queries of its image. So a first pass counts the queries of all images in parallel; if there are
+few draws, only the drawn images are counted, one after another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,38 +19,45 @@ from lens_cache.config.data import DataConfig
 from lens_cache.datasets.lisa import KINDS
 from lens_cache.datasets.lisa.dataset import LisaDataset
 from lens_cache.datasets.lisa.evaluation_images import WithoutEvaluation
-from lens_cache.datasets.lisa.sampler import Draw, LisaSampler, Population, population
+from lens_cache.datasets.lisa.sampler import LisaSampler, Population, population
 from lens_cache.datasets.lisa.sets import Group
 from lens_cache.datasets.questions import Choice, is_training
 from lens_cache.datasets.source import CHUNK, DataSource, Mapper
 from lens_cache.errors import ConfigError, DatasetError
 from lens_cache.plan.rows import Pick
 from lens_cache.plan.schema import DRAWS
+from lens_cache.progress import Progress
 
-# Fewer draws than this share of the images are counted as they come.
+# With fewer draws than this share of the images, only the drawn images are counted.
 _FEW = 1 / 32
-Progress = Callable[[str, int, int], None]
+
+
+class DrawnQuery(NamedTuple):
+    """A drawn query: its record, its position in the record, and its drawn wording."""
+
+    record: int
+    position: int
+    choice: Choice
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The draws of a run.
+    """All draws of a plan.
 
     Attributes:
-        picks: What to plan of which record, in the order of the dataset.
-        codes: Every drawn query as a number, one draw after another.
-        distinct: The different ones, in the order of ``picks``.
-        ends: Where the queries of each draw end in ``codes``.
+        picks: The records to plan with their drawn queries, in the order of the dataset.
+        queries: For every drawn query, one draw after another, its position among the queries of
+            ``picks``; shape (number of drawn queries,).
+        ends: End of each draw in ``queries``, shape (number of draws,).
     """
 
     picks: list[Pick]
-    codes: NDArray[np.int64]
-    distinct: NDArray[np.int64]
+    queries: NDArray[np.int64]
     ends: NDArray[np.int64]
 
-    def table(self, asked: Sequence[str]) -> Any:
-        """Return the table of draws, given the ids of the picked queries (empty: unusable)."""
-        ids = np.asarray(asked, dtype=object)[np.searchsorted(self.distinct, self.codes)]
+    def table(self, picked_ids: Sequence[str]) -> pa.Table:
+        """Return the table of draws, given the ids of the picked queries (empty: not usable)."""
+        ids = np.asarray(picked_ids, dtype=object)[self.queries]
         usable = ids != ""
         ends = np.concatenate([[0], np.cumsum(usable)])[np.concatenate([[0], self.ends])]
         lists = pa.ListArray.from_arrays(
@@ -62,18 +69,19 @@ class Drawn:
 
 
 def draw(source: DataSource, mapper: Mapper, progress: Progress) -> Drawn:
-    """Draw ``data.lisa.draws`` times from the training splits; other splits stay whole.
+    """Draw ``data.lisa.draws`` times from the training splits; other splits are planned fully.
 
     Args:
-        source: A dataset of the kind ``lisa``.
+        source: A dataset of kind ``lisa``.
         mapper: Counts the queries of images in parallel.
         progress: Called with ("count" or "draw", images or draws done, in all).
 
     Raises:
-        ConfigError: If there is no training split, or no rate for any.
-        DatasetError: If nothing is found to ask.
+        ConfigError: If there is no training split, or all rates of those groups are 0.
+        DatasetError: If the drawn images have no query.
     """
-    config, number = source.config, source.config.lisa.draws
+    config = source.config
+    number = config.lisa.draws
     assert number is not None
     dataset = _lisa(source)
     groups, rates = _groups(dataset, config)
@@ -88,16 +96,21 @@ def draw(source: DataSource, mapper: Mapper, progress: Progress) -> Drawn:
         return known[index]
 
     sampler = LisaSampler(groups, rates, config.lisa.queries_per_draw, config.seed, lookup)
-    codes: list[int] = []
+    numbers: dict[DrawnQuery, int] = {}  # in the order in which they were first drawn
+    drawn: list[int] = []
     ends = np.empty(number, dtype=np.int64)
     for count in range(number):
-        codes += _encode(sampler.draw())
-        ends[count] = len(codes)
+        one = sampler.draw()
+        for position, choice in one.queries:
+            query = DrawnQuery(one.record, position, choice)
+            drawn.append(numbers.setdefault(query, len(numbers)))
+        ends[count] = len(drawn)
         if count % 1000 == 999 or count + 1 == number:
             progress("draw", count + 1, number)
-    array = np.asarray(codes, dtype=np.int64)
-    distinct = np.unique(array)
-    return Drawn(_picks(dataset, distinct, sampler.replaced), array, distinct, ends)
+    distinct = sorted(numbers)
+    rank = np.empty(len(numbers), dtype=np.int64)
+    rank[[numbers[query] for query in distinct]] = np.arange(len(numbers))
+    return Drawn(_picks(dataset, distinct, sampler.replaced), rank[drawn], ends)
 
 
 def _lisa(source: DataSource) -> LisaDataset:
@@ -124,17 +137,17 @@ def _groups(
             groups[KINDS[name.name].group].append(records)
     there = {group: sets for group, sets in groups.items() if sets}
     if not sum(rates[group] for group in there):
-        raise ConfigError(
-            "data.lisa.draws draws from training splits; data.lisa.sets names "
-            + (f"only {', '.join(there)} ones, whose data.lisa.rates are 0" if there else "none")
-        )
+        found = "has none"
+        if there:
+            found = f"has only {', '.join(there)} ones, and their data.lisa.rates are 0"
+        raise ConfigError(f"data.lisa.draws draws from training splits, but data.lisa.sets {found}")
     return there, [rates[group] for group in there]
 
 
 def _count(
     source: DataSource, trained: Sequence[int], mapper: Mapper, progress: Progress
 ) -> dict[int, Population]:
-    """Return what can be drawn of every record."""
+    """Return the population of every record, counted in parallel."""
     chunks = [trained[start : start + CHUNK] for start in range(0, len(trained), CHUNK)]
     known: dict[int, Population] = {}
     shared: dict[Population, Population] = {}
@@ -146,30 +159,29 @@ def _count(
 
 
 def populations(source: DataSource, indices: Sequence[int]) -> list[Population]:
-    """Return what can be drawn of some records."""
+    """Return the populations of records."""
     return [_population(source, index) for index in indices]
 
 
 def _population(source: DataSource, index: int) -> Population:
-    """Return what can be drawn of a record; nothing if it cannot be read, which planning tells."""
+    """Return the population of a record; empty if it is unreadable (planning reports that)."""
     try:
         return population(source.open()[index])
     except (DatasetError, OSError):
         return ()
 
 
-def _encode(drawn: Draw) -> Iterator[int]:
-    """Return the drawn queries as numbers: record, position, phrasing, template."""
-    for position, choice in drawn.queries:
-        yield ((drawn.record << 16 | position) << 8 | choice.phrasing) << 4 | choice.template
+def _picks(dataset: LisaDataset, drawn: Sequence[DrawnQuery], replaced: set[int]) -> list[Pick]:
+    """Return the picks: drawn queries, replaced records without any, and other splits fully.
 
-
-def _picks(dataset: LisaDataset, distinct: NDArray[np.int64], replaced: set[int]) -> list[Pick]:
-    """Return what to plan: drawn queries, records without any, and every other split whole."""
+    Args:
+        dataset: The dataset.
+        drawn: The distinct drawn queries, sorted.
+        replaced: Drawn records without a query; planning reports why they have none.
+    """
     queries: dict[int, list[tuple[int, Choice]]] = {index: [] for index in replaced}
-    for code in distinct.tolist():
-        choice = Choice(code >> 4 & 0xFF, code & 0xF)
-        queries.setdefault(code >> 28, []).append((code >> 12 & 0xFFFF, choice))
+    for query in drawn:
+        queries.setdefault(query.record, []).append((query.position, query.choice))
     picks = [Pick(index, tuple(chosen)) for index, chosen in queries.items()]
     picks += [
         Pick(index)

@@ -1,4 +1,8 @@
-"""The plan: which images and questions a store holds, as three tables. Made before any GPU runs."""
+"""The plan of a store: tables of its images, queries and skipped entries.
+
+A plan is made before any model runs (``build.build_plan``). Training needs no raw dataset: target
+masks are in the plan, as run-length encodings.
+"""
 
 from __future__ import annotations
 
@@ -11,62 +15,73 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lens_cache.errors import StoreError, one_line
-from lens_cache.images.masks import Rle
+from lens_cache.plan.planned import PlannedImage, PlannedQuery
 from lens_cache.plan.schema import (
     DRAWS,
     DRAWS_FILE,
     FILES,
     SCHEMAS,
-    belong_together,
+    are_consistent,
     from_parquet,
     to_parquet,
 )
 
+__all__ = ["Plan", "PlannedImage", "PlannedQuery"]
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Images, queries (sorted by image) and what was left out and why; see the schemas.
+    """The images and queries of a store. Compare two plans by ``digest``.
 
-    ``draws`` says which queries LISA's sampler drew at a time, by id, so that a trainer can replay
-    it (``drawn``); None if the plan holds everything there is. Compare two plans by ``digest``.
+    Attributes:
+        images: Table of images (``schema.IMAGES``); the row is the index of an image.
+        queries: Table of queries (``schema.QUERIES``), sorted by image.
+        quarantine: Table of skipped entries with the reason (``schema.QUARANTINE``).
+        draws: Table of the draws of LISA's sampler (``schema.DRAWS``), which training can replay
+            (see ``drawn``); None if the plan has all queries of the dataset.
     """
 
-    images: Any
-    queries: Any
-    quarantine: Any
-    draws: Any = None
+    images: pa.Table
+    queries: pa.Table
+    quarantine: pa.Table
+    draws: pa.Table | None = None
 
     @property
     def num_images(self) -> int:
-        """Number of distinct pictures."""
+        """Number of distinct images."""
         return int(self.images.num_rows)
 
     @property
     def num_queries(self) -> int:
-        """Number of questions about all images."""
+        """Number of queries of all images."""
         return int(self.queries.num_rows)
+
+    @property
+    def num_draws(self) -> int:
+        """Number of draws of LISA's sampler; 0 if the plan has all queries of the dataset."""
+        return 0 if self.draws is None else int(self.draws.num_rows)
 
     @cached_property
     def query_offsets(self) -> NDArray[np.int64]:
-        """Where each image's queries begin, shape (num_images + 1,); the last one is their end."""
+        """First query of each image, then the number of queries; shape (num_images + 1,)."""
         owners = self.queries["image_index"].to_numpy()
         return np.searchsorted(owners, np.arange(self.num_images + 1)).astype(np.int64)
 
     def drawn(self, index: int) -> list[int]:
-        """Return the positions in ``queries`` of what one draw asks, in the order drawn.
+        """Return the positions in ``queries`` of one draw, in the order drawn.
 
-        It is empty where the drawn image could not be read.
+        The list is empty if the drawn image was not readable.
 
         Raises:
             IndexError: If there is no such draw.
         """
-        count = 0 if self.draws is None else self.draws.num_rows
-        if not 0 <= index < count:
-            raise IndexError(f"draw {index} of a plan with {count} draws")
+        if self.draws is None or not 0 <= index < self.num_draws:
+            raise IndexError(f"draw {index} of a plan with {self.num_draws} draws")
         return [self._positions[query_id] for query_id in self.draws["queries"][index].as_py()]
 
     @cached_property
@@ -92,11 +107,11 @@ class Plan:
         )
 
     def query_range(self, image: int) -> range:
-        """Return the positions of an image's queries in ``queries``."""
+        """Return the positions in ``queries`` of the queries of an image."""
         return range(int(self.query_offsets[image]), int(self.query_offsets[image + 1]))
 
     def query_owner(self, index: int) -> int:
-        """Return the image a query belongs to."""
+        """Return the index of the image of a query."""
         return int(np.searchsorted(self.query_offsets, index, side="right")) - 1
 
     def query(self, index: int) -> PlannedQuery:
@@ -110,10 +125,14 @@ class Plan:
         return self._queries(index, index + 1)[0]
 
     def queries_of(self, index: int) -> list[PlannedQuery]:
-        """Return the queries of one image in their order; raises IndexError as ``image`` does."""
+        """Return the queries of one image in their order.
+
+        Raises:
+            IndexError: If there is no such image.
+        """
         self._row(index)
-        mine = self.query_range(index)
-        return self._queries(mine.start, mine.stop)
+        positions = self.query_range(index)
+        return self._queries(positions.start, positions.stop)
 
     def _queries(self, start: int, stop: int) -> list[PlannedQuery]:
         found = []
@@ -130,10 +149,7 @@ class Plan:
         return found
 
     def splits(self) -> dict[str, int]:
-        """Return the number of queries of every split, by name.
-
-        A split of one dataset among several is ``dataset|split``.
-        """
+        """Return the number of queries by split; with several datasets, by ``dataset|split``."""
         names = self.queries["split"]
         if len(pc.unique(self.queries["dataset"])) > 1:
             names = pc.binary_join_element_wise(self.queries["dataset"], names, "|")
@@ -141,9 +157,10 @@ class Plan:
         return {item["values"]: item["counts"] for item in sorted(counts, key=_split_name)}
 
     def in_split(self, split: str | None) -> NDArray[np.bool_]:
-        """Return which queries are of a split, shape (num_queries,); all if none is given.
+        """Return a mask of the queries of a split, shape (num_queries,); all True for None.
 
-        ``val`` is that of every dataset, ``reason_seg|val`` that of one.
+        Args:
+            split: ``val`` for the split of all datasets, ``reason_seg|val`` for that of one.
         """
         if split is None:
             return np.ones(self.num_queries, dtype=np.bool_)
@@ -154,12 +171,12 @@ class Plan:
         return np.asarray(found.to_numpy(), dtype=np.bool_)
 
     def select(self, split: str | None = None, limit_images: int | None = None) -> list[int]:
-        """Return the first images that have a query of the split (of any, if not given)."""
+        """Return the first images that have a query of the split (by default, of any split)."""
         owners = self.queries["image_index"].to_numpy()[self.in_split(split)]
         return [int(index) for index in np.unique(owners)[:limit_images]]
 
     def digest(self) -> str:
-        """Return the SHA-256 of the content, whatever the Parquet files look like."""
+        """Return the SHA-256 of the content; it does not depend on the Parquet encoding."""
         sha = hashlib.sha256()
         for name, table in self._tables().items():
             for column in table.column_names:
@@ -170,19 +187,22 @@ class Plan:
         return sha.hexdigest()
 
     def to_files(self) -> dict[str, bytes]:
-        """Return the Parquet files by name; equal plans give equal bytes."""
+        """Return the bytes of the Parquet files by name; equal plans give equal bytes."""
         return {f"{name}.parquet": to_parquet(table) for name, table in self._tables().items()}
 
-    def _tables(self) -> dict[str, Any]:
+    def _tables(self) -> dict[str, pa.Table]:
         tables = {name: getattr(self, name) for name in SCHEMAS}
         return tables if self.draws is None else {**tables, "draws": self.draws}
 
-    def save(self, folder: Path) -> None:
-        """Write the Parquet files into ``folder``; a store moves it into place when it is whole.
+    def save(self, folder: Path | str) -> None:
+        """Write the Parquet files into ``folder``, which is created if needed.
+
+        The write is not atomic; a store renames the complete folder into place.
 
         Raises:
             StoreError: If the folder cannot be written.
         """
+        folder = Path(folder) if isinstance(folder, str) else folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name, data in self.to_files().items():
@@ -192,34 +212,38 @@ class Plan:
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], *, where: str = "the plan") -> Plan:
-        """Read what ``to_files`` returned; ``where`` is named in errors.
+        """Build a plan from the result of ``to_files``; ``where`` is used in errors.
 
         Raises:
-            StoreError: If a file is missing, broken, or does not belong to the others.
+            StoreError: If a file is missing or broken, or the files are of different plans.
         """
         schemas = {**SCHEMAS, "draws": DRAWS} if DRAWS_FILE in files else SCHEMAS
         tables = {
             name: from_parquet(files.get(f"{name}.parquet"), schema, f"{where}/{name}")
             for name, schema in schemas.items()
         }
-        if not belong_together(tables):
+        if not are_consistent(tables):
             raise StoreError(f"reading {where}: its tables do not belong together; plan again")
         return cls(**tables)
 
     @classmethod
-    def load(cls, folder: Path) -> Plan:
-        """Read a plan that ``save`` wrote.
+    def load(cls, folder: Path | str) -> Plan:
+        """Read a plan written by ``save``.
+
+        Args:
+            folder: A local folder as ``str``, or any path object (a ``UPath`` for a URL).
 
         Raises:
-            StoreError: If there is none, or it cannot be read.
+            StoreError: If there is no plan, or it cannot be read.
         """
+        folder = Path(folder) if isinstance(folder, str) else folder
         try:
             files = {name: (folder / name).read_bytes() for name in FILES}
             if (folder / DRAWS_FILE).exists():
                 files[DRAWS_FILE] = (folder / DRAWS_FILE).read_bytes()
         except FileNotFoundError:
             raise StoreError(
-                f"reading the plan {folder}: it is not there; make it with `lens-cache plan`"
+                f"reading the plan {folder}: it does not exist; make it with `lens-cache plan`"
             ) from None
         except OSError as error:
             raise StoreError(f"reading the plan {folder}: {one_line(error)}") from None
@@ -233,59 +257,3 @@ class Plan:
 
 def _split_name(item: dict[str, Any]) -> str:
     return str(item["values"])
-
-
-@dataclass(frozen=True)
-class PlannedImage:
-    """One picture; several files if the same content lies under several paths.
-
-    Attributes:
-        index: Its position in the plan and in every array of the store.
-        image_id: Hash of the file's content.
-        path: The first of ``paths``.
-        paths: Files relative to the dataset's root.
-        width: In pixels, after EXIF orientation.
-        height: In pixels, after EXIF orientation.
-        datasets: The datasets it belongs to.
-    """
-
-    index: int
-    image_id: str
-    path: PurePosixPath
-    paths: tuple[PurePosixPath, ...]
-    width: int
-    height: int
-    datasets: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class PlannedQuery:
-    """One question about one image; ``size`` is the image's (height, width).
-
-    ``target_counts`` and ``ignore_counts`` are COCO run-length encodings, ``ignore_counts`` is
-    None if every pixel counts.
-    """
-
-    query_id: str
-    image_index: int
-    image_id: str
-    dataset: str
-    split: str
-    instruction: str
-    question: str
-    kind: str
-    length: str
-    topic: str
-    size: tuple[int, int]
-    target_counts: str
-    ignore_counts: str | None
-
-    def target(self) -> Rle:
-        """Return the target mask."""
-        return Rle(size=list(self.size), counts=self.target_counts)
-
-    def ignore(self) -> Rle | None:
-        """Return the mask of the pixels that count neither way."""
-        if self.ignore_counts is None:
-            return None
-        return Rle(size=list(self.size), counts=self.ignore_counts)

@@ -1,4 +1,4 @@
-"""From records of a dataset to rows of a plan, a chunk at a time, in any process."""
+"""Convert records of a dataset to rows of a plan, one chunk at a time, in any process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lens_cache.datasets.questions import Choice, ask, seeded, seeded_choice
 from lens_cache.datasets.source import DataSource
 from lens_cache.errors import DatasetError, ImageError, one_line
 from lens_cache.images.decode import content_id, image_size
-from lens_cache.images.files import read_picture_file
+from lens_cache.images.files import read_image_file
 from lens_cache.plan.schema import QUERIES
 
 RECORDS = pa.schema(
@@ -26,8 +26,8 @@ RECORDS = pa.schema(
         for name in ("image_id", "path", "dataset", "width", "height")
     ]
 )
-# The queries of a plan, with the row of their record in place of image and index.
-ASKED = pa.schema(
+# The columns of a plan's queries, with the row of the record instead of image index and id.
+RECORD_QUERIES = pa.schema(
     [
         pa.field("record", pa.int32()),
         *(f for f in QUERIES if f.name not in ("image_index", "image_id")),
@@ -36,7 +36,7 @@ ASKED = pa.schema(
 
 
 class Pick(NamedTuple):
-    """A record to plan, and what of it: positions with their choices, or all if nothing."""
+    """A record to plan, and its queries: positions with their choices, or None for all."""
 
     record: int
     queries: tuple[tuple[int, Choice], ...] | None = None
@@ -44,22 +44,22 @@ class Pick(NamedTuple):
 
 @dataclass
 class Rows:
-    """What a chunk adds to a plan.
+    """The rows of a chunk.
 
     Attributes:
-        records: One row for every record with a usable query (``RECORDS``).
-        queries: Their queries (``ASKED``); ``record`` counts within the chunk.
-        quarantine: What was left out, and why.
+        records: One row per record with a usable query (schema ``RECORDS``).
+        queries: Their queries (schema ``RECORD_QUERIES``); ``record`` counts within the chunk.
+        quarantine: Skipped entries with the reason.
         unreadable: The rows of ``quarantine`` that are whole images.
-        asked: For every position that was picked, in order, the id of its query; empty if it could
-            not be used.
+        picked_ids: For every position in ``Pick.queries``, in order, the id of its query; an empty
+            string if it is not usable.
     """
 
-    records: Any
-    queries: Any
+    records: pa.Table
+    queries: pa.Table
     quarantine: list[dict[str, str]]
     unreadable: list[dict[str, str]]
-    asked: list[str]
+    picked_ids: list[str]
 
 
 @dataclass
@@ -69,7 +69,7 @@ class _Builder:
     queries: list[dict[str, Any]] = field(default_factory=list)
     quarantine: list[dict[str, str]] = field(default_factory=list)
     unreadable: list[dict[str, str]] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    picked_ids: list[str] = field(default_factory=list)
 
     def reject(self, path: object, what: str, reason: str) -> dict[str, str]:
         row = quarantine_row(path, what, reason)
@@ -77,38 +77,40 @@ class _Builder:
         return row
 
     def add(self, source: DataSource, pick: Pick) -> None:
-        """Add a record; whatever is wrong with it goes to the quarantine."""
-        dataset, picked = source.open(), len(pick.queries or ())
+        """Add a record with its queries; entries that are not usable go to the quarantine."""
+        ids = self._add_record(source, pick)
+        if pick.queries is not None:
+            self.picked_ids += ids or [""] * len(pick.queries)
+
+    def _add_record(self, source: DataSource, pick: Pick) -> list[str]:
+        """Add a record and return the ids of its queries; an empty list if it is unreadable."""
+        dataset = source.open()
         try:
             record = dataset[pick.record]
         except (DatasetError, OSError) as error:
             row = self.reject(dataset.source, f"record {pick.record + 1}", one_line(error))
             self.unreadable.append(row)
-            self.asked += [""] * picked
-            return
+            return []
         for rejected in record.rejected:
             self.reject(record.path, rejected.what, rejected.reason)
         image = self._image(record)
         if image is None:
-            self.asked += [""] * picked
-            return
-        before = len(self.queries)
-        chosen: Iterable[tuple[int, Choice]] = (
-            self._choices(record, image["image_id"]) if pick.queries is None else pick.queries
-        )
-        ids = [self._add_query(record, image, *query) for query in chosen]
-        if pick.queries is not None:
-            self.asked += ids
-        if len(self.queries) > before:
+            return []
+        queries = pick.queries
+        if queries is None:
+            queries = tuple(self._choices(record, image["image_id"]))
+        ids = [self._add_query(record, image, *query) for query in queries]
+        if any(ids):
             self.records.append(image)
+        return ids
 
     def _image(self, record: ImageRecord) -> dict[str, Any] | None:
-        """Read an image file for its identity and size; a record without queries needs none."""
+        """Read the id and size of an image file; None if it is unreadable or has no query."""
         if not record.queries:
             return None
         assert self.config.root is not None  # opening the dataset checked it
         try:
-            data = read_picture_file(self.config.root, record.path)
+            data = read_image_file(self.config.root, record.path)
             width, height = image_size(data)
         except (ImageError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -137,7 +139,7 @@ class _Builder:
     def _add_query(
         self, record: ImageRecord, image: dict[str, Any], position: int, choice: Choice
     ) -> str:
-        """Add a query and return its id; nothing if its masks do not fit the image."""
+        """Add a query and return its id; an empty string if a mask does not fit the image."""
         query = record.queries[position]
         try:
             check_size(query.target, image["height"], image["width"])
@@ -152,7 +154,7 @@ class _Builder:
 
 
 def read_rows(source: DataSource, picks: Sequence[Pick]) -> Rows:
-    """Build records and identify their images; bad ones are set aside, they do not raise.
+    """Build the rows of some records; entries that are not usable go to the quarantine.
 
     Raises:
         ConfigError: If a template of the settings lacks ``{instruction}``.
@@ -162,10 +164,10 @@ def read_rows(source: DataSource, picks: Sequence[Pick]) -> Rows:
         builder.add(source, pick)
     return Rows(
         records=pa.Table.from_pylist(builder.records, schema=RECORDS),
-        queries=pa.Table.from_pylist(builder.queries, schema=ASKED),
+        queries=pa.Table.from_pylist(builder.queries, schema=RECORD_QUERIES),
         quarantine=builder.quarantine,
         unreadable=builder.unreadable,
-        asked=builder.asked,
+        picked_ids=builder.picked_ids,
     )
 
 
@@ -177,7 +179,7 @@ def quarantine_row(path: object, what: str, reason: str) -> dict[str, str]:
 def _query_row(
     query: QueryRecord, choice: Choice, image: dict[str, Any], config: DataConfig
 ) -> dict[str, Any]:
-    """Return what a plan says about a query; equal queries get equal ids."""
+    """Return the row of a query; equal queries get equal ids."""
     target = query.target["counts"]
     ignore = query.ignore["counts"] if query.ignore is not None else None
     instruction, text = ask(query, choice, config)

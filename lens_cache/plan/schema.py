@@ -1,10 +1,9 @@
-"""The columns of a plan, and how its tables become files."""
+"""The columns of a plan's tables, and their Parquet files."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +13,13 @@ import pyarrow.parquet as pq
 from lens_cache.errors import StoreError
 
 
-def _schema(**types: Any) -> Any:
-    """Build a schema in which only ``ignore`` may be empty."""
+def _schema(**types: pa.DataType) -> pa.Schema:
+    """Build a schema in which only ``ignore`` may be null."""
     return pa.schema([pa.field(n, t, nullable=n == "ignore") for n, t in types.items()])
 
 
-_text, _texts = pa.string(), pa.list_(pa.field("element", pa.string(), nullable=False))
+_text = pa.string()
+_texts = pa.list_(pa.field("element", pa.string(), nullable=False))
 IMAGES = _schema(
     image_id=_text, path=_text, paths=_texts, width=pa.int32(), height=pa.int32(), datasets=_texts
 )
@@ -38,28 +38,28 @@ QUERIES = _schema(
     ignore=pa.large_string(),
 )
 QUARANTINE = _schema(path=_text, what=_text, reason=_text)
-# What LISA's sampler drew: the queries of each draw, by id. Not in every plan.
+# The draws of LISA's sampler: ids of the queries of each draw. Only in plans with draws.
 DRAWS = _schema(draw=pa.int32(), queries=_texts)
 SCHEMAS = {"quarantine": QUARANTINE, "images": IMAGES, "queries": QUERIES}
 DRAWS_FILE = "draws.parquet"
 FILES = tuple(f"{name}.parquet" for name in SCHEMAS)
 
 
-def to_parquet(table: Any) -> bytes:
-    """Return a table as a Parquet file; equal tables give equal bytes."""
+def to_parquet(table: pa.Table) -> bytes:
+    """Return the bytes of a Parquet file; equal tables give equal bytes."""
     sink = io.BytesIO()
     pq.write_table(table, sink, version="2.6", compression="zstd", row_group_size=65536)
     return sink.getvalue()
 
 
-def from_parquet(data: bytes | None, schema: Any, where: str) -> Any:
-    """Read one Parquet file into contiguous columns; ``where`` is named in errors.
+def from_parquet(data: bytes | None, schema: pa.Schema, where: str) -> pa.Table:
+    """Read one Parquet file into contiguous columns; ``where`` is used in errors.
 
     Raises:
         StoreError: If it is missing, broken or has other columns.
     """
     if data is None:
-        raise StoreError(f"reading {where}: it is not there; make it with `lens-cache plan`")
+        raise StoreError(f"reading {where}: it does not exist; make it with `lens-cache plan`")
     try:
         table = pq.read_table(io.BytesIO(data)).combine_chunks()
     except (pa.ArrowException, OSError):
@@ -69,9 +69,10 @@ def from_parquet(data: bytes | None, schema: Any, where: str) -> Any:
     return table
 
 
-def belong_together(tables: Mapping[str, Any]) -> bool:
-    """Tell whether queries are sorted and their images, and the queries of draws, are there."""
-    images, queries = tables["images"], tables["queries"]
+def are_consistent(tables: Mapping[str, pa.Table]) -> bool:
+    """Return whether queries are sorted by image, and all images and drawn queries exist."""
+    images = tables["images"]
+    queries = tables["queries"]
     owners = queries["image_index"].to_numpy()
     if len(owners) and (owners[0] < 0 or owners[-1] >= images.num_rows):
         return False

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lens_cache.features.sizes import ceil_div
 from lens_cache.plan.plan import Plan
 from lens_cache.store.layout import QUESTIONS_FILE, ArraySpec, Group, Questions, is_prefix
 from lens_cache.store.manifest import Manifest
@@ -46,7 +47,7 @@ class Catalogue:
     @property
     def num_shards(self) -> int:
         """Shards of each group."""
-        return -(-self.plan.num_images // self.shard_size)
+        return ceil_div(self.plan.num_images, self.shard_size)
 
     def images(self, shard: int) -> range:
         """Return the images of a shard, as indices in the plan."""

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from lens_cache.config.fields import Dtype, Precision
 from lens_cache.errors import StoreError
+from lens_cache.features.sizes import ceil_div, round_up
 from lens_cache.store.precision import TokenCode
 
 Group = Literal["hidden_states", "image_embeddings"]
@@ -92,7 +93,7 @@ class ArraySpec:
     def row_slices(self, start: int, length: int) -> Iterator[tuple[int, slice]]:
         """Yield where consecutive rows of a flat array lie: chunk numbers and bytes in them."""
         per_chunk = self.chunk[0]
-        for number in range(start // per_chunk, -(-(start + length) // per_chunk)):
+        for number in range(start // per_chunk, ceil_div(start + length, per_chunk)):
             first = max(start - number * per_chunk, 0)
             last = min(start + length - number * per_chunk, per_chunk)
             yield number, slice(first * self.row_bytes, last * self.row_bytes)
@@ -126,7 +127,7 @@ class Questions:
         """
         lengths = np.array([len(ids) for ids in token_ids], dtype=np.int64)
         totals = [int(lengths[list(queries)].sum()) for queries in shards]
-        region = -(-max([1, *totals]) // TEXT_CHUNK) * TEXT_CHUNK
+        region = round_up(max([1, *totals]), TEXT_CHUNK)
         offsets = np.zeros(len(token_ids), dtype=np.int64)
         for shard, queries in enumerate(shards):
             mine = lengths[list(queries)]

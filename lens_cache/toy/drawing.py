@@ -1,4 +1,4 @@
-"""Painting a scene: the picture, and which thing each pixel shows."""
+"""Paint a scene: an RGB image, and for each pixel the thing that it shows."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _ROWS, _COLUMNS = np.mgrid[0:SIDE, 0:SIDE] + 0.5
 
 
 @dataclass(frozen=True)
-class Picture:
+class PaintedScene:
     """A painted scene.
 
     Attributes:
-        scene: What it shows.
+        scene: Its content.
         image: RGB, uint8, shape (SIDE, SIDE, 3).
-        owner: Index of the thing that each pixel shows, ``NOTHING`` for background, int8, shape
+        owner: Index of the visible thing of each pixel, ``NOTHING`` for background, int8, shape
             (SIDE, SIDE).
     """
 
@@ -34,20 +34,20 @@ class Picture:
     owner: NDArray[np.int8]
 
     def mask(self, *things: int) -> NDArray[np.bool_]:
-        """Return the visible pixels of some things, bool, shape (SIDE, SIDE)."""
+        """Return the visible pixels of the given things, bool, shape (SIDE, SIDE)."""
         return np.isin(self.owner, things)
 
 
-def sample_picture(rng: np.random.Generator, rules: Rules = STANDARD) -> Picture:
-    """Return a painted scene in which enough of every thing is visible."""
+def sample_painted_scene(rng: np.random.Generator, rules: Rules = STANDARD) -> PaintedScene:
+    """Return a painted scene in which every thing is visible enough (``rules.visible``)."""
     while True:
-        picture = draw_scene(sample_scene(rng, rules))
-        if _least_visible(picture) >= rules.visible:
-            return picture
+        painted = paint_scene(sample_scene(rng, rules))
+        if _least_visible(painted) >= rules.visible:
+            return painted
 
 
-def draw_scene(scene: Scene) -> Picture:
-    """Paint a scene. The same scene gives the same picture."""
+def paint_scene(scene: Scene) -> PaintedScene:
+    """Paint a scene; equal scenes give equal images."""
     rng = np.random.default_rng(scene.seed)
     image = _background(rng)
     owner = np.full((SIDE, SIDE), NOTHING, dtype=np.int8)
@@ -57,23 +57,25 @@ def draw_scene(scene: Scene) -> Picture:
         image[box][inside] = paint[inside]
         owner[box][inside] = index
     image = image + rng.normal(0, 0.02, size=image.shape)
-    return Picture(scene, (image.clip(0, 1) * 255).round().astype(np.uint8), owner)
+    return PaintedScene(scene, (image.clip(0, 1) * 255).round().astype(np.uint8), owner)
 
 
-def _least_visible(picture: Picture) -> float:
+def _least_visible(painted: PaintedScene) -> float:
     shares = []
-    for index, thing in enumerate(picture.scene.things):
+    for index, thing in enumerate(painted.scene.things):
         _, inside, _, _ = _rasterise(thing)
-        shares.append(np.count_nonzero(picture.owner == index) / np.count_nonzero(inside))
+        shares.append(np.count_nonzero(painted.owner == index) / np.count_nonzero(inside))
     return min(shares)
 
 
 def _rasterise(
     thing: Thing,
 ) -> tuple[tuple[slice, slice], NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
-    """Return the box that holds a thing, which of its pixels it covers, and their coordinates.
+    """Rasterise a thing inside its bounding box.
 
-    The coordinates are in the thing's own frame, 1 being its radius.
+    Returns:
+        The box (rows, columns), the covered pixels of the box (bool), and the coordinates u and v
+        of its pixels in the frame of the thing, in which its radius is 1.
     """
     left, top = (int(max(0, c - thing.radius - 1)) for c in (thing.x, thing.y))
     right, bottom = (int(min(SIDE, c + thing.radius + 2)) for c in (thing.x, thing.y))
@@ -85,7 +87,7 @@ def _rasterise(
 
 
 def _covers(shape: str, u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tell which points lie in a shape of radius 1; v points down."""
+    """Return which points are inside a shape of radius 1; v points down."""
     distance = np.hypot(u, v)
     inside: NDArray[np.bool_]
     if shape == "circle":
@@ -97,7 +99,7 @@ def _covers(shape: str, u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArr
     elif shape == "triangle":
         inside = (v <= 0.62) & (np.sqrt(3) * abs(u) - v <= 1.08)
     else:
-        # A star: between two tips its edge is two straight lines that meet at an inner corner.
+        # A star: between two tips, its edge is two straight lines that meet at an inner corner.
         half = np.pi / _POINTS
         angle = abs((np.arctan2(u, -v) + half) % (2 * half) - half)
         corner = np.array([np.cos(half), np.sin(half)]) * _INNER
@@ -114,7 +116,7 @@ def _colour(thing: Thing, rng: np.random.Generator) -> NDArray[np.float64]:
 def _texture(
     thing: Thing, u: NDArray[np.float64], v: NDArray[np.float64], rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Return what a thing's colour is multiplied with, by pixel."""
+    """Return the factor of a thing's colour for each pixel."""
     direction = rng.uniform(0, np.pi)
     along = (np.cos(direction) * u + np.sin(direction) * v) * thing.radius
     across = (np.cos(direction) * v - np.sin(direction) * u) * thing.radius
@@ -129,7 +131,7 @@ def _texture(
 
 
 def _background(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return a pale or dark gradient with clutter: grey strokes and specks."""
+    """Return a pale or dark gradient with grey strokes and specks, shape (SIDE, SIDE, 3)."""
     first, second = (
         np.array(colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0, 0.25), rng.uniform(0.15, 0.9)))
         for _ in range(2)

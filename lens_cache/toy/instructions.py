@@ -1,8 +1,8 @@
-"""What LENS is asked: instructions with the things that they mean.
+"""Instructions for LENS, each with its target things.
 
-The four kinds mirror the paper's data: ``class`` ("the ring"), ``referring`` ("the small red star
+The four kinds follow the paper's data: ``class`` ("the ring"), ``referring`` ("the small red star
 left of the blue square"), ``plural`` ("all green things") and ``reasoning`` ("what could roll").
-None of these wordings is in what the multimodal LLM was taught (``questions``).
+None of these wordings is in the training data of the multimodal LLM (``questions``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 
 from lens_cache.datasets.base import Kind, Length
 from lens_cache.toy.language import (
-    ALL_LOOKS,
     COLOUR_FACTS,
     EXTREMES,
     RELATIONS,
@@ -37,7 +36,7 @@ SHAPE_FACTS: dict[str, tuple[str, ...]] = {
     "star": ("has exactly five points", "glows in the night sky"),
     "ring": ("has a hole in it", "could be worn around a finger"),
 }
-# Instructions that name a thing become sentences in these; a quarter of them do.
+# Templates that turn a phrase into a sentence; a share of ``LONG_SHARE`` of the instructions.
 REQUESTS: tuple[str, ...] = (
     "Please segment {phrase} in this picture.",
     "Can you mark {phrase} for me?",
@@ -52,15 +51,15 @@ LONG_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Instruction:
-    """A request for a mask.
+    """An instruction with its target.
 
     Attributes:
-        text: The words.
+        text: The instruction.
         kind: One of the four kinds.
         length: ``long`` if it is a sentence.
-        topic: What decides: ``shape``, ``colour`` (alone), ``looks`` (several attributes, or
-            size), ``relation``, ``extreme``, ``fact``.
-        things: Indices of the things that are meant.
+        topic: The property that selects the target: ``shape``, ``colour`` (alone), ``looks``
+            (several attributes, or size), ``relation``, ``extreme`` or ``fact``.
+        things: Indices of the target things.
     """
 
     text: str
@@ -72,7 +71,7 @@ class Instruction:
 
 @dataclass(frozen=True)
 class _Request:
-    """A noun phrase, or a fact, and what it means."""
+    """A noun phrase or a fact, and its target things."""
 
     phrase: str
     topic: str
@@ -80,7 +79,7 @@ class _Request:
 
 
 def sample_instructions(scene: Scene, rng: np.random.Generator) -> list[Instruction]:
-    """Return about ten instructions: two or three of each kind, as far as the scene offers them."""
+    """Return about ten instructions: up to two or three of each kind, if the scene allows them."""
     found = dict(looks_in(scene))
     chosen: list[tuple[Kind, _Request]] = [
         *(("class", request) for request in _some(rng, list(_class(found)), 2)),
@@ -90,12 +89,6 @@ def sample_instructions(scene: Scene, rng: np.random.Generator) -> list[Instruct
         *(("reasoning", request) for request in _some(rng, list(_reasoning(scene)), 2)),
     ]
     return [_word(kind, request, rng) for kind, request in chosen]
-
-
-def sample_absent(scene: Scene, rng: np.random.Generator) -> str:
-    """Return an instruction that means nothing in this scene."""
-    absent = [looks for looks in ALL_LOOKS if looks.attributes == 2 and not matching(scene, looks)]
-    return f"the {pick(rng, absent).noun(FILLER)}"
 
 
 def topic_of(looks: Looks) -> str:
@@ -113,7 +106,7 @@ def _class(found: dict[Looks, tuple[int, ...]]) -> Iterator[_Request]:
 
 
 def _by_looks(found: dict[Looks, tuple[int, ...]]) -> Iterator[_Request]:
-    """Yield what only one thing looks like; colour alone as often as all else."""
+    """Yield looks that fit exactly one thing; colour alone is as frequent as all other looks."""
     single = [(looks, things) for looks, things in found.items() if len(things) == 1]
     colours = [pair for pair in single if topic_of(pair[0]) == "colour"]
     others = [pair for pair in single if topic_of(pair[0]) == "looks"]
@@ -122,7 +115,7 @@ def _by_looks(found: dict[Looks, tuple[int, ...]]) -> Iterator[_Request]:
 
 
 def _by_place(scene: Scene, found: dict[Looks, tuple[int, ...]]) -> Iterator[_Request]:
-    """Yield what place makes clear, and looks alone do not."""
+    """Yield phrases in which the place selects one of several things with the same looks."""
     groups = {
         looks: things for looks, things in found.items() if looks.attributes < 3 and len(things) > 1
     }
@@ -156,7 +149,7 @@ def _plural(found: dict[Looks, tuple[int, ...]]) -> Iterator[_Request]:
 
 
 def _reasoning(scene: Scene) -> Iterator[_Request]:
-    """Yield facts that are true of one thing."""
+    """Yield facts that are true of exactly one thing."""
     known = [(Looks(shape=shape), facts) for shape, facts in SHAPE_FACTS.items()]
     known += [
         (Looks(colour=colour), (f"has the same colour as {like}",))
@@ -182,7 +175,7 @@ def _word(kind: Kind, request: _Request, rng: np.random.Generator) -> Instructio
 
 
 def _some(rng: np.random.Generator, options: Sequence[T], count: int) -> list[T]:
-    """Choose a few, without repetition."""
+    """Return up to ``count`` random options without repetition."""
     distinct = list(dict.fromkeys(options)) if count > 1 else list(options)
     chosen = rng.permutation(len(distinct))[:count]
     return [distinct[index] for index in chosen]

@@ -1,4 +1,4 @@
-"""How things are described, by their looks, by where they stand, and by what is known of them."""
+"""Describe things by their looks, their place and facts about them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from lens_cache.toy.scene import COLOURS, SHAPES, SIZES, UNSEEN_PAIRS, Scene, Thing
 
 T = TypeVar("T")
-# What is known to have a colour.
+# Something that is known to have each colour.
 COLOUR_FACTS = {
     "red": "blood",
     "orange": "carrots",
@@ -22,7 +22,7 @@ COLOUR_FACTS = {
     "purple": "plums",
 }
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
-# How far apart two centres must be, in pixels, to be one left of the other.
+# Least distance of two centres along an axis, in pixels, for a relation to be clear.
 CLEARLY_APART = 12.0
 RELATIONS = {
     "left of": (-1, 0),
@@ -35,14 +35,14 @@ EXTREMES = {"leftmost": (-1, 0), "rightmost": (1, 0), "topmost": (0, -1), "lowes
 
 @dataclass(frozen=True)
 class Looks:
-    """A description by looks; what is None is not said."""
+    """A description by looks; attributes that are None are not mentioned."""
 
     size: str | None = None
     colour: str | None = None
     shape: str | None = None
 
     def fits(self, thing: Thing) -> bool:
-        """Tell whether a thing looks like this."""
+        """Return whether a thing has these looks."""
         return (
             self.size in (None, thing.size)
             and self.colour in (None, thing.colour)
@@ -50,18 +50,18 @@ class Looks:
         )
 
     def noun(self, filler: str, *, plural: bool = False) -> str:
-        """Return e.g. "small red star"; ``filler`` is said where no shape is."""
+        """Return e.g. "small red star"; ``filler`` replaces a missing shape."""
         words = [self.size, self.colour, (self.shape or filler) + ("s" if plural else "")]
         return " ".join(word for word in words if word)
 
     @property
     def unseen(self) -> bool:
-        """Whether it names a pair of colour and shape that only the hard split has."""
+        """Whether this pair of colour and shape is only in the hard split."""
         return (self.colour, self.shape) in UNSEEN_PAIRS
 
     @property
     def attributes(self) -> int:
-        """How much is said."""
+        """Number of mentioned attributes."""
         return sum(value is not None for value in (self.size, self.colour, self.shape))
 
 
@@ -78,12 +78,12 @@ ALL_LOOKS = tuple(
 
 
 def matching(scene: Scene, looks: Looks) -> tuple[int, ...]:
-    """Return the indices of the things that look like this."""
+    """Return the indices of the things with these looks."""
     return tuple(index for index, thing in enumerate(scene.things) if looks.fits(thing))
 
 
 def looks_in(scene: Scene) -> Iterator[tuple[Looks, tuple[int, ...]]]:
-    """Yield every description that fits something in a scene, with what it fits."""
+    """Yield every description that fits a thing of a scene, with the indices of those things."""
     for looks in ALL_LOOKS:
         found = matching(scene, looks)
         if found:
@@ -91,7 +91,7 @@ def looks_in(scene: Scene) -> Iterator[tuple[Looks, tuple[int, ...]]]:
 
 
 def related(scene: Scene, anchor: int, relation: str) -> tuple[int, ...]:
-    """Return the things that clearly stand on one side of another one."""
+    """Return the things that are clearly on one side of the thing ``anchor``."""
     across, down = RELATIONS[relation]
     place = scene.things[anchor]
     return tuple(
@@ -102,7 +102,7 @@ def related(scene: Scene, anchor: int, relation: str) -> tuple[int, ...]:
 
 
 def extreme(scene: Scene, among: Iterable[int], which: str) -> int | None:
-    """Return the outermost of some things; None if it is not clear which, or there is but one."""
+    """Return the outermost of some things; None if it is not clear, or there is only one thing."""
     across, down = EXTREMES[which]
     places = sorted(
         ((across * scene.things[i].x + down * scene.things[i].y, i) for i in among), reverse=True
@@ -113,12 +113,12 @@ def extreme(scene: Scene, among: Iterable[int], which: str) -> int | None:
 
 
 def left_to_right(scene: Scene, things: Iterable[int]) -> list[int]:
-    """Return things in reading order along the horizontal."""
+    """Return things sorted from left to right."""
     return sorted(things, key=lambda index: scene.things[index].x)
 
 
 def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
-    """Return one of some options, each as likely as the others."""
+    """Return one of the options, all with equal probability."""
     return options[int(rng.integers(len(options)))]
 
 

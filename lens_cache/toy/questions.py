@@ -1,7 +1,6 @@
-"""What the tiny multimodal LLM is taught: captions, and questions with answers in words.
+"""The training data of the tiny multimodal LLM: captions, and questions with answers in words.
 
-Nothing here holds a mask, a box or a coordinate, and no wording here is used to ask for a mask
-(``instructions``).
+It contains no mask, box or coordinate, and none of its wordings is used in ``instructions``.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from lens_cache.toy.scene import Scene
 
 FILLER = "object"
 ATTRIBUTES = ("size", "colour", "shape")
-# What is known of a shape, as it is said here.
+# Facts about shapes, in wordings that ``instructions`` does not use.
 SHAPE_FACTS: dict[str, tuple[str, ...]] = {
     "circle": ("rolls away", "has no corners"),
     "square": ("has four corners", "looks like a box"),
@@ -39,7 +38,7 @@ SHAPE_FACTS: dict[str, tuple[str, ...]] = {
     "star": ("has five points", "glows at night"),
     "ring": ("has a hole", "fits around a finger"),
 }
-# How often each type is asked.
+# Relative frequency of each type of question.
 WEIGHTS = {
     "attribute": 5.0,
     "describe": 4.0,
@@ -54,7 +53,7 @@ WEIGHTS = {
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a picture, its type and its answer."""
+    """A question about an image, with its type and answer."""
 
     type: str
     text: str
@@ -62,13 +61,13 @@ class Question:
 
 
 def caption(scene: Scene) -> Question:
-    """Return the task of describing everything, from left to right."""
+    """Return the request for a caption: all things, described from left to right."""
     everything = left_to_right(scene, range(len(scene.things)))
     return Question("caption", "Describe the picture.", _enumerate(scene, everything))
 
 
 def sample_questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Question]:
-    """Return up to ``count`` questions of mixed types, without the same text twice."""
+    """Return up to ``count`` questions of mixed types with distinct texts."""
     found = dict(looks_in(scene))
     single = [(looks, things[0]) for looks, things in found.items() if len(things) == 1]
     names = list(WEIGHTS)
@@ -91,11 +90,11 @@ def _ask(
     single: list[tuple[Looks, int]],
     rng: np.random.Generator,
 ) -> Question | None:
-    """Return a question of one type; None if this scene does not offer it."""
+    """Return a question of one type; None if the scene does not allow it."""
     if kind == "exist":
         return _exist(found, rng)
     if kind == "count":
-        # A pair that is never drawn would always count zero.
+        # The answer to a pair that is never drawn would always be zero.
         looks = pick(rng, [one for one in _simple(ALL_LOOKS) if not one.unseen])
         number = NUMBERS[len(matching(scene, looks))]
         return Question(kind, f"How many {looks.noun(FILLER, plural=True)} are there?", number)
@@ -124,7 +123,7 @@ def _ask(
 def _attribute(
     kind: str, scene: Scene, phrase: str, said: Looks, thing: int, rng: np.random.Generator
 ) -> Question:
-    """Ask for something that the phrase does not say."""
+    """Ask for an attribute that the phrase does not mention."""
     full = look_of(scene.things[thing])
     unsaid = [name for name in ATTRIBUTES if getattr(said, name) is None]
     wanted = pick(rng, unsaid)
@@ -132,7 +131,7 @@ def _attribute(
 
 
 def _exist(found: dict[Looks, tuple[int, ...]], rng: np.random.Generator) -> Question:
-    """Ask for something that is there, or is not but for one word."""
+    """Ask for a description that fits a thing, or for one that differs from it in one word."""
     looks = pick(rng, [looks for looks in found if looks.attributes > 1])
     answer = "yes"
     if rng.random() < 0.5:
@@ -165,7 +164,8 @@ def _relation(
     looks, anchor = pick(rng, anchors)
     relation = pick(rng, list(RELATIONS))
     beside = set(related(scene, anchor, relation))
-    # A description that this side of the anchor makes clear, if possible only together with it.
+    # Descriptions that fit one thing on this side of the anchor; preferred are those that fit more
+    # than one thing in the whole scene, so that the relation is needed.
     clear = {
         wanted: tuple(beside.intersection(things))
         for wanted, things in found.items()

@@ -1,6 +1,6 @@
 """Tiny LLaVA and SAM checkpoints with random weights, in the real formats.
 
-They make every command runnable without a download; what they say about an image means nothing.
+With them every command runs without a download; their output is meaningless.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from lens_cache.encoders.llava_prompt import SYSTEM, VICUNA_V1
 from lens_cache.encoders.sam import build_sam
 from lens_cache.errors import LensCacheError
 from lens_cache.features.sam_architecture import SamArchitecture
+from lens_cache.store.io.files import folder_in_one_step
 from lens_cache.toy.small_llava import LlavaSize, build_llava, build_tokenizer, save_llava
 
 LLAVA_FOLDER = "llava"
@@ -32,7 +33,7 @@ TINY_LLAVA = LlavaSize(
     feedforward=128,
     layers=16,
 )
-# Words that get a token of their own; any other text falls back to characters and bytes.
+# Words with a token of their own; any other text becomes characters and bytes.
 WORDS = (
     "What Where Which Find Show Please what is in this image the a an of and or to "
     "it that which where one object thing left right "
@@ -60,34 +61,37 @@ TINY_SAM = SamArchitecture(
 def write_tiny_checkpoints(folder: Path, seed: int = 0) -> None:
     """Write ``folder/llava`` (Hugging Face) and ``folder/sam.pth`` (segment-anything).
 
-    The same seed gives the same bytes. The folder appears as a whole or not at all; if it is there
-    with the same files, nothing happens.
+    Equal seeds give equal bytes. The folder appears when it is complete; if it has the same files
+    already, nothing is written.
 
     Args:
-        folder: Must not exist, be empty, or hold what an earlier call wrote.
-        seed: Seeds the random weights.
+        folder: Must not exist, be empty, or contain the result of an earlier call.
+        seed: Seed of the random weights.
 
     Raises:
-        LensCacheError: If the folder holds something else.
+        LensCacheError: If the folder contains something else.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        new = Path(temporary) / folder.name
-        new.mkdir()
-        _write_llava(new / LLAVA_FOLDER, torch.Generator().manual_seed(seed))
-        _write_sam(new / SAM_FILE, torch.Generator().manual_seed(seed + 1))
-        for file in new.rglob("*.*"):
-            file.chmod(0o644)  # safetensors writes for the owner only
-        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-            new.replace(folder)
-        elif not _holds(folder, new):
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        with folder_in_one_step(folder) as new:
+            _write(new, seed)
+        return
+    with tempfile.TemporaryDirectory() as new:
+        _write(Path(new), seed)
+        if not _has_files(folder, Path(new)):
             raise LensCacheError(
-                f"writing tiny checkpoints: {folder} already holds something else; give a new "
+                f"writing tiny checkpoints: {folder} already contains something else; give a new "
                 "folder, or remove this one"
             )
 
 
-def _holds(folder: Path, new: Path) -> bool:
+def _write(new: Path, seed: int) -> None:
+    _write_llava(new / LLAVA_FOLDER, torch.Generator().manual_seed(seed))
+    _write_sam(new / SAM_FILE, torch.Generator().manual_seed(seed + 1))
+    for file in new.rglob("*.*"):
+        file.chmod(0o644)  # safetensors makes files readable only by their owner
+
+
+def _has_files(folder: Path, new: Path) -> bool:
     """Return whether every file of ``new`` is in ``folder`` with the same bytes."""
     names = [str(path.relative_to(new)) for path in new.rglob("*") if path.is_file()]
     return folder.is_dir() and filecmp.cmpfiles(folder, new, names, shallow=False)[1:] == ([], [])
@@ -105,7 +109,7 @@ def _write_sam(path: Path, generator: torch.Generator) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator.initial_seed())
         model = build_sam(TINY_SAM)
-    # The mask decoder keeps PyTorch's initialisation: a training may go on from it.
+    # The mask decoder keeps PyTorch's initialisation, so that it can be trained.
     _randomise(model.image_encoder, generator)
     _randomise(model.prompt_encoder, generator)
     torch.save(model.state_dict(), path)
@@ -113,7 +117,7 @@ def _write_sam(path: Path, generator: torch.Generator) -> None:
 
 @torch.no_grad()
 def _randomise(model: nn.Module, generator: torch.Generator) -> None:
-    """Fill every weight so that signals keep their size and attention is not uniform."""
+    """Fill every weight so that activations keep their scale and attention is not uniform."""
     for name, weight in sorted(model.state_dict().items()):
         noise = torch.randn(weight.shape, generator=generator)
         if not weight.is_floating_point():

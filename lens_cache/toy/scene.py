@@ -1,4 +1,4 @@
-"""What stands in a picture: coloured shapes of two sizes, placed by a seeded generator."""
+"""The content of an image: coloured shapes of two sizes, placed by a seeded generator."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple")
 SHAPES = ("circle", "square", "triangle", "star", "ring")
 SIZES = ("small", "large")
 TEXTURES = ("plain", "striped", "dotted", "shaded")
-# Radius of the circle that a shape is drawn in, in pixels of the picture.
+# Least and greatest radius of the circle around a shape, in pixels.
 RADII = {"small": (10.0, 12.5), "large": (17.5, 21.0)}
-# Never drawn but for the hard split: a pair of each shape, of colours and shapes that are all
-# known from other pairs.
+# Pairs that are drawn only in the hard split: one for each shape. Every colour and shape occurs in
+# other pairs.
 UNSEEN_PAIRS = frozenset(
     {
         ("purple", "circle"),
@@ -30,16 +30,16 @@ _PLACEMENTS = 200
 
 @dataclass(frozen=True)
 class Thing:
-    """A shape in a picture.
+    """A shape in an image.
 
     Attributes:
         size: One of ``SIZES``.
         colour: One of ``COLOURS``.
         shape: One of ``SHAPES``.
-        texture: One of ``TEXTURES``; varies the looks and is never spoken of.
+        texture: One of ``TEXTURES``; varies the appearance and is never mentioned.
         x: Centre in pixels from the left edge.
         y: Centre in pixels from the upper edge.
-        radius: Of the circle it is drawn in, in pixels.
+        radius: Radius of the circle around it, in pixels.
         angle: Rotation in radians.
     """
 
@@ -55,11 +55,11 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture's content.
+    """The content of an image.
 
     Attributes:
-        things: In drawing order: a later one hides an earlier one where they overlap.
-        seed: Decides background, clutter and noise.
+        things: In drawing order: a later one covers earlier ones.
+        seed: Seed of background, clutter and noise.
     """
 
     things: tuple[Thing, ...]
@@ -68,15 +68,15 @@ class Scene:
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """How scenes of a split are made.
+    """The rules by which the scenes of a split are sampled.
 
     Attributes:
-        things: Fewest and most things in a picture.
-        kinds: Fewest and most different colours, and likewise shapes, in a picture; few of them
-            make pictures in which one word does not suffice.
+        things: Least and greatest number of things in an image.
+        kinds: Least and greatest number of distinct colours, and also of distinct shapes, in an
+            image; with few of them, one word is often not enough to select a thing.
         spacing: Least distance of two centres, as a share of the sum of their radii.
-        visible: Least share of a thing that others leave visible.
-        unseen: Whether one thing or more is of ``UNSEEN_PAIRS``, instead of none.
+        visible: Least visible share of a thing.
+        unseen: If true, at least one thing is of ``UNSEEN_PAIRS``; otherwise none is.
     """
 
     things: tuple[int, int] = (3, 6)
@@ -91,7 +91,7 @@ HARD = Rules(things=(6, 8), kinds=(4, 5), spacing=0.62, visible=0.4, unseen=True
 
 
 def sample_scene(rng: np.random.Generator, rules: Rules = STANDARD) -> Scene:
-    """Return a scene by the rules; ``visible`` is not checked here, see ``drawing.draw_scene``."""
+    """Return a random scene; ``drawing.sample_painted_scene`` checks ``rules.visible``."""
     while True:
         things = _place(rng, rules)
         if things is not None:
@@ -99,7 +99,7 @@ def sample_scene(rng: np.random.Generator, rules: Rules = STANDARD) -> Scene:
 
 
 def _place(rng: np.random.Generator, rules: Rules) -> tuple[Thing, ...] | None:
-    """Place things one after another; None if there was no room."""
+    """Place things one after another; returns None if there is no room for one."""
     count = int(rng.integers(rules.things[0], rules.things[1] + 1))
     pairs = _choose_pairs(rng, rules, count)
     things: list[Thing] = []
@@ -131,7 +131,7 @@ def _place(rng: np.random.Generator, rules: Rules) -> tuple[Thing, ...] | None:
 
 
 def _choose_pairs(rng: np.random.Generator, rules: Rules, count: int) -> list[tuple[str, str]]:
-    """Choose the colour and shape of each thing."""
+    """Draw the colour and shape of each thing."""
     while True:
         colours = _choose_kinds(rng, rules, COLOURS)
         shapes = _choose_kinds(rng, rules, SHAPES)
@@ -143,6 +143,6 @@ def _choose_pairs(rng: np.random.Generator, rules: Rules, count: int) -> list[tu
 def _choose_kinds(
     rng: np.random.Generator, rules: Rules, known: tuple[str, ...]
 ) -> NDArray[np.str_]:
-    """Choose the colours, or the shapes, that a picture keeps to."""
+    """Draw the colours, or the shapes, that an image uses."""
     number = rng.integers(rules.kinds[0], rules.kinds[1] + 1)
     return rng.choice(np.array(known), size=number, replace=False)

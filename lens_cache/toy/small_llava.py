@@ -1,4 +1,4 @@
-"""A LLaVA of any size, untrained: its model, its tokenizer over chosen words, its processor."""
+"""Build an untrained LLaVA of any size: model, tokenizer over given words, and processor."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _BOS, _EOS, _PAD = (SPECIAL_TOKENS.index(token) for token in ("<s>", "</s>", "<p
 
 @dataclass(frozen=True, kw_only=True)
 class LlavaSize:
-    """What sets one LLaVA-1.5 apart from another.
+    """The sizes of a LLaVA-1.5.
 
     Attributes:
         image_side: Side of the tower's input in pixels.
         patch_size: Side of a patch in pixels.
         tower_width: Width of the CLIP tower.
         tower_feedforward: Hidden width of its feed-forward blocks.
-        tower_layers: Its layers.
-        tower_heads: Its attention heads.
-        tower_feature_layer: Which of them the projector reads; -2 in LLaVA-1.5.
+        tower_layers: Number of its layers.
+        tower_heads: Number of its attention heads.
+        tower_feature_layer: The layer that the projector reads; -2 in LLaVA-1.5.
         width: Width of the language model.
         feedforward: Hidden width of its feed-forward blocks.
-        layers: Its layers.
-        heads: Its attention heads.
-        vocabulary: Tokens that it knows; as many as the tokenizer if not given.
+        layers: Number of its layers.
+        heads: Number of its attention heads.
+        vocabulary: Number of its tokens; that of the tokenizer by default.
     """
 
     image_side: int
@@ -59,11 +59,11 @@ class LlavaSize:
 
 
 def build_tokenizer(words: Iterable[str]) -> LlamaTokenizer:
-    """Build Llama's kind of tokenizer: BPE over characters, bytes for all other text.
+    """Build a Llama tokenizer: BPE over characters, with bytes for all other text.
 
     Args:
-        words: They get one token each behind a space, those that begin with a capital also without:
-            the first word of a question stands behind a line break.
+        words: Each gets one token for the word after a space. Capitalised words get another one
+            without a space, because the first word of a question follows a line break.
     """
     tokens = [*SPECIAL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
     tokens += [chr(code) for code in range(33, 127)]
@@ -84,7 +84,7 @@ def build_tokenizer(words: Iterable[str]) -> LlamaTokenizer:
 def build_processor(
     tokenizer: LlamaTokenizer, *, image_side: int, patch_size: int
 ) -> LlavaProcessor:
-    """Build LLaVA's processor for a tower's image side and patch side, in pixels."""
+    """Build LLaVA's processor for a tower's image side and patch size, in pixels."""
     return LlavaProcessor(
         image_processor=CLIPImageProcessorPil(
             size={"shortest_edge": image_side},
@@ -100,12 +100,12 @@ def build_processor(
 def build_llava(
     size: LlavaSize, tokenizer: LlamaTokenizer, attention: str | None = None
 ) -> LlavaForConditionalGeneration:
-    """Build the model with PyTorch's present random generator.
+    """Build the model; weights are drawn from PyTorch's global random generator.
 
     Args:
-        size: Its size.
-        tokenizer: Of ``build_tokenizer``.
-        attention: A registered attention implementation; Hugging Face's default if not given.
+        size: The sizes.
+        tokenizer: Result of ``build_tokenizer``.
+        attention: A registered attention implementation; Hugging Face's default if None.
     """
     config = llava_config(size, len(tokenizer))
     if attention is not None:
@@ -118,7 +118,7 @@ def build_llava(
 
 
 def llava_config(size: LlavaSize, num_tokens: int) -> Any:
-    """Return the configuration of a size with a tokenizer of so many tokens."""
+    """Return the ``LlavaConfig`` of the given sizes; ``num_tokens`` is that of the tokenizer."""
     return LlavaConfig(
         vision_config=CLIPVisionConfig(
             image_size=size.image_side,
@@ -152,7 +152,7 @@ def save_llava(
     model: LlavaForConditionalGeneration,
     tokenizer: LlamaTokenizer,
 ) -> None:
-    """Write a Hugging Face LLaVA folder, weights in float16."""
+    """Write a Hugging Face LLaVA folder with weights in float16."""
     with quiet():
         copy.deepcopy(model).half().save_pretrained(folder)
     processor = build_processor(tokenizer, image_side=size.image_side, patch_size=size.patch_size)

@@ -1,6 +1,6 @@
-"""The two tiny models of the shapes world: sizes, tokenizer and pixels.
+"""The two tiny models of the world of shapes: sizes, tokenizer and image processing.
 
-They are what LLaVA-1.5 and SAM are but for their sizes; ``pipelines.pretraining`` trains them.
+Except for their sizes they equal LLaVA-1.5 and SAM; ``pipelines.pretraining`` trains them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SHAPES_LLAVA = LlavaSize(
     tower_width=128,
     tower_feedforward=512,
     tower_layers=4,
-    # The tower is trained for its last layer; LLaVA-1.5 takes the one before it.
+    # The last layer of the tower is trained; LLaVA-1.5 reads the layer before the last.
     tower_feature_layer=-1,
     width=128,
     feedforward=352,
@@ -49,7 +49,7 @@ SHAPES_SAM = SamArchitecture(
 
 
 def shapes_tokenizer(words: Iterable[str]) -> LlamaTokenizer:
-    """Build a tokenizer that has a token for each of some words, and for LLaVA's template."""
+    """Build a tokenizer with one token for each given word and each word of LLaVA's template."""
     return build_tokenizer([*VICUNA_V1.format(system=SYSTEM, question="").split(), *words])
 
 
@@ -61,7 +61,14 @@ def shapes_processor(tokenizer: LlamaTokenizer) -> LlavaProcessor:
 
 
 def to_pixels(squares: NDArray[np.uint8]) -> Tensor:
-    """Return pictures of LLaVA's own size as its processor would, float32, shape (B, 3, h, w)."""
+    """Normalise images of LLaVA's input size as its processor does.
+
+    Args:
+        squares: RGB, uint8, shape (B, h, w, 3).
+
+    Returns:
+        Normalised pixels, float32, shape (B, 3, h, w).
+    """
     values = torch.from_numpy(np.array(squares)).permute(0, 3, 1, 2).float() / 255
     usual = CLIPImageProcessorPil()
     mean, std = (torch.tensor(list(v)).view(3, 1, 1) for v in (usual.image_mean, usual.image_std))

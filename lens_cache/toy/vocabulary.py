@@ -1,6 +1,6 @@
-"""Words of which the tiny LLaVA's tokenizer has one token each, among them all of the shapes world.
+"""Words with a token of their own in the tiny LLaVA; it has all words of the world of shapes.
 
-The trained checkpoint's token ids follow from this list: it may not change without a new training.
+The token ids of the trained checkpoint depend on this list, so a change needs a new training.
 """
 
 from __future__ import annotations

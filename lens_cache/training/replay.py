@@ -42,7 +42,7 @@ def replayed_draws(store: Store, batch: BatchConfig) -> list[Draw]:
 
 def _in_order(plan: Plan) -> Iterator[Draw]:
     """Yield every draw that asks something; all its queries are of one image."""
-    for index in range(plan.draws.num_rows):
+    for index in range(plan.num_draws):
         queries = tuple(plan.drawn(index))
         if queries:
             yield Draw(plan.query_owner(queries[0]), queries)

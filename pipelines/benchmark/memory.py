@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lens_cache.features.sizes import ceil_div
+
 # Numbers of glibc's mallopt, with the largest values that it takes.
 _KEEP_FREED = {-1: 2**31 - 1, -3: 32 << 20}
 _BLOCK = 16 << 20
@@ -61,7 +63,7 @@ def ready_memory(size: int) -> None:
     if tune is not None:
         for parameter, value in _KEEP_FREED.items():
             tune(parameter, value)
-    blocks = [np.ones(_BLOCK, np.uint8) for _ in range(-(-size // _BLOCK))]
+    blocks = [np.ones(_BLOCK, np.uint8) for _ in range(ceil_div(size, _BLOCK))]
     del blocks
 
 

@@ -24,8 +24,8 @@ from lens_cache.config.train import BatchConfig, LossConfig, ModelConfig, Optimi
 from lens_cache.encoders.sam import PIXEL_MEAN, PIXEL_STD
 from lens_cache.encoders.sam_checkpoint import PHASE_TWO
 from lens_cache.features.frozen_parts import FrozenParts
+from lens_cache.features.sam_modules import build_prompt_encoder_and_mask_decoder
 from lens_cache.features.types import ImageFeatures
-from lens_cache.models.decoder import build_sam_modules
 from lens_cache.models.lens import LensModel
 from lens_cache.store.store import Store
 from lens_cache.toy.small_llava import llava_config
@@ -212,7 +212,7 @@ def frozen_parts(sizes: PairSizes, seed: int = 0) -> FrozenParts:
     """Return what a LENS model without warm start needs of a LLaVA and a SAM of these sizes."""
     torch.manual_seed(seed)
     side = sizes.llava.image_side // sizes.llava.patch_size
-    modules = zip(PHASE_TWO, build_sam_modules(sizes.sam), strict=True)
+    modules = zip(PHASE_TWO, build_prompt_encoder_and_mask_decoder(sizes.sam), strict=True)
     return FrozenParts(
         text_config=llava_config(sizes.llava, num_tokens=1).text_config.to_dict(),
         grid=(side, side),

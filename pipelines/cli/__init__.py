@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Heavy imports stand inside the commands."""
+"""The command line: parse, call, print. Commands import heavy packages when they run."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ app = typer.Typer(
     name="lens-cache",
     help="LENS segmentation for frozen multimodal LLMs, trained from a feature cache.",
     no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
 )
-# Commands without a group's name before them, in the order of ``--help``.
+# Commands at the top level, in the order of ``--help``.
 for commands in (stores.app, runs.app, demo.app):
     app.add_typer(commands)
 app.add_typer(data.app, name="data")
@@ -27,11 +29,13 @@ app.add_typer(benchmarks.app, name="benchmark")
 
 
 def main() -> None:
-    """Run the command line; a user's mistake becomes one line and an exit code."""
+    """Run the command line; an expected error becomes one line and an exit code."""
     try:
         app(standalone_mode=True)
     except Interrupted as stopped:
-        print(f"lens-cache: {stopped}; go on with: {resume_command(sys.argv[1:])}", file=sys.stderr)
+        print(
+            f"lens-cache: {stopped}; resume with: {resume_command(sys.argv[1:])}", file=sys.stderr
+        )
         raise SystemExit(128 + stopped.signum) from None
     except ConfigError as error:
         _fail(error, 2)

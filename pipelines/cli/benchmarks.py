@@ -1,4 +1,4 @@
-"""Commands that measure how fast the work is."""
+"""Commands that measure speed."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import typer
 
 from pipelines.cli.options import Device, Json, default_device, open_bars, show
 
-app = typer.Typer(help="Measure how fast the work is.", no_args_is_help=True)
+app = typer.Typer(help="Measure speed.", no_args_is_help=True)
 
 
 @app.command("extract")
 def benchmark_extract(
     instructions: Annotated[int, typer.Option(min=1, help="Instructions per image.")] = 8,
     images: Annotated[
-        int | None, typer.Option(min=1, help="Images per round; 2, or 16 on a GPU, if not given.")
+        int | None, typer.Option(min=1, help="Images per round; by default 2, or 16 on a GPU.")
     ] = None,
     images_per_batch: Annotated[
-        int | None, typer.Option(min=1, help="Run at once; 1, or 4 on a GPU, if not given.")
+        int | None, typer.Option(min=1, help="Images per batch; by default 1, or 4 on a GPU.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are shown.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the report shows medians.")] = 3,
     full_size: Annotated[
-        bool, typer.Option("--full-size", help="LLaVA-1.5-7B and SAM ViT-H, random, on a GPU.")
+        bool, typer.Option("--full-size", help="Sizes of LLaVA-1.5-7B and SAM ViT-H; needs a GPU.")
     ] = False,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Compare an extraction with running everything for every instruction; random weights."""
+    """Compare an extraction with running all models for every instruction (random weights)."""
     from pipelines.benchmark.extract import benchmark_extract as measure
     from pipelines.benchmark.extract_report import report
 
@@ -48,21 +48,23 @@ def benchmark_extract(
 @app.command("store")
 def benchmark_store(
     images: Annotated[
-        int | None, typer.Option(min=1, help="Records; 32, or 64 with --full-size, if not given.")
+        int | None, typer.Option(min=1, help="Records; by default 32, or 64 with --full-size.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are shown.")] = 15,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the report shows medians.")] = 15,
     full_size: Annotated[
-        bool, typer.Option("--full-size", help="Records of LLaVA-1.5-7B and SAM ViT-H, 7.5 MB.")
+        bool,
+        typer.Option("--full-size", help="Records of LLaVA-1.5-7B and SAM ViT-H, 7.5 MB each."),
     ] = False,
     cold: Annotated[
         bool, typer.Option("--cold", help="Drop the files from the page cache before each pass.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="New folder to keep the files in; scratch if not given.")
+        Path | None,
+        typer.Option(help="New folder in which the files are kept; by default they are removed."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare how fast stores are read with raw memory and with other packages' files."""
+    """Compare the reading speed of stores with raw memory and with formats of other packages."""
     from pipelines.benchmark.store import benchmark_store as measure
     from pipelines.benchmark.store_report import report
 
@@ -74,19 +76,21 @@ def benchmark_store(
 @app.command("train")
 def benchmark_train(
     instructions: Annotated[int, typer.Option(min=1, help="Instructions per image.")] = 8,
-    images: Annotated[int, typer.Option(min=1, help="Images of a step.")] = 4,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are shown.")] = 3,
+    images: Annotated[int, typer.Option(min=1, help="Images per step.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the report shows medians.")] = 3,
     full_size: Annotated[
-        bool, typer.Option("--full-size", help="LLaVA-1.5-7B and SAM ViT-H, random, on a GPU.")
+        bool, typer.Option("--full-size", help="Sizes of LLaVA-1.5-7B and SAM ViT-H; needs a GPU.")
     ] = False,
     cached: Annotated[
         bool,
-        typer.Option("--cached", help="Only what reads a store; at full size it needs 24 GB."),
+        typer.Option(
+            "--cached", help="Only training from a store; with --full-size it needs 24 GB."
+        ),
     ] = False,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Compare a training from a cache with one that runs the frozen models; random weights."""
+    """Compare training from a store with running the frozen models (random weights)."""
     from pipelines.benchmark import train, train_report
 
     with open_bars() as bars:
@@ -105,13 +109,14 @@ def benchmark_train(
 @app.command("precision")
 def benchmark_precision(
     images: Annotated[int, typer.Option(min=1, help="Records.")] = 32,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are shown.")] = 7,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the report shows medians.")] = 7,
     full_size: Annotated[
-        bool, typer.Option("--full-size", help="Records of LLaVA-1.5-7B and SAM ViT-H, 7.5 MB.")
+        bool,
+        typer.Option("--full-size", help="Records of LLaVA-1.5-7B and SAM ViT-H, 7.5 MB each."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what storing features in fp8 or int8 saves, and what it costs to read them."""
+    """Measure the size and the reading speed of features in fp8 and int8."""
     from pipelines.benchmark import precision as measured
 
     with open_bars() as bars:

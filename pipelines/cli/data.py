@@ -1,4 +1,4 @@
-"""Commands that make data and models to try things with."""
+"""The commands ``data ...``: make example data and models, convert and check datasets."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import typer
 from lens_cache.errors import ConfigError, DatasetError
 from pipelines.cli.options import Address, Json, open_bars, show
 
-app = typer.Typer(help="Make or look at data.", no_args_is_help=True)
+app = typer.Typer(help="Make, convert or check data.", no_args_is_help=True)
 
 
 @app.command("tiny-checkpoints")
 def tiny_checkpoints(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write them.")],
-    seed: Annotated[int, typer.Option(help="Decides the weights.")] = 0,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write.")],
+    seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
 ) -> None:
-    """Write small random LLaVA and SAM checkpoints in the real formats, to try things with."""
+    """Write small LLaVA and SAM checkpoints with random weights, in the real formats."""
     from lens_cache.toy.random_checkpoints import write_tiny_checkpoints
 
     write_tiny_checkpoints(folder, seed)
@@ -28,36 +28,41 @@ def tiny_checkpoints(
 
 @app.command("shapes")
 def shapes(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write it.")],
-    train: Annotated[int, typer.Option(min=0, help="Pictures to train on.")] = 2000,
-    val: Annotated[int, typer.Option(min=0, help="Pictures to validate on.")] = 200,
-    test: Annotated[int, typer.Option(min=0, help="Pictures to test on.")] = 300,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write.")],
+    train: Annotated[int, typer.Option(min=0, help="Number of training images.")] = 2000,
+    val: Annotated[int, typer.Option(min=0, help="Number of validation images.")] = 200,
+    test: Annotated[int, typer.Option(min=0, help="Number of test images.")] = 300,
     hard: Annotated[
-        int, typer.Option(min=0, help="Crowded pictures with pairs of colour and shape unseen.")
+        int,
+        typer.Option(
+            min=0, help="Number of crowded test images with unseen pairs of colour and shape."
+        ),
     ] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of images and instructions.")] = 0,
 ) -> None:
-    """Draw a world of shapes with instructions and exact masks, in the jsonl layout."""
+    """Write a world of shapes with instructions and exact masks, in the jsonl layout."""
     from lens_cache.toy.world import write_world
 
     counts = {"train": train, "val": val, "test": test, "hard": hard}
     with open_bars() as bars:
         write_world(folder, counts, seed=seed, progress=bars.progress)
-    print(f"{folder} holds " + ", ".join(f"{n} {split}" for split, n in counts.items()))
+    print(f"{folder} has " + ", ".join(f"{n} {split}" for split, n in counts.items()))
 
 
 @app.command("shapes-models")
 def shapes_models(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to copy them.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write.")],
 ) -> None:
     """Copy the tiny LLaVA and the tiny SAM that were trained on the world of shapes."""
     import shutil
 
     from lens_cache.assets import SHAPES_MODELS
+    from lens_cache.store.io.files import folder_in_one_step
 
     if folder.exists():
-        raise ConfigError(f"copying the models: {folder} is already there; give a new folder")
-    shutil.copytree(SHAPES_MODELS, folder)
+        raise ConfigError(f"copying the models: {folder} already exists; give a new folder")
+    with folder_in_one_step(folder) as new:
+        shutil.copytree(SHAPES_MODELS, new, dirs_exist_ok=True)
     print(f"wrote {folder / 'llava'} and {folder / 'sam.pth'}; {folder / 'CARD.md'} describes them")
 
 
@@ -66,15 +71,19 @@ def pascal_part(
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="FOLDER", help="What holds Annotations_Part and VOCdevkit, or either of them."
+            metavar="FOLDER",
+            help="The folder with Annotations_Part and VOCdevkit, or one of these two folders.",
         ),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT.json", help="The file to write.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.json", help="File to write.")],
     split: Annotated[
-        str, typer.Option(help="A file of ImageSets/Main, or a path, with the images' names.")
+        str, typer.Option(help="A file of ImageSets/Main, or a path, with names of images.")
     ] = "train.txt",
 ) -> None:
-    """Make the COCO file that the set pascal_part is read from, as VLPart's converter does."""
+    """Convert PASCAL-Part to the COCO file of the set pascal_part, as VLPart's converter does.
+
+    Needs scipy: pip install 'lens-cache[pascal]'.
+    """
     from lens_cache.datasets.lisa.pascal_mat import convert, find_annotations, read_split
 
     document, rejected = convert(find_annotations(folder), read_split(folder, split))
@@ -86,31 +95,31 @@ def pascal_part(
     part.write_text(json.dumps(document), encoding="utf-8")
     part.replace(out)
     counts = f"images: {len(document['images'])}, annotations: {len(document['annotations'])}"
-    print(f"wrote {out}; {counts}, set aside: {len(rejected)}")
+    print(f"wrote {out}; {counts}, skipped: {len(rejected)}")
     for entry in rejected:
-        typer.echo(f"set aside: {entry.what}: {entry.reason}", err=True)
+        typer.echo(f"skipped: {entry.what}: {entry.reason}", err=True)
 
 
 @app.command("check")
 def check(
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="LISA's folder of datasets.")],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of LISA's datasets.")],
     sets: Annotated[
         list[str] | None,
         typer.Option(
             "--sets",
             metavar="NAME[|VARIANT][|SPLIT]",
-            help="Only these, separated by commas or given again; every set by default.",
+            help="Sets to check, separated by commas or repeated; all sets by default.",
         ),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Only look for files and count images.")
+        bool, typer.Option("--quick", help="Only check that files exist, and count images.")
     ] = False,
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Look at LISA's folder: what is missing, what is broken, which sets share images.
+    """Check LISA's folder: missing sets, broken files, and images shared by several sets.
 
-    Exit code 1 if a set that was asked for is missing or broken.
+    Exit code 1 if a checked set is missing or broken.
     """
     from lens_cache.plan.lisa_check import check_folder
     from pipelines.cli.data_report import folder_check

@@ -1,4 +1,4 @@
-"""What ``data check`` prints: a table for people, a document for machines."""
+"""The output of ``data check``: a table as text, and a document for ``--json``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SHOWN = 5
 
 
 def folder_check(found: FolderCheck) -> Report:
-    """Report what was found in LISA's folder."""
+    """Return the report of a check of LISA's folder."""
     document = {
         "root": str(found.root),
         "good": found.good,
@@ -27,7 +27,7 @@ def folder_check(found: FolderCheck) -> Report:
     lines += [_overlap(overlap) for overlap in found.overlaps if overlap.leak]
     lines += [_overlap(overlap) for overlap in found.overlaps if overlap.training]
     if any(overlap.leak for overlap in found.overlaps):
-        lines.append("data.lisa.exclude_eval_images=true leaves images that are tested on out")
+        lines.append("set data.lisa.exclude_eval_images=true to skip images that are tested on")
     bad = sum(not entry.good for entry in found.sets)
     verdict = "good" if found.good else f"{bad} of {len(found.sets)} sets are missing or broken"
     return Report(document, "\n".join([*lines, f"{found.root}: {verdict}"]))
@@ -49,24 +49,26 @@ def _row(entry: SetCheck, width: int) -> str:
 
 
 def _published(entry: SetCheck) -> str:
-    """Say how many there should be, and whether there are."""
+    """Return the published numbers, and whether the numbers found differ from them."""
     count = entry.published
     if count is None:
         return "nothing"
     pairs = [("images", entry.images, count.images), ("queries", entry.queries, count.queries)]
-    told = [f"{wanted} {what}" for what, _, wanted in pairs if wanted is not None]
-    compared = [there != wanted for _, there, wanted in pairs if None not in (there, wanted)]
-    mark = " (differs)" if any(compared) else " (same)" if compared else ""
-    mark = "" if entry.missing or entry.broken else mark
-    return f"{', '.join(told)}{mark}{'' if count.verified else ', unverified'}: {count.source}"
+    published = [f"{expected} {what}" for what, _, expected in pairs if expected is not None]
+    differs = [found != expected for _, found, expected in pairs if None not in (found, expected)]
+    mark = ""
+    if differs and not (entry.missing or entry.broken):
+        mark = " (differs)" if any(differs) else " (same)"
+    unverified = "" if count.verified else ", unverified"
+    return f"{', '.join(published)}{mark}{unverified}: {count.source}"
 
 
 def _details(entry: SetCheck) -> list[str]:
     lines = [entry.missing] if entry.missing else []
     lines += [f"{entry.name}: {entry.broken}"] if entry.broken else []
     if entry.unusable:
-        lines.append(f"{entry.name}: no label of {entry.unusable} images can be used")
-    for problems, what in ((entry.unreadable, "unreadable"), (entry.rejected, "set aside")):
+        lines.append(f"{entry.name}: {entry.unusable} images have no usable label")
+    for problems, what in ((entry.unreadable, "unreadable"), (entry.rejected, "skipped")):
         lines += [f"{entry.name}: {what}: {_problem(each)}" for each in problems[:_SHOWN]]
         if len(problems) > _SHOWN:
             lines.append(f"{entry.name}: {what}: ... and {len(problems) - _SHOWN} more (--json)")

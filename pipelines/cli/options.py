@@ -1,4 +1,4 @@
-"""What several commands share: their arguments, and how they show what they found."""
+"""Arguments that several commands share, and how they print reports."""
 
 from __future__ import annotations
 
@@ -13,55 +13,63 @@ if TYPE_CHECKING:
 
 
 def store_location(text: str) -> Path:
-    """Read a store's place: a folder or a URL."""
+    """Parse the location of a store: a folder or a URL."""
     from lens_cache.store.io.remote import store_path
 
     return store_path(text)
 
 
 def local_folder(text: str) -> Path:
-    """Read a folder on a disk; a URL is bad usage."""
+    """Parse a local folder; a URL is bad usage."""
     if "://" in text:
-        raise typer.BadParameter(f"expected a folder on a disk, found the URL {text}")
+        raise typer.BadParameter(f"expected a local folder, found the URL {text}")
     return Path(text)
 
 
 StorePath = Annotated[
     Path,
-    typer.Argument(
-        metavar="STORE", parser=store_location, help="Folder or URL of the feature cache."
-    ),
+    typer.Argument(metavar="STORE", parser=store_location, help="Folder or URL of the store."),
 ]
 RunPath = Annotated[
     Path, typer.Argument(metavar="RUN", parser=local_folder, help="Folder of the training run.")
 ]
 StoreOption = Annotated[
-    Path, typer.Option("--store", parser=store_location, help="Folder or URL of the feature cache.")
+    Path,
+    typer.Option(
+        "--store", metavar="STORE", parser=store_location, help="Folder or URL of the store."
+    ),
 ]
-ConfigFile = Annotated[Path | None, typer.Option("-c", "--config", help="YAML settings.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("-c", "--config", metavar="FILE", help="YAML file of settings.")
+]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override one setting.")
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Change one setting; can be repeated."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
 Checkpoint = Annotated[
     Literal["best", "last"] | None,
-    typer.Option(help="Which checkpoint; the best one where there is one, by default."),
+    typer.Option(help="Checkpoint; by default the best, or the last if there is no best."),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="Ray cluster, e.g. auto; this machine by default.")
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Ray cluster, e.g. auto; by default this machine."),
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; a GPU if there is one.")]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="DEVICE", help="cpu, cuda, ...; by default a GPU if there is one."),
+]
 
 
 def open_bars(window: float = 30.0) -> Bars:
-    """Return progress bars whose rates are measured over a window in seconds."""
+    """Return progress bars that measure rates over a window in seconds."""
     from pipelines.progress import Bars
 
     return Bars(window)
 
 
 def default_device() -> str:
-    """Return cuda where there is a GPU, cpu elsewhere."""
+    """Return ``cuda`` if there is a GPU, else ``cpu``."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""Commands that train a head from a store, measure it, compare it and use it."""
+"""Commands that train from a store, evaluate, compare settings and segment images."""
 
 from __future__ import annotations
 
@@ -28,10 +28,16 @@ if TYPE_CHECKING:
     from pipelines.sweeps.sweep import Outcome
 
 app = typer.Typer()
-Seeds = Annotated[int, typer.Option(min=1, help="Each row is trained with seeds 0 to N - 1.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Steps of every run; the base's, if not.")]
-Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at a time; one per core, if not.")]
-# A run of a sweep may take an hour; its bar measures rates over many of them.
+Seeds = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Train each row with seeds 0 to N - 1.")
+]
+Steps = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Steps of every run; by default the file's.")
+]
+Jobs = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Runs at a time; by default one per core.")
+]
+# A run of a sweep may take an hour: measure rates over a day.
 _HOURS = 24 * 3600.0
 
 
@@ -42,36 +48,42 @@ def train(
     config: ConfigFile = None,
     overrides: Overrides = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")
+        bool, typer.Option("--resume", help="Resume from the last checkpoint of the run.")
     ] = False,
 ) -> None:
-    """Fit head, keypoints and descriptor from a store; no frozen model is loaded."""
+    """Train the LENS modules from a store; no frozen encoder is loaded."""
     from lens_cache.config.load import load_config
     from lens_cache.config.train import TrainConfig
+    from pipelines.training.run_report import REPORT_FILE
     from pipelines.training.train import train as fit
 
     if resume and config is None and (run / "config.yaml").exists():
         config = run / "config.yaml"
     settings = load_config(TrainConfig, config, overrides or ())
     done = fit(run, store, settings, resume=resume)
-    print(f"trained {run}; checkpoint {done.checkpoint()}")
+    print(f"trained {run}; checkpoint {done.checkpoint()}; report {run / REPORT_FILE}")
 
 
 @app.command()
 def evaluate(
     run: RunPath,
     store: StoreOption,
-    split: Annotated[str, typer.Option(help="Split of the store, as val or reason_seg|val.")],
+    split: Annotated[
+        str,
+        typer.Option(metavar="SPLIT", help="Split of the store, such as val or reason_seg|val."),
+    ],
     checkpoint: Checkpoint = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,
-    panels: Annotated[int, typer.Option(min=0, help="Pictures to draw.")] = 12,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Evaluate only the first N images.")
+    ] = None,
+    panels: Annotated[int, typer.Option(metavar="N", min=0, help="Panels to draw.")] = 12,
     data_root: Annotated[
-        Path | None, typer.Option(help="Where the photographs lie, if they have moved.")
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the images, if it has moved.")
     ] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Measure gIoU and cIoU on a split; write tables, samples and pictures."""
+    """Measure gIoU and cIoU on a split; write tables, samples and panels."""
     from lens_cache.store.store import Store
     from pipelines.evaluation.evaluate import evaluate as measure
     from pipelines.evaluation.report import evaluation as report_evaluation
@@ -93,9 +105,11 @@ def evaluate(
 
 @app.command()
 def sweep(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML: base settings and rows.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="YAML file with base settings and rows.")
+    ],
     store: StoreOption,
-    out: Annotated[Path, typer.Option(help="Folder for runs and tables.")],
+    out: Annotated[Path, typer.Option(metavar="OUT", help="Output folder for runs and tables.")],
     seeds: Seeds = 3,
     steps: Steps = None,
     jobs: Jobs = None,
@@ -103,7 +117,7 @@ def sweep(
 ) -> None:
     """Train every row of a sweep with several seeds and compare them in one table.
 
-    Run it again after any interruption: what is finished is not done again.
+    Run it again after an interruption: finished runs are not repeated.
     """
     from lens_cache.config.sweep import load_sweep
     from pipelines.sweeps.sweep import run_sweep
@@ -118,9 +132,12 @@ def sweep(
 
 @app.command()
 def ablations(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for everything made.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder.")],
     config: Annotated[
-        Path, typer.Option("-c", "--config", help="YAML: base settings and rows.")
+        Path,
+        typer.Option(
+            "-c", "--config", metavar="FILE", help="YAML file with base settings and rows."
+        ),
     ] = Path("configs/sweeps/ablations.yaml"),
     seeds: Seeds = 3,
     steps: Steps = None,
@@ -134,10 +151,10 @@ def ablations(
 
     rows = load_sweep(config)
     with open_bars(_HOURS) as bars:
-        outcome, lines = ablate(
+        outcome, without_lens = ablate(
             rows, out, bars, on_ray(None), seeds=seeds, steps=steps, jobs=jobs or _cores()
         )
-    _show_sweep(rows, outcome, out, as_json, lines)
+    _show_sweep(rows, outcome, out, as_json, without_lens)
 
 
 def _show_sweep(
@@ -145,11 +162,11 @@ def _show_sweep(
     outcome: Outcome,
     out: Path,
     as_json: bool,
-    lines: Baselines | None = None,
+    without_lens: Baselines | None = None,
 ) -> None:
     from pipelines.sweeps.report import write_report
 
-    show(write_report(config, outcome, out, lines), as_json)
+    show(write_report(config, outcome, out, without_lens), as_json)
     if outcome.failures:
         raise typer.Exit(1)
 
@@ -157,15 +174,18 @@ def _show_sweep(
 @app.command()
 def segment(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
-    instruction: Annotated[str, typer.Argument(help='What to segment, e.g. "the orange".')],
+    instruction: Annotated[
+        str,
+        typer.Argument(metavar="INSTRUCTION", help='What to segment, e.g. "the orange".'),
+    ],
     run: Annotated[Path, typer.Option(help="Folder of the training run.")],
-    out: Annotated[Path, typer.Option(help="Folder for mask and panel.")],
+    out: Annotated[Path, typer.Option(metavar="OUT", help="Output folder for mask and panel.")],
     overrides: Overrides = None,
     checkpoint: Checkpoint = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Segment one image by one instruction: a mask PNG and a picture of how it came about."""
+    """Segment one image by an instruction: write the mask and a panel that explains it."""
     from pipelines.evaluation.segment import segment as answer
 
     found = answer(

@@ -1,1 +1,1 @@
-"""The demo commands: drawn shapes, and photographs of your own."""
+"""The demo: on drawn shapes, and on your own photographs."""

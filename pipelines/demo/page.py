@@ -1,4 +1,4 @@
-"""One page that shows a whole way, from cache to masks; it opens offline, everything inside."""
+"""The page of the demo, from cache to masks: one HTML file that opens offline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from lens_cache.evaluation.scores import Scores
 from lens_cache.extraction.estimate import Estimate
 from pipelines.evaluation.gallery import Gallery
 from pipelines.evaluation.report import Evaluation
-from pipelines.reports.curves import HEIGHT, WIDTH, Chart
 from pipelines.reports.html import template
 
 LENS = "LENS"
@@ -20,39 +19,39 @@ _TEMPLATE = "shapes.html"
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """What the page shows.
+    """Content of the page.
 
     Attributes:
-        version: Of the package.
-        seed: Of the world and the training.
-        pictures: Number of pictures by split.
+        version: Version of the package.
+        seed: Seed of the world and of the training.
+        images: Number of images by split.
         queries: Number of instructions by split.
-        layers: The cached layers.
-        cost: Bytes and operations of the extraction, and of the naive one.
-        seconds: What each step took, by name.
+        layers: Cached layers.
+        cost: Bytes and operations of the extraction, and of a naive cache.
+        seconds: Time of each step, by name.
         training: Settings of the training.
-        charts: By title.
-        evaluations: By split.
-        baselines: The reference lines on the same splits.
-        gallery: Pictures of one split.
+        charts: ``<svg>`` elements by title.
+        evaluations: Results by split.
+        baselines: Baselines on the same splits.
+        gallery: Panels of one split.
     """
 
     version: str
     seed: int
-    pictures: Mapping[str, int]
+    images: Mapping[str, int]
     queries: Mapping[str, int]
     layers: tuple[int, ...]
     cost: Estimate
     seconds: Mapping[str, float]
     training: TrainConfig
-    charts: Mapping[str, Chart]
+    charts: Mapping[str, str]
     evaluations: Mapping[str, Evaluation]
     baselines: Baselines
     gallery: Gallery
 
     @property
     def lines(self) -> list[Line]:
-        """LENS first, then every reference line."""
+        """LENS first, then the baselines."""
         lens = Line(
             name=LENS,
             note="the trained head with keypoints and descriptions, SAM's mask decoder",
@@ -66,5 +65,5 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """Return the page as HTML; every text from the data is escaped."""
-    return template(_TEMPLATE).render(page=page, lens=LENS, box=(WIDTH, HEIGHT))
+    """Return the page as HTML; texts from the data are escaped."""
+    return template(_TEMPLATE).render(page=page, lens=LENS)

@@ -1,4 +1,4 @@
-"""The whole way on photographs, with random models: extract, verify, train, evaluate, segment."""
+"""The demo on photographs with random models: extract, verify, train, evaluate, segment."""
 
 from __future__ import annotations
 
@@ -33,25 +33,27 @@ from pipelines.progress import Bars
 from pipelines.reports import report
 from pipelines.training.train import train
 
-# Images taken of a larger folder, so that the demo stays one of minutes.
+# Images of a larger folder to use, so that the demo takes minutes.
 LIMIT = 64
 
 
-def demo(out: Path, root: Path, split: str | None, bars: Bars, *, seed: int = 0) -> report.Report:
-    """Go from photographs to masks, with tiny random models in the place of LLaVA and SAM.
+def run_photographs_demo(
+    out: Path, root: Path, split: str | None, bars: Bars, *, seed: int = 0
+) -> report.Report:
+    """Run all steps on photographs, with tiny random models instead of LLaVA and SAM.
 
-    What an earlier call left in ``out`` is taken up where it stopped; after a complete one only the
-    check, the evaluation and the segmentation run again.
+    An earlier call with the same ``out`` is resumed; after a complete call only the check, the
+    evaluation and the segmentation run again.
 
     Args:
-        out: Folder for everything that is made.
+        out: Output folder.
         root: A COCO folder.
-        split: Its split; the only one there is, if not given.
-        bars: Where progress goes.
-        seed: Decides the random models and the training.
+        split: Its split; by default its only one.
+        bars: Receive the progress.
+        seed: Seed of the random models and of the training.
 
     Raises:
-        ConfigError: If the split is not clear, or ``out`` holds a demo of other data.
+        ConfigError: If the split is not unique, or ``out`` has a demo of other data.
         LensCacheError: If a step fails.
     """
     split = split or _only_split(root)
@@ -64,34 +66,34 @@ def demo(out: Path, root: Path, split: str | None, bars: Bars, *, seed: int = 0)
         ),
         store=StoreConfig(shard_size=8),
     )
-    bars.message(f"demo: the first {LIMIT} images at most of {root}, {split}; everything in {out}")
-    bars.message("1/5 extract: tiny random LLaVA and SAM, once over the photographs")
+    bars.message(f"demo: up to {LIMIT} images of {root}, {split}; all files in {out}")
+    bars.message("1/5 extract: features of tiny random LLaVA and SAM models")
     write_tiny_checkpoints(out / "checkpoints", seed)
     _extract(out / "store", settings, bars)
-    bars.message("2/5 verify: every byte, and four records against the plain models")
+    bars.message("2/5 verify: every byte, and four records against the reference models")
     _verify(out / "store", bars)
     store = Store(out / "store")
     training = load_config(TrainConfig, None, ["preset=tiny", f"trainer.seed={seed}"])
     bars.message(f"3/5 train: {training.trainer.max_steps} steps from the store")
     start = dataclasses.replace(training.trainer, max_steps=1, validate_every=1)
     with bars.paused():
-        # The first step of the warm-up has learning rate 0: this run is the model as it begins.
+        # The first step of the warm-up has learning rate 0: this run is the untrained model.
         before = _train(out / "untrained", store, dataclasses.replace(training, trainer=start))
         run = _train(out / "run", store, training)
-    bars.message("4/5 evaluate: before and after the training, on the queries it was trained with")
+    bars.message("4/5 evaluate: before and after the training, on the training queries")
     first = evaluate(before, store, split, num_panels=0, progress=bars.progress)
     found = evaluate(run, store, split, progress=bars.progress)
     query = store.plan.query(0)
     photo = root / store.plan.image(query.image_index).path
     bars.message(f'5/5 segment: "{query.instruction}" in {photo.name}')
     answer = segment(photo, query.instruction, run, out / "segment")
-    return _tell(store, first, found, answer)
+    return _report(store, first, found, answer)
 
 
-def _tell(
+def _report(
     store: Store, before: Evaluation, after: Evaluation, answer: report.Report
 ) -> report.Report:
-    """Report where everything is, and what its numbers are worth."""
+    """Report the results, their meaning, and where the files are."""
     document = {
         "store": str(store.root),
         "evaluation": report_evaluation(after).document,
@@ -101,7 +103,7 @@ def _tell(
     lines = [
         report_evaluation(after).text,
         f"gIoU {100 * before.overall.giou.value:.1f} before training, "
-        f"{100 * after.overall.giou.value:.1f} after, on the very queries it was trained with",
+        f"{100 * after.overall.giou.value:.1f} after, on the training queries",
         "The frozen models are random: these numbers show that the pipeline works, not that LENS "
         "segments.",
         answer.text,
@@ -112,12 +114,13 @@ def _tell(
 
 
 def _only_split(root: Path) -> str:
-    """Return the split of a COCO folder that has just one."""
+    """Return the only split of a COCO folder."""
     splits = splits_of(root)
     if len(splits) != 1:
         found = ", ".join(splits) or "none (expected annotations/instances_SPLIT.json)"
         raise ConfigError(
-            f"the demo on {root}: --split is not given (SPLIT= for make); splits found: {found}"
+            f"the demo on {root}: expected one split, or --split (SPLIT= for make); "
+            f"splits found: {found}"
         )
     return splits[0]
 
@@ -138,9 +141,11 @@ def _verify(root: Path, bars: Bars) -> None:
     )
     bars.message(report_verification(root, found).text)
     if not found.good:
-        raise StoreError(f"verifying {root}: not good; run `lens-cache verify {root} --repair`")
+        raise StoreError(
+            f"verifying {root}: it has problems; run `lens-cache verify {root} --repair`"
+        )
 
 
 def _train(folder: Path, store: Store, settings: TrainConfig) -> Run:
-    """Train, or go on with what is there; a finished run stays as it is."""
+    """Train, or resume the training; a finished run is not changed."""
     return train(folder, store.root, settings, resume=(folder / CHECKPOINTS).exists())

@@ -1,4 +1,4 @@
-"""The whole way on a drawn world, with the trained tiny models: from pictures to a page."""
+"""The demo on the world of shapes with its trained models: from drawn images to a page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from pipelines.reports import report
 from pipelines.reports.curves import chart, read_log
 from pipelines.training.train import train
 
-PICTURES = {"train": 1200, "val": 40, "test": 120, "hard": 60}
+IMAGES = {"train": 1200, "val": 40, "test": 120, "hard": 60}
 DEVELOPMENT, MEASURED = "val", ("test", "hard")
 TRAINING = (
     "preset=shapes",
@@ -43,6 +43,7 @@ TRAINING = (
     "trainer.validate_every=100",
 )
 PAGE_FILE, TIMES_FILE = "index.html", "times.json"
+STEPS = ("world", "extract", "train", "evaluate", "baselines", "panels")
 _CHARTS = {
     "Loss": ("train/total", "train/dice", "train/bce", "train/attention"),
     f"gIoU on {DEVELOPMENT}": ("val/giou",),
@@ -51,26 +52,26 @@ _CHARTS = {
 T = TypeVar("T")
 
 
-def demo(out: Path, bars: Bars, *, seed: int = 0) -> report.Report:
-    """Go from an empty folder to ``OUT/index.html``.
+def run_shapes_demo(out: Path, bars: Bars, *, seed: int = 0) -> report.Report:
+    """Run all steps from an empty folder to ``OUT/index.html``.
 
-    What an earlier call left in ``out`` is taken up where it stopped; after a complete one only the
-    measuring and the page are done again.
+    An earlier call with the same ``out`` is resumed; after a complete call only the evaluation and
+    the page are repeated.
 
     Args:
-        out: Folder for everything that is made.
-        bars: Where progress goes.
-        seed: Decides world and training.
+        out: Output folder.
+        bars: Receive the progress.
+        seed: Seed of the world and of the training.
 
     Raises:
-        ConfigError: If ``out`` holds another demo.
+        ConfigError: If ``out`` has another demo.
         LensCacheError: If a step fails.
     """
     clock = _Clock(out / TIMES_FILE)
-    bars.message(f"demo: {sum(PICTURES.values())} drawn pictures; everything in {out}")
-    bars.message("1/6 world: draw pictures, write instructions")
+    bars.message(f"demo: {sum(IMAGES.values())} drawn images; all files in {out}")
+    bars.message("1/6 world: draw images, write instructions")
     clock.once("world", lambda: _draw(out / "world", seed, bars))
-    bars.message("2/6 extract: the frozen models, once over the pictures")
+    bars.message("2/6 extract: features of the frozen models")
     settings = extract_config(out / "world")
     clock.once("extract", lambda: _extract(out / "store", settings, bars))
     store = Store(out / "store")
@@ -78,6 +79,13 @@ def demo(out: Path, bars: Bars, *, seed: int = 0) -> report.Report:
     bars.message(f"3/6 train: {training.trainer.max_steps} steps from the store")
     with bars.paused():
         clock.once("train", lambda: _train(out / "run", store, training))
+    return _evaluate(out, settings, store, seed, clock, bars)
+
+
+def _evaluate(
+    out: Path, settings: ExtractConfig, store: Store, seed: int, clock: _Clock, bars: Bars
+) -> report.Report:
+    """Measure the trained run and the baselines, and write the page."""
     run = Run.open(out / "run")
     bars.message(f"4/6 evaluate: on {' and '.join(MEASURED)}")
     evaluations = clock.time(
@@ -87,57 +95,58 @@ def demo(out: Path, bars: Bars, *, seed: int = 0) -> report.Report:
             for split in MEASURED
         },
     )
-    bars.message("5/6 reference lines: the same frozen models without LENS")
-    lines = clock.time(
-        "reference lines",
+    bars.message("5/6 baselines: the same frozen models without LENS")
+    without_lens = clock.time(
+        "baselines",
         lambda: baselines(
             store, MEASURED, development=DEVELOPMENT, seed=seed, progress=bars.progress
         ),
     )
-    bars.message("6/6 page: pictures, swap test, everything on one page")
-    shown = clock.time("pictures", lambda: gallery(run, store, MEASURED[0], progress=bars.progress))
-    encoders = Encoders.resolve(settings)
+    bars.message("6/6 page: panels, swap test, all results on one page")
+    shown = clock.time("panels", lambda: gallery(run, store, MEASURED[0], progress=bars.progress))
     page = Page(
         version=lens_cache.__version__,
         seed=seed,
-        pictures=PICTURES,
+        images=IMAGES,
         queries=store.plan.splits(),
         layers=settings.encoders.llava.layers,
-        cost=estimate_cost(encoders, store.manifest, store.questions),
-        seconds=clock.seconds,
+        cost=estimate_cost(Encoders.resolve(settings), store.manifest, store.questions),
+        seconds={name: clock.seconds[name] for name in STEPS if name in clock.seconds},
         training=run.config,
-        charts={
-            title: found
-            for title, names in _CHARTS.items()
-            if (found := chart(read_log(run.folder), names)) is not None
-        },
+        charts=_charts(run),
         evaluations=evaluations,
-        baselines=lines,
+        baselines=without_lens,
         gallery=shown,
     )
     (out / PAGE_FILE).write_text(render(page), encoding="utf-8")
-    return _tell(out / PAGE_FILE, evaluations, lines, shown)
+    return _report(out / PAGE_FILE, evaluations, without_lens, shown)
+
+
+def _charts(run: Run) -> dict[str, str]:
+    log = read_log(run.folder)
+    found = {title: chart(log, names) for title, names in _CHARTS.items()}
+    return {title: svg for title, svg in found.items() if svg is not None}
 
 
 class _Clock:
-    """Seconds of each step, kept over calls: a step that was done before keeps its time."""
+    """Seconds of each step, stored in a file: a step of an earlier call keeps its time."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
 
     def time(self, name: str, step: Callable[[], T]) -> T:
-        """Run a step that is done anew in every call."""
-        began = time.perf_counter()
+        """Run a step that every call repeats."""
+        start = time.perf_counter()
         result = step()
-        self._note(name, time.perf_counter() - began)
+        self._note(name, time.perf_counter() - start)
         return result
 
     def once(self, name: str, step: Callable[[], bool]) -> None:
-        """Run a step that says whether there was anything left to do."""
-        began = time.perf_counter()
+        """Run a step that returns whether it had anything to do."""
+        start = time.perf_counter()
         if step():
-            self._note(name, self.seconds.get(name, 0.0) + time.perf_counter() - began)
+            self._note(name, self.seconds.get(name, 0.0) + time.perf_counter() - start)
 
     def _note(self, name: str, seconds: float) -> None:
         self.seconds[name] = seconds
@@ -147,9 +156,9 @@ class _Clock:
 def _draw(folder: Path, seed: int, bars: Bars) -> bool:
     new = not folder.exists()
     try:
-        write_world(folder, PICTURES, seed=seed, progress=bars.progress)
+        write_world(folder, IMAGES, seed=seed, progress=bars.progress)
     except DatasetError as error:
-        raise _another(error) from None
+        raise _other_demo(error) from None
     return new
 
 
@@ -157,40 +166,42 @@ def _extract(root: Path, settings: ExtractConfig, bars: Bars) -> bool:
     try:
         summary = extract(root, settings, bars, on_ray(None))
     except StoreMismatchError as error:
-        raise _another(error) from None
+        raise _other_demo(error) from None
     bars.message(report_extraction(root, summary).text)
     return bool(summary.reports)
 
 
 def _train(folder: Path, store: Store, settings: TrainConfig) -> bool:
-    """Train, or go on with what is there; a finished run stays as it is."""
+    """Train or resume; return whether a step was done. A finished run is not changed."""
     last = folder / CHECKPOINTS / "last.ckpt"
     before = last.stat().st_mtime_ns if last.exists() else None
     train(folder, store.root, settings, resume=(folder / CHECKPOINTS).exists())
     return last.stat().st_mtime_ns != before
 
 
-def _another(error: Exception) -> ConfigError:
-    return ConfigError(f"{error}; or choose another folder for this demo by --out (OUT= for make)")
+def _other_demo(error: Exception) -> ConfigError:
+    return ConfigError(
+        f"{error}; or choose another folder for this demo with --out (OUT= for make)"
+    )
 
 
-def _tell(
-    page: Path, evaluations: dict[str, Evaluation], lines: Baselines, shown: Gallery
+def _report(
+    page: Path, evaluations: dict[str, Evaluation], without_lens: Baselines, shown: Gallery
 ) -> report.Report:
-    """Report the scores beside the reference lines, and where the page is."""
+    """Report the scores of LENS and of the baselines, and where the page is."""
     document = {
         "page": str(page),
         "evaluations": {split: asdict(found) for split, found in evaluations.items()},
-        "baselines": asdict(lines),
+        "baselines": asdict(without_lens),
         "swap_test": {"split": shown.split, "pairs": shown.pairs, "passed": shown.passed},
     }
     text = []
     for split, found in evaluations.items():
         text.append(f"{split}: {found.overall.queries} instructions")
         text.append(f"  {'LENS':<16} gIoU {100 * found.overall.giou.value:5.1f}")
-        for line in lines.lines:
+        for line in without_lens.lines:
             giou = line.splits[split].overall.giou.value
             text.append(f"  {line.name:<16} gIoU {100 * giou:5.1f}   {line.note}")
-    text.append(f"swap test: {shown.passed} of {shown.pairs} pairs of {shown.split} told apart")
+    text.append(f"swap test: {shown.passed} of {shown.pairs} pairs of {shown.split} passed")
     text.append(f"page {page}")
     return report.Report(document, "\n".join(text))

@@ -131,7 +131,7 @@ def _shots(answers: Answers, root: Path, draw: Draw, rank: str) -> list[Shot]:
         Shot(
             rank=rank,
             sample=sample,
-            pictures=panel_of(sample, pair, answer, read_photo(root, sample.image)).pictures(SIDE),
+            pictures=panel_of(sample, pair, answer, read_photo(root, sample.image)).images(SIDE),
         )
         for sample, pair, answer in answers.of(draw)
     ]

@@ -12,14 +12,14 @@ from lens_cache.evaluation.mask_pairs import MaskPair
 from lens_cache.evaluation.scores import Sample
 from lens_cache.features.types import Segmentation
 from lens_cache.images.decode import read_image
-from lens_cache.images.files import read_picture_file
+from lens_cache.images.files import read_image_file
 from lens_cache.images.panels import Panel
 
 
 def read_photo(root: Path, path: str) -> NDArray[np.uint8] | None:
     """Return a photograph, RGB (H, W, 3); None if it is not there or cannot be decoded."""
     try:
-        return read_image(read_picture_file(root, PurePosixPath(path)))
+        return read_image(read_image_file(root, PurePosixPath(path)))
     except (OSError, ImageError):
         return None
 

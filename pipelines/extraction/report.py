@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from pipelines.extraction.duration import Duration
     from pipelines.extraction.job import Summary
     from pipelines.extraction.verify import Check
-from pipelines.reports.report import Report, _bytes, _counts, _flops, _hours, _short
+from pipelines.reports import units
+from pipelines.reports.report import Report
 
 
 def dry_run(found: DryRun, time: Duration) -> Report:
@@ -48,17 +49,17 @@ def dry_run(found: DryRun, time: Duration) -> Report:
     }
     lines = [
         f"images      {plan.num_images} distinct in {found.files} files",
-        f"queries     {plan.num_queries}: {_counts(plan.splits())}",
+        f"queries     {plan.num_queries}: {units.counts(plan.splits())}",
         f"set aside   {plan.quarantine.num_rows} files or queries (see the plan's quarantine)",
-        f"features    {_bytes(size)}; a cache per query would take {_bytes(cost.naive_bytes)}, "
-        f"{cost.naive_bytes / max(1, size):.1f} times as much",
-        f"to write    {_bytes(found.missing_bytes)} of {found.num_shards} shards "
-        f"(missing: {_counts(found.shards)}); {_room(found)}",
-        f"compute     {_flops(cost.llava_flops)} LLaVA (a full forward per query would be "
-        f"{_flops(cost.naive_llava_flops)}), {_flops(cost.sam_flops)} SAM; the models of a worker "
-        f"take up to {_bytes(found.worker_bytes)} of memory",
-        f"time        about {_hours(time.hours)} for {found.missing_images} images on {time.gpus} "
-        f"GPU(s) or CPU worker(s), writing {_bytes(speed)}/s: {time.why}",
+        f"features    {units.size(size)}; a cache per query would take "
+        f"{units.size(cost.naive_bytes)}, {cost.naive_bytes / max(1, size):.1f} times as much",
+        f"to write    {units.size(found.missing_bytes)} of {found.num_shards} shards "
+        f"(missing: {units.counts(found.shards)}); {_room(found)}",
+        f"compute     {units.flops(cost.llava_flops)} LLaVA (a full forward per query would be "
+        f"{units.flops(cost.naive_llava_flops)}), {units.flops(cost.sam_flops)} SAM; the models of "
+        f"a worker take up to {units.size(found.worker_bytes)} of memory",
+        f"time        about {units.duration(time.hours)} for {found.missing_images} images on "
+        f"{time.gpus} GPU(s) or CPU worker(s), writing {units.size(speed)}/s: {time.why}",
         "nothing was written",
     ]
     return Report(document, "\n".join(lines))
@@ -68,7 +69,7 @@ def _room(found: DryRun) -> str:
     if found.free_bytes is None:
         return "how much room there is behind a URL cannot be told"
     warning = "" if found.fits else " - NOT ENOUGH, extract will refuse without --force"
-    return f"{_bytes(found.free_bytes)} are free{warning}"
+    return f"{units.size(found.free_bytes)} are free{warning}"
 
 
 def extraction(root: Path, summary: Summary) -> Report:
@@ -104,7 +105,7 @@ def extraction(root: Path, summary: Summary) -> Report:
         done = sum(report.images for report in summary.reports)
         head = (
             f"extracted {done} images ({summary.images} images, {summary.queries} queries in all) "
-            f"into {root}: {_bytes(size)} in {summary.wall:.1f} s, "
+            f"into {root}: {units.size(size)} in {summary.wall:.1f} s, "
             f"{done / summary.wall:.1f} images/s"
         )
     lines = [head]
@@ -169,20 +170,20 @@ def inspection(root: Path) -> Report:
     )
     lines = [
         f"{root}: {manifest.format}, {state}",
-        f"{plan.num_images} images, {plan.num_queries} queries: {_counts(plan.splits())}",
+        f"{plan.num_images} images, {plan.num_queries} queries: {units.counts(plan.splits())}",
     ]
     if tars:
-        lines.append(f"samples of both groups: {len(tars)} tars, {_bytes(sum(tars))}")
+        lines.append(f"samples of both groups: {len(tars)} tars, {units.size(sum(tars))}")
     for name, entry in groups.items():
         lines.append(
-            f"{name}: {entry['shards_committed']} of {shards} shards, {_bytes(entry['bytes'])}, "
-            f"{entry['quarantined']} images quarantined"
+            f"{name}: {entry['shards_committed']} of {shards} shards, "
+            f"{units.size(entry['bytes'])}, {entry['quarantined']} images quarantined"
         )
         lines += [
             f"  {key:<24} {'x'.join(map(str, array['shape']))} {array['dtype']}"
             for key, array in entry["arrays"].items()
         ]
-        lines += [f"  {key}: {_short(value)}" for key, value in entry["fingerprint"].items()]
+        lines += [f"  {key}: {units.shorten(value)}" for key, value in entry["fingerprint"].items()]
     lines += [
         f"set aside: {row['path']} {row['what']}: {row['reason']}"
         for row in document["set_aside_by_plan"]
@@ -202,7 +203,7 @@ def verification(root: Path, found: Check) -> Report:
         "problems": problems,
         "recomputed": records,
     }
-    lines = [f"read {found.stored.shards} shards, {_bytes(found.stored.size)}"]
+    lines = [f"read {found.stored.shards} shards, {units.size(found.stored.size)}"]
     for problem in found.stored.problems:
         where = problem.group + ("" if problem.shard is None else f" shard {problem.shard}")
         lines.append(f"BROKEN {where}: {problem.what}")
@@ -226,7 +227,7 @@ def conversion(source: Path, dest: Path, done: Conversion) -> Report:
     """Report what a conversion did."""
     document = {"store": str(dest), "source": str(source), **asdict(done)}
     head = (
-        f"converted {done.converted} of {done.shards} shards ({_bytes(done.size)}) of {source} "
+        f"converted {done.converted} of {done.shards} shards ({units.size(done.size)}) of {source} "
         f"into {dest}"
         if done.converted
         else f"{dest} is complete: nothing to do"

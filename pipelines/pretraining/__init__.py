@@ -1,4 +1,5 @@
-"""Training the tiny LLaVA and the tiny SAM of the package, from nothing, on scenes of shapes.
+"""Train the package's tiny LLaVA and tiny SAM from random weights on scenes of shapes.
 
-``lens-cache pretrain FOLDER`` paints the scenes and runs the stages: ``tower``, ``sam``, ``llava``.
+``lens-cache pretrain FOLDER`` paints the scenes and runs the stages ``tower``, ``sam`` and
+``llava``.
 """

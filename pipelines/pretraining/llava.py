@@ -1,7 +1,7 @@
-"""Stage 3: the language model learns captions and answers behind the frozen tower.
+"""Stage 3: the language model learns captions and answers on top of the frozen tower.
 
-Many questions stand behind one image in one packed sequence, each of which sees the image and
-itself, so that the image is paid once. Only the words of the answers are learnt.
+All questions of an image are packed in one sequence after the image. Each question attends to the
+image and itself only, so the image is processed once. The loss covers the tokens of the answers.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from pipelines.pretraining.tower import patches
 
 FOLDER = "llava"
 CAPTION_SHARE = 0.5
-TEXT_TOKENS = 224  # of a picture, about
+TEXT_TOKENS = 224  # per image, approximately
 MAX_QUESTIONS = 24
-# Pictures of one or two things for the first part of the training.
+# Share of the training in which images have one or two things.
 EASY_UNTIL = 0.1
 NUM_MEASURED = 192
 
 
-class Speaker:
-    """Turns questions with answers into token ids, as the prompt of the whole model has them."""
+class QuestionTokenizer:
+    """Converts questions with answers to token ids, as in the prompt of the complete model."""
 
     def __init__(self, prompt: LlavaPrompt) -> None:
         self.prefix_ids = prompt.prefix_ids
@@ -46,12 +46,12 @@ class Speaker:
         self._known: dict[str, tuple[int, ...]] = {}
 
     def ids(self, question: Question) -> tuple[tuple[int, ...], int]:
-        """Return the ids of question and answer, and how many of them are the answer's."""
-        asked = self._behind_image(self._prompt.text(question.text))
-        whole = self._behind_image(f"{self._prompt.text(question.text)} {question.answer}")
+        """Return the ids of question and answer, and the number of ids of the answer."""
+        asked = self._after_image(self._prompt.text(question.text))
+        whole = self._after_image(f"{self._prompt.text(question.text)} {question.answer}")
         return (*whole, self._tokenizer.eos_token_id), len(whole) - len(asked) + 1
 
-    def _behind_image(self, text: str) -> tuple[int, ...]:
+    def _after_image(self, text: str) -> tuple[int, ...]:
         if text not in self._known:
             ids = self._tokenizer(text, verbose=False)["input_ids"]
             self._known[text] = tuple(ids[ids.index(self._prompt.image_token_id) + 1 :])
@@ -64,8 +64,8 @@ class Lesson:
 
     Attributes:
         ids: Token ids, int64, shape (B, T), 0 where padded.
-        owner: Which question of its image a token belongs to, int64, shape (B, T).
-        answer: Which tokens are to be predicted, bool, shape (B, T).
+        owner: Index of the question of each token, int64, shape (B, T), ``PADDING`` where padded.
+        answer: Whether a token is predicted, bool, shape (B, T).
         types: Type of each question, per image.
     """
 
@@ -76,7 +76,7 @@ class Lesson:
 
 
 class LlavaStage:
-    """Trains projector, language model and LM head of a LLaVA; the tower stays as it is."""
+    """Trains projector, language model and LM head of a LLaVA; the tower is frozen."""
 
     name = "llava"
 
@@ -88,31 +88,31 @@ class LlavaStage:
         self.model: Any = model.to(device)
         self._device = device
         self._tokenizer = tokenizer
-        self._speaker = Speaker(LlavaPrompt(shapes_processor(tokenizer)))
-        self._easy, self._train, self._val = (
-            Scenes(scenes / split) for split in ("easy", "train", "val")
-        )
+        self._questions = QuestionTokenizer(LlavaPrompt(shapes_processor(tokenizer)))
+        self._easy = Scenes(scenes / "easy")
+        self._train = Scenes(scenes / "train")
+        self._val = Scenes(scenes / "val")
         self._folder = folder / FOLDER
 
     def loss(self, rng: np.random.Generator, count: int, done: float) -> Tensor:
         """See ``Stage``."""
         scenes = self._easy if done < EASY_UNTIL else self._train
         chosen = np.sort(rng.choice(len(scenes), size=count, replace=False))
-        lesson = make_lesson([scenes.scenes[index] for index in chosen], self._speaker, rng)
+        lesson = make_lesson([scenes.scenes[index] for index in chosen], self._questions, rng)
         logits = self._predict(scenes, chosen, lesson)
         return F.cross_entropy(logits, lesson.ids[lesson.answer].to(self._device))
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """Return the share of answers that are right in every word, in all and by type.
+        """Return the share of answers that are right in every token, in total and by type.
 
-        Each word is predicted behind the right ones before it.
+        Each token is predicted after the true tokens before it (teacher forcing).
         """
         rng = np.random.default_rng(0)
         right: dict[str, list[bool]] = defaultdict(list)
         for start in range(0, min(NUM_MEASURED, len(self._val)), 24):
             chosen = np.arange(start, min(start + 24, len(self._val)))
-            lesson = make_lesson([self._val.scenes[i] for i in chosen], self._speaker, rng)
+            lesson = make_lesson([self._val.scenes[i] for i in chosen], self._questions, rng)
             logits = self._predict(self._val, chosen, lesson).cpu()
             for kind, values in answers_right(logits, lesson).items():
                 right[kind] += values
@@ -128,24 +128,28 @@ class LlavaStage:
 
     def _predict(self, scenes: Scenes, chosen: Sequence[int] | Any, lesson: Lesson) -> Tensor:
         pixels = to_pixels(scenes.squares[chosen]).to(self._device)
-        prefix = torch.tensor(self._speaker.prefix_ids, device=self._device)
+        prefix = torch.tensor(self._questions.prefix_ids, device=self._device)
         with torch.autocast(self._device.type, torch.bfloat16):
             with torch.no_grad():
                 states = patches(self.model.model.vision_tower, pixels)
             return predict(self.model, prefix, states, lesson).float()
 
 
-def make_lesson(scenes: Sequence[Scene], speaker: Speaker, rng: np.random.Generator) -> Lesson:
-    """Ask about each scene until about ``TEXT_TOKENS`` tokens are used."""
-    rows = [_fill(scene, speaker, rng) for scene in scenes]
+def make_lesson(
+    scenes: Sequence[Scene], tokenizer: QuestionTokenizer, rng: np.random.Generator
+) -> Lesson:
+    """Pack random questions about each scene, up to about ``TEXT_TOKENS`` tokens."""
+    rows = [_fill(scene, tokenizer, rng) for scene in scenes]
     shape = (len(rows), max(sum(len(ids) for ids, _, _ in row) for row in rows))
-    ids, owner = np.zeros(shape, dtype=np.int64), np.full(shape, PADDING, dtype=np.int64)
+    ids = np.zeros(shape, dtype=np.int64)
+    owner = np.full(shape, PADDING, dtype=np.int64)
     answer = np.zeros(shape, dtype=bool)
     for b, row in enumerate(rows):
         start = 0
         for number, (tokens, count, _) in enumerate(row):
             end = start + len(tokens)
-            ids[b, start:end], owner[b, start:end] = tokens, number
+            ids[b, start:end] = tokens
+            owner[b, start:end] = number
             answer[b, end - count : end] = True
             start = end
     return Lesson(
@@ -157,15 +161,16 @@ def make_lesson(scenes: Sequence[Scene], speaker: Speaker, rng: np.random.Genera
 
 
 def _fill(
-    scene: Scene, speaker: Speaker, rng: np.random.Generator
+    scene: Scene, tokenizer: QuestionTokenizer, rng: np.random.Generator
 ) -> list[tuple[tuple[int, ...], int, str]]:
+    """Return for each question its token ids, the number of ids of the answer, and its type."""
     asked = sample_questions(scene, rng, MAX_QUESTIONS)
     if rng.random() < CAPTION_SHARE:
         asked.insert(0, caption(scene))
     row: list[tuple[tuple[int, ...], int, str]] = []
     used = 0
     for question in asked:
-        ids, count = speaker.ids(question)
+        ids, count = tokenizer.ids(question)
         if row and used + len(ids) > TEXT_TOKENS:
             break
         row.append((ids, count, question.type))
@@ -180,7 +185,7 @@ def predict(model: Any, prefix: Tensor, states: Tensor, lesson: Lesson) -> Tenso
         model: A ``LlavaForConditionalGeneration``.
         prefix: Token ids before the image, shape (P,).
         states: The tower's patches, shape (B, N, d).
-        lesson: Questions and answers behind the image.
+        lesson: Questions and answers after the image.
 
     Returns:
         Shape (n, vocabulary), in the order of ``lesson.ids[lesson.answer]``.
@@ -190,7 +195,8 @@ def predict(model: Any, prefix: Tensor, states: Tensor, lesson: Lesson) -> Tenso
     image = model.model.multi_modal_projector(states)
     start = embed(prefix).expand(len(image), -1, -1)
     # In bfloat16 from here on: the states are extracted in that precision too.
-    ids, owner = lesson.ids.to(states.device), lesson.owner.to(states.device)
+    ids = lesson.ids.to(states.device)
+    owner = lesson.owner.to(states.device)
     sequence = torch.cat([start, image, embed(ids)], dim=1).bfloat16()
     num_shared = start.shape[1] + image.shape[1]
     output = language_model(
@@ -207,7 +213,7 @@ def predict(model: Any, prefix: Tensor, states: Tensor, lesson: Lesson) -> Tenso
 
 
 def answers_right(logits: Tensor, lesson: Lesson) -> dict[str, list[bool]]:
-    """Return by type which questions are answered right in every token."""
+    """Return for each type which of its questions are right in every token."""
     right = torch.zeros_like(lesson.answer)
     right[lesson.answer] = logits.argmax(dim=-1) == lesson.ids[lesson.answer]
     found: dict[str, list[bool]] = defaultdict(list)

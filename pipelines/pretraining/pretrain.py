@@ -1,4 +1,4 @@
-"""All stages in order, each a folder that is there once the stage is finished."""
+"""Run all stages in order; each one is a folder that appears when the stage is complete."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import torch
 
 from lens_cache.encoders.sam import build_sam
 from lens_cache.errors import ConfigError
+from lens_cache.progress import no_progress
+from lens_cache.store.io.files import folder_in_one_step
 from lens_cache.toy.scene import SIDE
 from lens_cache.toy.small_llava import build_llava
 from lens_cache.toy.trained_models import SHAPES_LLAVA, SHAPES_SAM, shapes_tokenizer
@@ -24,7 +26,7 @@ from pipelines.pretraining.stage import Processes, Schedule, Stage, fit, run_in_
 from pipelines.pretraining.tower import TowerStage, load_tower
 from pipelines.progress import Bars
 
-# Two pictures and a map of owners.
+# The image in two sizes, and the map of visible things.
 BYTES_PER_SCENE = SIDE * SIDE * 4 + SHAPES_LLAVA.image_side**2 * 3
 SCENES, TOWER, SAM, LLAVA, MODELS = "scenes", "tower", "sam", "llava", "models"
 TOWER_SCHEDULE = Schedule(steps=3700, batch=40, lr=2.5e-3, seed=0)
@@ -34,10 +36,10 @@ LLAVA_SCHEDULE = Schedule(steps=2600, batch=32, lr=2.5e-3, seed=2)
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining:
-    """Everything that decides the two models.
+    """All settings on which the two models depend.
 
     Attributes:
-        scenes: How many scenes of each split are painted.
+        scenes: Number of scenes of each split.
         tower: Schedule of the vision tower.
         sam: Schedule of SAM.
         llava: Schedule of projector and language model.
@@ -52,18 +54,18 @@ class Pretraining:
 
 
 def pretrain(folder: Path, settings: Pretraining, processes: int, bars: Bars) -> Path:
-    """Train both models from nothing; returns the folder that holds them.
+    """Train both models from random weights and return their folder.
 
-    A stage that an earlier call has finished is not repeated.
+    Stages that an earlier call has completed are skipped.
 
     Args:
-        folder: Scenes (about 6 GB), logs and models go here.
+        folder: Folder for scenes (about 6 GB), logs and models.
         settings: Sizes and schedules.
-        processes: Processes of one thread each, which share every batch.
-        bars: Where progress goes.
+        processes: Number of processes with one thread each, which share every batch.
+        bars: Progress bars.
 
     Raises:
-        ConfigError: If there are more processes than pictures in a batch.
+        ConfigError: If there are more processes than images in a batch.
     """
     smallest = min(settings.tower.batch, settings.sam.batch, settings.llava.batch)
     if not 0 < processes <= smallest:
@@ -83,24 +85,20 @@ def pretrain(folder: Path, settings: Pretraining, processes: int, bars: Bars) ->
 
 
 def describe(settings: Pretraining) -> str:
-    """Say in a line a stage what ``pretrain`` would do, and what it took."""
+    """Return one line per stage about its work, and the total duration that was measured."""
     scenes = ", ".join(f"{count} {split}" for split, count in settings.scenes.items())
     lines = [f"scenes: {scenes}; {sum(settings.scenes.values()) * BYTES_PER_SCENE / 1e9:.1f} GB"]
     for name in (TOWER, SAM, LLAVA):
         schedule: Schedule = getattr(settings, name)
-        lines.append(f"{name}: {schedule.steps} steps of {schedule.batch} pictures")
+        lines.append(f"{name}: {schedule.steps} steps of {schedule.batch} images")
     return "\n".join([*lines, "about 90 minutes on two cores with bfloat16 instructions"])
 
 
 def _finish(final: Path, make: Callable[[Path], None]) -> None:
-    """Make a folder beside its final place and move it there, unless it is there."""
-    if final.exists():
-        return
-    new = final.with_name(f".{final.name}.part")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    make(new)
-    new.replace(final)
+    """Fill a folder with ``make``; it appears when it is complete. Skip it if it exists."""
+    if not final.exists():
+        with folder_in_one_step(final) as new:
+            make(new)
 
 
 def _paint(new: Path, settings: Pretraining, bars: Bars) -> None:
@@ -121,17 +119,17 @@ def _train(processes: Processes, name: str, settings: Pretraining, folder: Path,
     stage = build_stage(name, folder, new, processes.device)
     with ExitStack() as stack:
         bars = stack.enter_context(Bars()) if processes.rank == 0 else None
-        fit(stage, schedule, new, processes, bars.progress if bars else _say_nothing)
+        fit(stage, schedule, new, processes, bars.progress if bars else no_progress)
 
 
 def build_stage(name: str, folder: Path, new: Path, device: torch.device) -> Stage:
-    """Return a stage as it begins.
+    """Build a stage at its start.
 
     Args:
-        name: Which one.
-        folder: Where scenes and earlier stages lie.
-        new: Where it is to save.
-        device: Where it trains.
+        name: Name of the stage.
+        folder: Folder of the scenes and of earlier stages.
+        new: Folder in which it saves.
+        device: Device on which it trains.
     """
     scenes = folder / SCENES
     if name == SAM:
@@ -148,7 +146,3 @@ def build_stage(name: str, folder: Path, new: Path, device: torch.device) -> Sta
 def _collect(folder: Path, new: Path) -> None:
     shutil.copytree(folder / LLAVA / llava.FOLDER, new / llava.FOLDER)
     shutil.copy(folder / SAM / sam.FILE, new / sam.FILE)
-
-
-def _say_nothing(what: str, done: int, total: int) -> None:
-    pass

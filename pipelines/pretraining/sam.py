@@ -1,4 +1,4 @@
-"""Stage 2: SAM learns to segment from points, inside and outside of what is meant."""
+"""Stage 2: SAM learns to segment from points inside and outside of the target."""
 
 from __future__ import annotations
 
@@ -17,23 +17,28 @@ from lens_cache.training.losses import dice_loss
 from pipelines.pretraining.scenes import Scenes
 
 FILE = "sam.pth"
-PROMPTS = 6  # of each picture
+PROMPTS = 6  # per image
 MAX_POINTS = 6
-SINGLE_SHARE = 0.7  # the other prompts mean two to four things together
-OTHER_THING_SHARE = 0.7  # the other negative points lie on the background
-BCE_WEIGHT, QUALITY_WEIGHT = 4.0, 0.5
+SINGLE_SHARE = 0.7  # share of prompts with one target thing; the others have two to four
+OTHER_THING_SHARE = 0.7  # share of negative points on other things; the others are on background
+BCE_WEIGHT = 4.0
+QUALITY_WEIGHT = 0.5
 NUM_MEASURED = 96
-POSITIVE, NEGATIVE, ABSENT = 1, 0, -1
+# SAM's labels of points.
+POSITIVE = 1
+NEGATIVE = 0
+ABSENT = -1
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Point prompts on one picture.
+    """Point prompts on one image.
 
     Attributes:
         points: (x, y) in pixels, float32, shape (Q, p, 2).
-        labels: SAM's labels: inside, outside or no point, float32, shape (Q, p).
-        masks: What is meant, bool, shape (Q, H, W).
+        labels: ``POSITIVE`` (inside), ``NEGATIVE`` (outside) or ``ABSENT`` (no point), float32,
+            shape (Q, p).
+        masks: Target masks, bool, shape (Q, H, W).
     """
 
     points: Tensor
@@ -42,7 +47,7 @@ class Prompts:
 
 
 class SamStage:
-    """Trains the whole SAM."""
+    """Trains all modules of SAM."""
 
     name = "sam"
 
@@ -50,7 +55,8 @@ class SamStage:
         self.model: Any = sam.to(device)
         self._device = device
         _initialise(sam)
-        self._train, self._val = (Scenes(scenes / split) for split in ("train", "val"))
+        self._train = Scenes(scenes / "train")
+        self._val = Scenes(scenes / "val")
         self._path = folder / FILE
 
     def loss(self, rng: np.random.Generator, count: int, done: float) -> Tensor:
@@ -67,7 +73,7 @@ class SamStage:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """Return the mean IoU from one point, from three, and from three with three outside."""
+        """Return the mean IoU with 1 point inside, 3 inside, and 3 inside plus 3 outside."""
         found = {}
         for name, inside, outside in (("1 point", 1, 0), ("3 points", 3, 0), ("3 + 3", 3, 3)):
             rng, values = np.random.default_rng(0), []
@@ -90,7 +96,10 @@ class SamStage:
     def _forward(
         self, images: NDArray[np.uint8], prompts: Sequence[Prompts]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits at the pictures' size, foreseen quality, and truth, of all prompts."""
+        """Return logits in the size of the images, predicted IoU, and target masks.
+
+        Shapes (Q, H, W), (Q,) and (Q, H, W), with Q prompts of all images.
+        """
         sam = self.model
         device = self._device
         pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().to(device)
@@ -123,13 +132,13 @@ def sample_prompts(
     inside: tuple[int, int] = (1, 3),
     outside: tuple[int, int] = (0, 3),
 ) -> Prompts:
-    """Return ``PROMPTS`` random prompts on a picture.
+    """Return ``PROMPTS`` random prompts on an image.
 
     Args:
-        owner: Which thing a pixel shows, negative for background, shape (H, W).
+        owner: Index of the visible thing of each pixel, negative for background, shape (H, W).
         rng: Draws things and points.
-        inside: Fewest and most points inside; at least one on every thing that is meant.
-        outside: Fewest and most points outside.
+        inside: Least and greatest number of points inside; each target thing has at least one.
+        outside: Least and greatest number of points outside.
     """
     points = np.zeros((PROMPTS, MAX_POINTS, 2), dtype=np.float32)
     labels = np.full((PROMPTS, MAX_POINTS), ABSENT, dtype=np.float32)
@@ -156,14 +165,14 @@ def sample_prompts(
 
 @torch.no_grad()
 def overlap(logits: Tensor, masks: Tensor) -> Tensor:
-    """Return the IoU of each answer, shape (Q,)."""
+    """Return the IoU of predictions and target masks, shapes (Q, H, W), as shape (Q,)."""
     found = logits > 0
     union = (found | masks).flatten(1).sum(dim=1)
     return (found & masks).flatten(1).sum(dim=1) / union.clamp(min=1)
 
 
 def _initialise(sam: Any) -> None:
-    """Fill the positions, which segment-anything leaves at zero for a checkpoint to fill."""
+    """Initialise the position embeddings, which segment-anything leaves at zero."""
     nn.init.trunc_normal_(sam.image_encoder.pos_embed, std=0.02)
     for block in sam.image_encoder.blocks:
         nn.init.trunc_normal_(block.attn.rel_pos_h, std=0.02)

@@ -1,9 +1,8 @@
-"""The scenes that the two tiny models learn from, painted once and kept as arrays on disk."""
+"""The scenes on which the two tiny models are trained, stored as arrays on disk."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
@@ -14,26 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lens_cache.toy.drawing import sample_picture
+from lens_cache.progress import Progress
+from lens_cache.toy.drawing import sample_painted_scene
 from lens_cache.toy.scene import SIDE, STANDARD, Rules, Scene, Thing
 
-# Seeds apart from those of every world that is written to disk for LENS.
+# Seeds that no world uses; see ``lens_cache.toy.world.SEEDS``.
 SEEDS = {"easy": 101, "train": 102, "val": 103}
 EASY = Rules(things=(1, 2), kinds=(1, 2))
 RULES = {"easy": EASY, "train": STANDARD, "val": STANDARD}
 CHUNK = 500
-
-Progress = Callable[[str, int, int], None]
 
 
 class Scenes:
     """Painted scenes of one split.
 
     Attributes:
-        scenes: What they show.
+        scenes: Their content.
         images: RGB for SAM, uint8, shape (n, SIDE, SIDE, 3).
-        squares: The same for LLaVA, uint8, shape (n, side, side, 3).
-        owner: Which thing a pixel shows, int8, shape (n, SIDE, SIDE); for SAM alone.
+        squares: The same in LLaVA's size, uint8, shape (n, side, side, 3).
+        owner: Index of the visible thing of each pixel, int8, shape (n, SIDE, SIDE); only SAM is
+            trained with it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,7 +47,7 @@ class Scenes:
 
 
 def write_scenes(folder: Path, split: str, count: int, side: int, progress: Progress) -> None:
-    """Paint ``count`` scenes of a split into a folder; ``side`` is that of LLaVA's square."""
+    """Write ``count`` scenes of a split to a folder; ``side`` is LLaVA's input size in pixels."""
     folder.mkdir(parents=True)
     shape = (count, SIDE, SIDE)
     arrays = {
@@ -81,19 +80,19 @@ def _create(path: Path, dtype: type, shape: tuple[int, ...]) -> Any:
 def _paint(
     split: str, start: int, count: int, side: int
 ) -> tuple[list[str], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int8]]:
-    pictures = [
-        sample_picture(np.random.default_rng([SEEDS[split], index]), RULES[split])
+    painted = [
+        sample_painted_scene(np.random.default_rng([SEEDS[split], index]), RULES[split])
         for index in range(start, start + count)
     ]
     squares = [
         np.asarray(Image.fromarray(p.image).resize((side, side), Image.Resampling.BICUBIC))
-        for p in pictures
+        for p in painted
     ]
     return (
-        [json.dumps(asdict(p.scene)) for p in pictures],
-        np.stack([p.image for p in pictures]),
+        [json.dumps(asdict(p.scene)) for p in painted],
+        np.stack([p.image for p in painted]),
         np.stack(squares),
-        np.stack([p.owner for p in pictures]),
+        np.stack([p.owner for p in painted]),
     )
 
 

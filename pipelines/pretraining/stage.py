@@ -1,4 +1,4 @@
-"""What every stage of the training has in common: processes, steps, log, measurements."""
+"""The training loop of all stages: processes, steps, log, measurements."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, multiprocessing, nn
 
+from lens_cache.progress import Progress
 from pipelines.pretraining.optimizer import Optimizer
 
-Progress = Callable[[str, int, int], None]
 SMOOTHING = 0.98
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long a stage trains.
+    """The schedule of a stage.
 
     Attributes:
-        steps: Updates.
-        batch: Pictures of an update, over all processes.
-        lr: Peak of the learning rate.
-        measure_every: Updates between two measurements on scenes that are not trained on.
-        log_every: Updates between two lines of the log.
-        seed: Seeds weights and batches.
+        steps: Number of optimizer steps.
+        batch: Images per step, over all processes.
+        lr: Peak learning rate.
+        measure_every: Steps between two measurements on validation scenes.
+        log_every: Steps between two lines of the log.
+        seed: Seed of weights and batches.
     """
 
     steps: int
@@ -51,11 +51,11 @@ class Stage(Protocol):
 
     @property
     def model(self) -> nn.Module:
-        """What is trained."""
+        """The trained model."""
         ...
 
     def loss(self, rng: np.random.Generator, count: int, done: float) -> Tensor:
-        """Return the mean loss of a new batch of ``count`` pictures; ``done`` goes from 0 to 1."""
+        """Return the mean loss of a new batch of ``count`` images; ``done`` goes from 0 to 1."""
         ...
 
     def measure(self) -> dict[str, float]:
@@ -63,7 +63,7 @@ class Stage(Protocol):
         ...
 
     def save(self) -> None:
-        """Write what the next stage or the user needs."""
+        """Write the files for the next stage or the user."""
         ...
 
 
@@ -91,7 +91,7 @@ class Processes:
 def fit(
     stage: Stage, schedule: Schedule, folder: Path, processes: Processes, progress: Progress
 ) -> None:
-    """Train a stage and save it; the log goes to ``folder/NAME.jsonl``."""
+    """Train a stage and save it; the log is ``folder/NAME.jsonl``."""
     rng = np.random.default_rng([schedule.seed, processes.rank])
     optimizer = Optimizer(stage.model, lr=schedule.lr, steps=schedule.steps)
     count = max(1, schedule.batch // processes.count)
@@ -124,14 +124,14 @@ def fit(
 def run_in_processes(count: int, function: Callable[..., None], *arguments: object) -> None:
     """Call ``function(Processes, *arguments)`` in this process, or in ``count`` new ones.
 
-    One process takes a GPU if there is one; several share a CPU, with one thread each.
+    One process uses a GPU if there is one; several processes use the CPU, with one thread each.
     """
     if count == 1:
         torch.set_num_threads(1)
         device = torch.device("cuda") if torch.cuda.is_available() else CPU
         function(Processes(0, 1, device), *arguments)
         return
-    # glibc would give memory back and ask for it again at every step.
+    # Otherwise glibc returns memory to the system and requests it again at every step.
     os.environ |= {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
     spawn: Any = multiprocessing.spawn  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as folder:

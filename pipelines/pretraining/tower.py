@@ -1,9 +1,9 @@
 """Stage 1: LLaVA's vision tower learns words from captions, without positions.
 
-A caption says which descriptions are true of a picture ("a red thing", "a large star"). Every patch
-scores every description, a description's score for the picture is the soft maximum over patches,
-and cross-entropy compares it with the caption. Which patch it is has to be found out (multiple
-instance learning). Pictures of one or two things come first.
+A caption lists the descriptions that are true of an image ("a red thing", "a large star"). Every
+patch scores every description; the score of the image is the soft maximum over its patches, and is
+compared with the caption by cross-entropy. The model has to find the patch by itself (multiple
+instance learning). Images of one or two things come first.
 """
 
 from __future__ import annotations
@@ -25,24 +25,26 @@ from pipelines.pretraining.scenes import Scenes
 
 FILE = "tower.safetensors"
 LOOKS = tuple(looks for looks in ALL_LOOKS if not looks.unseen)
-# The share of pictures with one or two things falls to the least over this part of the training.
-EASY_UNTIL, LEAST_EASY = 0.25, 0.15
+# The share of images with one or two things falls from 1 to ``LEAST_EASY`` over this part of the
+# training.
+EASY_UNTIL = 0.25
+LEAST_EASY = 0.15
 NUM_MEASURED = 600
 
 
 class DescribedTower(nn.Module):
-    """A CLIP vision tower with a linear reading of its patches; only the tower is kept."""
+    """A CLIP vision tower with a linear classifier of its patches; only the tower is saved."""
 
     def __init__(self, tower: nn.Module) -> None:
         super().__init__()
         self.tower = tower
         self.norm = nn.LayerNorm(SHAPES_LLAVA.tower_width)
         self.classifier = nn.Linear(SHAPES_LLAVA.tower_width, len(LOOKS))
-        # So that the soft maximum over all patches begins as a rare "yes".
+        # A low bias, so that the soft maximum over all patches is rarely a "yes" at the start.
         nn.init.constant_(self.classifier.bias, -6.0)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return the logit of every description for each picture, shape (B, len(LOOKS))."""
+        """Return the logit of every description for each image, shape (B, len(LOOKS))."""
         states = self.norm(patches(self.tower, pixels))
         scores: Tensor = self.classifier(states).float().logsumexp(dim=1)
         return scores
@@ -56,9 +58,9 @@ class TowerStage:
     def __init__(self, tower: nn.Module, scenes: Path, folder: Path, device: torch.device) -> None:
         self.model = DescribedTower(tower).to(device)
         self._device = device
-        self._easy, self._train, self._val = (
-            Scenes(scenes / split) for split in ("easy", "train", "val")
-        )
+        self._easy = Scenes(scenes / "easy")
+        self._train = Scenes(scenes / "train")
+        self._val = Scenes(scenes / "val")
         self._path = folder / FILE
 
     def loss(self, rng: np.random.Generator, count: int, done: float) -> Tensor:
@@ -69,31 +71,31 @@ class TowerStage:
             chosen = np.sort(rng.integers(len(scenes), size=number))
             squares.append(scenes.squares[chosen])
             truths.append(true_looks([scenes.scenes[index] for index in chosen]))
-        pictures = np.concatenate(squares)
+        images = np.concatenate(squares)
         mirrored = rng.random(count) < 0.5
-        pictures[mirrored] = pictures[mirrored, :, ::-1]
+        images[mirrored] = images[mirrored, :, ::-1]
         with torch.autocast(self._device.type, torch.bfloat16):
-            logits = self.model(to_pixels(pictures).to(self._device))
+            logits = self.model(to_pixels(images).to(self._device))
         wanted = torch.from_numpy(np.concatenate(truths)).float()
         return F.binary_cross_entropy_with_logits(logits, wanted.to(self._device))
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """Return how well single patches tell colour, shape and size by a linear reading.
+        """Return the accuracy of a linear probe of single patches for colour, shape and size.
 
-        The masks serve this measurement alone. The reading is fitted on two thirds of the scenes.
+        Masks are used only for this measurement. The probe is fitted on two thirds of the scenes.
         """
         states, truths, scene = [], [], []
         for start in range(0, min(NUM_MEASURED, len(self._val)), 50):
             pixels = to_pixels(self._val.squares[start : start + 50]).to(self._device)
             with torch.autocast(self._device.type, torch.bfloat16):
                 found = self.model.norm(patches(self.model.tower, pixels))
-            for offset, picture in enumerate(found.float().cpu().numpy()):
+            for offset, image in enumerate(found.float().cpu().numpy()):
                 index = start + offset
-                shown = shown_things(self._val.owner[index], round(len(picture) ** 0.5))
+                shown = shown_things(self._val.owner[index], round(len(image) ** 0.5))
                 for cell in np.flatnonzero(shown >= 0):
                     thing = self._val.scenes[index].things[shown[cell]]
-                    states.append(np.append(picture[cell], 1))
+                    states.append(np.append(image[cell], 1))
                     truths.append(
                         (
                             COLOURS.index(thing.colour),
@@ -110,7 +112,7 @@ class TowerStage:
 
 
 def load_tower(tower: nn.Module, folder: Path) -> None:
-    """Fill a tower with what the stage has saved."""
+    """Load the weights of a tower that the stage has saved."""
     tower.load_state_dict(load_file(folder / FILE))
 
 
@@ -121,14 +123,22 @@ def patches(tower: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def true_looks(scenes: Sequence[Scene]) -> NDArray[np.bool_]:
-    """Return which descriptions are true of each scene, shape (B, len(LOOKS))."""
+    """Return which descriptions are true of each scene, bool, shape (B, len(LOOKS))."""
     return np.array(
         [[any(looks.fits(thing) for thing in scene.things) for looks in LOOKS] for scene in scenes]
     ).reshape(-1, len(LOOKS))
 
 
 def shown_things(owner: NDArray[np.int8], cells: int) -> NDArray[np.int64]:
-    """Return which thing covers most of each cell, -1 where things cover less than a third."""
+    """Return the thing that covers most of each cell, or -1 if things cover less than a third.
+
+    Args:
+        owner: Index of the visible thing of each pixel, negative for background, shape (H, W).
+        cells: Number of cells per row and column.
+
+    Returns:
+        Shape (cells * cells,), row by row.
+    """
     edges = np.linspace(0, len(owner), cells + 1).round().astype(int)
     shown = np.full((cells, cells), -1)
     for row, column in np.ndindex(cells, cells):
@@ -142,7 +152,13 @@ def shown_things(owner: NDArray[np.int8], cells: int) -> NDArray[np.int64]:
 def probe(
     states: NDArray[np.float32], truths: NDArray[np.int64], fitted: NDArray[np.bool_]
 ) -> dict[str, float]:
-    """Fit a ridge regression to some states and return how often it is right on the others."""
+    """Fit a ridge regression to some states and return its accuracy on the others.
+
+    Args:
+        states: Shape (n, d).
+        truths: Class indices of colour, shape and size, shape (n, 3).
+        fitted: The states to fit, bool, shape (n,).
+    """
     right = {}
     for column, name in enumerate(("colour", "shape", "size")):
         wanted = np.eye(truths[:, column].max() + 1)[truths[fitted, column]]

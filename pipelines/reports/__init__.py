@@ -1,1 +1,1 @@
-"""What reports share: text output, HTML pages, charts."""
+"""Parts of reports: text output, units, HTML pages, charts, the page of settings."""

@@ -1,43 +1,25 @@
-"""The curves of a training, from the CSV logs of its run to points of an SVG."""
+"""The curves of a training, from the CSV logs of its run to charts for a page."""
 
 from __future__ import annotations
 
 import csv
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-WIDTH, HEIGHT = 600, 260
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pipelines.reports.figures import COLOURS, inline_svg, styled
+
 Series = list[tuple[int, float]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """One line of a chart.
-
-    Attributes:
-        name: What it shows.
-        points: For an SVG polyline in a box of ``WIDTH`` x ``HEIGHT``, y pointing down.
-        last: The last value.
-    """
-
-    name: str
-    points: str
-    last: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chart:
-    """Curves over steps on one pair of axes, from 0 to ``top`` and from 0 to ``steps``."""
-
-    curves: list[Curve]
-    top: float
-    steps: int
-
-
 def read_log(run: Path) -> dict[str, Series]:
-    """Return what a run logged, by name; a resumed run writes several files, later ones win."""
+    """Return the logged values of a run: by name, pairs of step (from 0) and value.
+
+    A resumed run has several files; where they overlap, the later file counts.
+    """
     values: dict[str, dict[int, float]] = defaultdict(dict)
     for file in sorted((run / "logs").glob("*/metrics.csv")):
         with file.open(newline="") as lines:
@@ -48,25 +30,36 @@ def read_log(run: Path) -> dict[str, Series]:
     return {name: sorted(series.items()) for name, series in values.items()}
 
 
-def chart(log: Mapping[str, Series], names: Sequence[str]) -> Chart | None:
-    """Lay out the named curves on common axes; None if none of them was logged."""
+def chart(log: Mapping[str, Series], names: Sequence[str]) -> str | None:
+    """Return the named curves on common axes as an ``<svg>`` element; None without a curve."""
+    with styled():
+        figure = draw(log, names)
+        return None if figure is None else inline_svg(figure)
+
+
+def draw(log: Mapping[str, Series], names: Sequence[str]) -> Figure | None:
+    """Draw the named curves over steps, each with its last value in the legend."""
     found = {name: log[name] for name in names if name in log}
     if not found:
         return None
-    top = max(value for series in found.values() for _, value in series) or 1.0
-    steps = max(series[-1][0] for series in found.values()) + 1  # the first step is number 0
-    return Chart(
-        curves=[
-            Curve(
-                name=name.partition("/")[2] or name,
-                points=" ".join(
-                    f"{WIDTH * (step + 1) / steps:.1f},{HEIGHT * (1 - value / top):.1f}"
-                    for step, value in series
-                ),
-                last=series[-1][1],
-            )
-            for name, series in found.items()
-        ],
-        top=top,
-        steps=steps,
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.add_subplot(xlabel="steps")
+    for number, (name, series) in enumerate(found.items()):
+        steps = [step + 1 for step, _ in series]
+        values = [value for _, value in series]
+        label = f"{values[-1]:.3g} {name.partition('/')[2] or name}"
+        axes.plot(
+            steps,
+            values,
+            color=COLOURS[number % len(COLOURS)],
+            label=label,
+            # A single point has no line.
+            marker="o" if len(series) == 1 else "",
+        )
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins="auto"))
+    figure.legend(
+        loc="outside lower left", ncols=3, frameon=False, title="last value", alignment="left"
     )
+    return figure

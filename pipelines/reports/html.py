@@ -1,4 +1,4 @@
-"""What every page is made with: templates that escape what they show, and pictures inside."""
+"""HTML pages: templates that escape all texts, and images embedded as JPEG."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _JPEG_QUALITY = 85
 
 
 def template(name: str) -> jinja2.Template:
-    """Return a page's template."""
+    """Return the template of a page."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipelines"),
         autoescape=True,
@@ -26,10 +26,10 @@ def template(name: str) -> jinja2.Template:
     return environment.get_template(name)
 
 
-def data_uri(picture: Image) -> str:
-    """Return a picture as a ``data:`` address that holds it as JPEG."""
+def data_uri(image: Image) -> str:
+    """Return an image as a ``data:`` URI with a JPEG in it."""
     file = io.BytesIO()
-    picture.convert("RGB").save(file, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    image.convert("RGB").save(file, "JPEG", quality=_JPEG_QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 

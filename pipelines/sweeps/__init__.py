@@ -1,1 +1,1 @@
-"""Many trainings from one file, and the table that compares them."""
+"""Many training runs from one file, and the table that compares them."""

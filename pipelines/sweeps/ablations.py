@@ -1,4 +1,4 @@
-"""The ablations from nothing: draw the world of shapes, extract what all rows read, sweep."""
+"""The ablations from scratch: draw the world of shapes, extract the layers of all rows, sweep."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipelines.extraction.report import extraction as report_extraction
 from pipelines.progress import Reporter
 from pipelines.sweeps.sweep import Outcome, run_sweep
 
-# Where layer, rows and cut of the reference lines are chosen.
+# The split on which layer, rows and cut of the baselines are chosen.
 DEVELOPMENT = "val"
 # Images of each split.
 COUNTS = {"train": 2000, "val": 100, "test": 200}
@@ -36,13 +36,13 @@ def ablate(
     counts: Mapping[str, int] = COUNTS,
     models: Path = SHAPES_MODELS,
 ) -> tuple[Outcome, Baselines]:
-    """Sweep over a world of its own; what an earlier call left in ``out`` is taken up.
+    """Sweep over a world that is drawn first; resumes an earlier call with the same ``out``.
 
     Args:
         config: The sweep; each of its rows names its layer.
-        out: Folder for everything that is made: ``world``, ``store``, the sweep's.
-        reporter: Where progress goes.
-        runner: Where the extraction runs.
+        out: Output folder: ``world``, ``store`` and the files of the sweep.
+        reporter: Receives the progress.
+        runner: Runs the extraction.
         seeds: See ``run_sweep``.
         steps: See ``run_sweep``.
         jobs: See ``run_sweep``.
@@ -50,8 +50,8 @@ def ablate(
         models: Folder with ``llava`` and ``sam.pth``.
 
     Returns:
-        What the sweep gave, and what the frozen models give without LENS on the split that rows are
-        compared on.
+        The outcome of the sweep, and the baselines (the frozen models without LENS) on the split on
+        which rows are compared.
 
     Raises:
         LensCacheError: If a step fails.
@@ -61,26 +61,26 @@ def ablate(
     summary = extract(out / "store", settings, reporter, runner)
     reporter.message(report_extraction(out / "store", summary).text)
     outcome = run_sweep(config, out / "store", out, reporter, seeds=seeds, steps=steps, jobs=jobs)
-    lines = baselines(
+    without_lens = baselines(
         Store(out / "store"),
         config.splits[:1],
         development=DEVELOPMENT,
         progress=reporter.progress,
     )
-    return outcome, lines
+    return outcome, without_lens
 
 
 def layers_of(config: SweepConfig) -> tuple[int, ...]:
-    """Return every layer that a row reads: one store serves them all.
+    """Return the layers of all rows: one store has them all.
 
     Raises:
-        ConfigError: If a row names none.
+        ConfigError: If a row has no layer.
     """
     layers = {row.name: row_settings(config, row).model.layer for row in config.rows}
     unnamed = [name for name, layer in layers.items() if layer is None]
     if unnamed:
         raise ConfigError(
-            f"extracting for the sweep {config.name}: row {unnamed[0]!r} names no layer; set "
+            f"extracting for the sweep {config.name}: row {unnamed[0]!r} has no layer; set "
             "model.layer in the base"
         )
     return tuple(sorted({layer for layer in layers.values() if layer is not None}))

@@ -1,6 +1,6 @@
-"""One run of a sweep, in a process of its own: train, then measure; the result is written last.
+"""One run of a sweep in its own process: train, then evaluate; the result is written last.
 
-python -m pipelines.sweep_run FOLDER STORE SPLIT ...
+python -m pipelines.sweeps.one_run FOLDER STORE SPLIT ...
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Result:
-    """What a run gave.
+    """The result of a run.
 
     Attributes:
-        config: The settings it was asked to train with.
-        checkpoint: The measured checkpoint's file name.
-        seconds: Time of the training, its validations included.
-        overall: By split.
-        groups: By split, then by what queries are grouped by, then by group.
+        config: The settings of the training.
+        checkpoint: File name of the evaluated checkpoint.
+        seconds: Time of the training, with its validations.
+        overall: Scores of all queries, by split.
+        groups: Scores by split, then by grouping (``kind`` or ``topic``), then by group.
     """
 
     config: TrainConfig
@@ -62,19 +62,19 @@ class Result:
         return parse_config(cls, json.loads(path.read_text()), source=str(path))
 
     def save(self, folder: Path) -> None:
-        """Write it in one piece: where it stands, the run is finished."""
+        """Write the result atomically: a folder with a result is a finished run."""
         temporary = folder / f"{RESULT_FILE}.part"
         temporary.write_text(json.dumps(to_tree(self), indent=2) + "\n")
         temporary.rename(folder / RESULT_FILE)
 
 
 def settings_file(folder: Path) -> Path:
-    """Return where the settings of a run stand before it begins."""
+    """Return the file with the settings of a run."""
     return folder.parent / f"{folder.name}.yaml"
 
 
 def train_and_measure(folder: Path, store_path: Path, splits: list[str]) -> None:
-    """Train into a new run folder with the settings beside it, and measure on each split.
+    """Train into a new run folder with the settings beside it, and evaluate on each split.
 
     Raises:
         LensCacheError: If training or evaluation fails.
@@ -99,7 +99,7 @@ def _evaluate(run: Run, store: Store, split: str) -> Evaluation:
 
 
 def _groups(found: Evaluation) -> dict[str, dict[str, Measured]]:
-    """Return the ways in which queries are grouped."""
+    """Return the scores by grouping, then by group."""
     return {
         "kind": {name: _measured(score) for name, score in found.by_kind.items()},
         "topic": {name: _measured(score) for name, score in found.by_topic.items()},
@@ -111,7 +111,7 @@ def _measured(score: Score) -> Measured:
 
 
 def main() -> None:
-    """Do the run that the command line names; a failure is one line and exit code 1."""
+    """Do the run of the command line; a failure is one line and exit code 1."""
     folder, store, *splits = sys.argv[1:]
     try:
         train_and_measure(Path(folder), store_path(store), splits)

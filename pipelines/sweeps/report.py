@@ -1,4 +1,4 @@
-"""A sweep as Markdown, JSON and a picture, beside each other in its folder."""
+"""The report of a sweep: Markdown, JSON and an SVG figure in its folder."""
 
 from __future__ import annotations
 
@@ -13,25 +13,32 @@ from lens_cache.evaluation.baseline_scores import Baselines
 from lens_cache.evaluation.seed_statistics import Spread
 from pipelines.reports.report import Report
 from pipelines.sweeps.plot import plot
-from pipelines.sweeps.summary import METRICS, Difference, Metric, RowSummary, Summary, summarise
+from pipelines.sweeps.summary import (
+    METRICS,
+    Difference,
+    Metric,
+    RowSummary,
+    SweepSummary,
+    summarise,
+)
 from pipelines.sweeps.sweep import Failure, Outcome
 
 LABELS: dict[Metric, str] = {"giou": "gIoU", "ciou": "cIoU"}
 
 
 def write_report(
-    config: SweepConfig, outcome: Outcome, out: Path, lines: Baselines | None = None
+    config: SweepConfig, outcome: Outcome, out: Path, without_lens: Baselines | None = None
 ) -> Report:
     """Write ``NAME.md``, ``NAME.json`` and ``NAME.svg``; return them as one report.
 
     Args:
         config: The sweep.
-        outcome: What it gave.
+        outcome: Its results.
         out: Its folder.
-        lines: What the frozen models give without LENS on the split that rows are compared on.
+        without_lens: The baselines on the split on which rows are compared.
 
     Raises:
-        TrainingError: If no run gave a result.
+        TrainingError: If no run has a result.
     """
     summary = summarise(config, outcome)
     if summary is None:
@@ -42,9 +49,9 @@ def write_report(
     document = {
         **asdict(summary),
         "failures": [asdict(failure) for failure in outcome.failures],
-        "baselines": None if lines is None else asdict(lines),
+        "baselines": None if without_lens is None else asdict(without_lens),
     }
-    text = markdown(summary, outcome.failures, lines)
+    text = markdown(summary, outcome.failures, without_lens)
     (out / f"{config.name}.md").write_text(text, encoding="utf-8")
     (out / f"{config.name}.json").write_text(json.dumps(document, indent=2) + "\n")
     (out / f"{config.name}.svg").write_text(plot(summary), encoding="utf-8")
@@ -52,56 +59,67 @@ def write_report(
 
 
 def markdown(
-    summary: Summary, failures: Sequence[Failure], reference_lines: Baselines | None = None
+    summary: SweepSummary, failures: Sequence[Failure], without_lens: Baselines | None = None
 ) -> str:
     """Return the whole report as Markdown."""
     split = summary.splits[0]
-    said = [line for row in summary.rows for line in statements(row)]
-    lines = [
-        f"# {summary.name}",
-        "",
-        f"Measured on {split}: {summary.queries} queries. Mean ± standard deviation over n seeds, "
-        f"in percent; Δ is the difference to {summary.reference} in points, paired by seed. The "
-        f"column *published* cites {summary.source or 'nothing'}: other models, other data, only "
-        "to compare signs with.",
-        "",
-        *_table(summary, split),
-        "",
-        f"![](./{summary.name}.svg)",
-        "",
-        "What each row sets on top of the base:",
-        "",
-        *(f"- {row.name}: {_changes(row)}" for row in summary.rows),
-        "",
-        "## What the differences say",
-        "",
-        "A difference is clear if its mean is two standard errors or more away from zero. With "
-        "few seeds that is a weak test: with three, a change without any effect is called clear "
-        "about one time in five.",
-        "",
-        *(said or [f"Nothing: no seed has a result of both {summary.reference} and another row."]),
-        "",
-    ]
+    lines = [*_head(summary), *_differences(summary)]
     for other in summary.splits[1:]:
         lines += [f"## On {other}", "", *_table(summary, other), ""]
     for by in summary.rows[0].groups:
         lines += [f"## gIoU on {split} by {by}", "", *_group_table(summary, by), ""]
-    if reference_lines is not None:
-        lines += _without_lens(summary, reference_lines)
+    if without_lens is not None:
+        lines += _without_lens(summary, without_lens)
     if failures:
         lines += ["## Runs that failed", "", "```", *map(str, failures), "```", ""]
     return "\n".join(lines)
 
 
-def statements(row: RowSummary) -> list[str]:
-    """Say in words what a row's differences are, and whether they agree with published ones."""
+def _head(summary: SweepSummary) -> list[str]:
+    """Return the table of the split on which rows are compared, and the settings of each row."""
+    split = summary.splits[0]
     return [
-        f"- {row.name}, {LABELS[metric]}: {_say(difference)}"
+        f"# {summary.name}",
+        "",
+        f"Measured on {split}: {summary.queries} queries. Mean ± standard deviation over n seeds, "
+        f"in percent; Δ is the difference to {summary.reference} in points, paired by seed. The "
+        f"column *published* cites {summary.source or 'no source'}: other models and other data, "
+        "so only the signs of differences can be compared.",
+        "",
+        *_table(summary, split),
+        "",
+        f"![](./{summary.name}.svg)",
+        "",
+        "Settings of each row on top of the base:",
+        "",
+        *(f"- {row.name}: {_changes(row)}" for row in summary.rows),
+        "",
+    ]
+
+
+def _differences(summary: SweepSummary) -> list[str]:
+    none = f"None: no seed has a result of both {summary.reference} and another row."
+    return [
+        "## Differences",
+        "",
+        "A difference is clear if its mean is at least two standard errors away from zero. With "
+        "few seeds this is a weak test: with three, a change without any effect is called clear "
+        "about one time in five.",
+        "",
+        *([line for row in summary.rows for line in _statements(row)] or [none]),
+        "",
+    ]
+
+
+def _statements(row: RowSummary) -> list[str]:
+    """Return a sentence per difference of a row: its sign, and whether the published one agrees."""
+    return [
+        f"- {row.name}, {LABELS[metric]}: {_verdict(difference)}"
         for metric, difference in row.differences.items()
     ]
 
 
-def _say(difference: Difference) -> str:
+def _verdict(difference: Difference) -> str:
     measured = signed(difference.measured)
     if difference.verdict is None or difference.published is None:
         return f"{measured}: {difference.direction}."
@@ -111,8 +129,8 @@ def _say(difference: Difference) -> str:
     return f"{measured}: {difference.verdict} in sign ({published})."
 
 
-def _table(summary: Summary, split: str) -> list[str]:
-    """Return the rows on a split; differences stand only where rows are compared."""
+def _table(summary: SweepSummary, split: str) -> list[str]:
+    """Return the rows on a split, with differences on the split on which rows are compared."""
     compared = split == summary.splits[0]
     header = ["row", "n", *(LABELS[metric] for metric in METRICS)]
     header += [f"Δ {LABELS[metric]}" for metric in METRICS] if compared else []
@@ -132,14 +150,14 @@ def _table(summary: Summary, split: str) -> list[str]:
     return _lines(header, body)
 
 
-def _group_table(summary: Summary, by: str) -> list[str]:
+def _group_table(summary: SweepSummary, by: str) -> list[str]:
     names = list(summary.rows[0].groups[by])
     body = [[row.name, *(plain(row.groups[by][name]) for name in names)] for row in summary.rows]
     return _lines(["row", *names], body)
 
 
-def _without_lens(summary: Summary, found: Baselines) -> list[str]:
-    """Return what the frozen models give by kind, below what the first row gives with LENS."""
+def _without_lens(summary: SweepSummary, found: Baselines) -> list[str]:
+    """Return the gIoU of the first row and of the baselines, by kind."""
     split, first = summary.splits[0], summary.rows[0]
     names = list(first.groups["kind"])
     body = [[first.name, plain(first.scores[split]["giou"])]]
@@ -151,10 +169,10 @@ def _without_lens(summary: Summary, found: Baselines) -> list[str]:
     return [
         "## Without LENS",
         "",
-        f"gIoU of the same frozen models on {split}; layer, rows and cut chosen on "
+        f"gIoU of the same frozen models on {split}; layer, rows and cut are chosen on "
         f"{found.development}.",
         "",
-        *_lines(["line", "all", *names], body),
+        *_lines(["baseline", "all", *names], body),
         "",
         *(f"- {line.name}: {line.note}" for line in found.lines),
         *(f"- {note}" for note in found.notes),
@@ -173,7 +191,7 @@ def _cell(row: RowSummary, metric: Metric) -> str:
 
 
 def _changes(row: RowSummary) -> str:
-    return ", ".join(f"`{change}`" for change in row.changes) or "nothing"
+    return ", ".join(f"`{change}`" for change in row.changes) or "none"
 
 
 def _published(figures: Published | None) -> str:

@@ -1,4 +1,4 @@
-"""What a sweep says: per row mean and spread over seeds, and the difference to the first row."""
+"""Statistics of a sweep: mean and deviation of each row over seeds, difference to the first row."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ METRICS: tuple[Metric, ...] = get_args(Metric)
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A row minus the first row, in points, on the split that rows are compared on.
+    """A row minus the first row, in points, on the split on which rows are compared.
 
     Attributes:
-        measured: Over the seeds that both have.
-        direction: Where it points.
-        published: What the publication has; None if it has nothing.
+        measured: Over the seeds of both rows.
+        direction: Its sign, if it is clear.
+        published: The published difference, if there is one.
         verdict: Whether the measured sign is the published one; None without published figures.
     """
 
@@ -44,16 +44,15 @@ class RowSummary:
     """A row of the table; scores in percent.
 
     Attributes:
-        name: The row's.
-        changes: Its settings on top of the base's.
+        name: Name of the row.
+        changes: Its settings on top of the base.
         steps: Optimizer steps of each run.
         seconds: Time of a training.
-        seeds: The seeds with a result.
+        seeds: Seeds with a result.
         scores: Over seeds, by split and metric.
         by_seed: By split, metric and seed.
-        differences: By metric; nothing for the first row, or where no seed pairs.
-        groups: gIoU on the split that rows are compared on, by what queries are grouped by, then by
-            group.
+        differences: By metric; empty for the first row, and without a seed that both rows have.
+        groups: gIoU on the split on which rows are compared, by grouping, then by group.
         paper: Published figures by split.
     """
 
@@ -70,16 +69,16 @@ class RowSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class SweepSummary:
     """A whole sweep.
 
     Attributes:
-        name: The sweep's.
-        source: Where published figures stand.
-        splits: Rows are compared on the first.
-        queries: The size of that split.
-        reference: The row that the others are compared with.
-        rows: Those with a result.
+        name: Name of the sweep.
+        source: Source of the published figures.
+        splits: Rows are compared on the first one.
+        queries: Number of queries of the first split.
+        reference: Name of the row with which the others are compared.
+        rows: Rows with a result.
     """
 
     name: str
@@ -90,8 +89,8 @@ class Summary:
     rows: tuple[RowSummary, ...]
 
 
-def summarise(config: SweepConfig, outcome: Outcome) -> Summary | None:
-    """Compare the rows that have a result; None if none has."""
+def summarise(config: SweepConfig, outcome: Outcome) -> SweepSummary | None:
+    """Compare the rows with a result; return None if there is none."""
     results = outcome.results
     rows = tuple(
         _row(config, row, results[row.name], results.get(config.rows[0].name, {}))
@@ -102,7 +101,7 @@ def summarise(config: SweepConfig, outcome: Outcome) -> Summary | None:
         return None
     some = next(iter(results[rows[0].name].values()))
     queries = some.overall[config.splits[0]].queries
-    return Summary(
+    return SweepSummary(
         name=config.name,
         source=config.source,
         splits=config.splits,
@@ -166,7 +165,7 @@ def _differences(
 
 
 def _groups(runs: list[dict[str, dict[str, Measured]]]) -> dict[str, dict[str, Spread]]:
-    """Return gIoU over seeds of each group; every run measured the same queries."""
+    """Return gIoU over seeds of each group; all runs have the same queries."""
     return {
         by: {name: spread([run[by][name].giou for run in runs]) for name in groups}
         for by, groups in runs[0].items()

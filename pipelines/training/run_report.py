@@ -12,7 +12,7 @@ import PIL.Image
 import lens_cache
 from lens_cache.training.loss_tally import LOSSES
 from lens_cache.training.run import CONFIG_FILE, Run
-from pipelines.reports.curves import HEIGHT, WIDTH, Chart, Series, chart, read_log
+from pipelines.reports.curves import Series, chart, read_log
 from pipelines.reports.html import data_uri, template
 from pipelines.training.pictures import PICTURES
 
@@ -29,7 +29,7 @@ class RunPage:
         run: The run.
         made: Its ``run.json``.
         settings: Its settings as YAML.
-        charts: By title.
+        charts: ``<svg>`` elements by title.
         scores: gIoU and cIoU at the last validation, by what was measured.
         speed: What was logged about it, the mean over all lines.
         pictures: By step the pictures of a few answers, as ``data:`` addresses.
@@ -39,7 +39,7 @@ class RunPage:
     run: Run
     made: dict[str, Any]
     settings: str
-    charts: dict[str, Chart]
+    charts: dict[str, str]
     scores: dict[str, dict[str, float]]
     speed: dict[str, float]
     pictures: dict[int, list[str]]
@@ -63,13 +63,13 @@ def write_run_report(run: Run) -> Path:
         pictures=_pictures(run.folder),
     )
     path = run.folder / REPORT_FILE
-    html = template("run.html").render(page=page, box=(WIDTH, HEIGHT))
+    html = template("run.html").render(page=page)
     path.write_text(html, encoding="utf-8")
     return path
 
 
-def _charts(log: dict[str, Series]) -> dict[str, Chart]:
-    """Lay out what was logged, by title."""
+def _charts(log: dict[str, Series]) -> dict[str, str]:
+    """Draw the curves, by title."""
     titles = {
         "loss": ["train/total"],
         "its parts": [f"train/{loss}" for loss in LOSSES],
@@ -85,7 +85,7 @@ def _charts(log: dict[str, Series]) -> dict[str, Chart]:
         "share of time waiting for data": ["speed/waiting"],
     }
     found = {title: chart(log, names) for title, names in titles.items()}
-    return {title: laid_out for title, laid_out in found.items() if laid_out is not None}
+    return {title: svg for title, svg in found.items() if svg is not None}
 
 
 def _below(log: dict[str, Series], prefix: str) -> list[str]:

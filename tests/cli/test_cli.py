@@ -31,6 +31,7 @@ COMMANDS = [
     ["data", "check"],
     ["config"],
     ["config", "show"],
+    ["config", "docs"],
     ["benchmark"],
     ["benchmark", "extract"],
     ["benchmark", "precision"],
@@ -92,6 +93,7 @@ def test_every_command_has_help(command):
     found = CliRunner().invoke(cli.app, [*command, "--help"])
     assert found.exit_code == 0
     assert "Usage:" in found.output
+    assert CliRunner().invoke(cli.app, [*command, "-h"]).output == found.output
 
 
 def test_help_and_version_are_light():
@@ -135,7 +137,10 @@ def test_bad_usage_is_exit_code_2(lens_cache, arguments):
         ("data.limit", "--set takes a.b=value, got 'data.limit'"),
         ("data.limit=-3", "data.limit: input should be greater than 0, got -3"),
         ("data.limit=[", "is not a YAML value"),
-        ("data.limits=3", "data.limits: unknown key"),
+        (
+            "data.limits=3",
+            "--set data.limits=3: data.limits: unknown key; did you mean",
+        ),
         ("data.limit.x=3", "data.limit: input should be a valid integer"),
         ("nothing.at.all=3", "nothing: unknown key"),
         ("encoders.llava.dtype=int4", "encoders.llava.dtype"),
@@ -242,6 +247,8 @@ def test_json_is_one_document_on_stdout(lens_cache, tmp_path, tiny_store, run_fo
     assert (code, Path(json.loads(out)["mask"]).exists()) == (0, True)
     code, out, _ = lens_cache("config", "show", "train", "--json")
     assert (code, json.loads(out)["preset"]) == (0, "paper")
+    code, out, _ = lens_cache("config", "show", "train", "--schema")
+    assert (code, json.loads(out)["title"]) == (0, "TrainConfig")
 
 
 def test_text_is_for_people(lens_cache, tmp_path, tiny_store):
@@ -283,13 +290,13 @@ def test_tiny_checkpoints_are_written(lens_cache, fails, tmp_path):
     assert lens_cache("data", "tiny-checkpoints", tmp_path / "t")[0] == 0
     assert (tmp_path / "t/sam.pth").exists()
     line = fails(1, "data", "tiny-checkpoints", tmp_path / "t", "--seed", 3)
-    assert "already holds something else" in line
+    assert "already contains something else" in line
 
 
 def test_a_world_of_shapes_is_drawn_and_read(lens_cache, fails, tmp_path):
     sizes = ["--train", 3, "--val", 0, "--test", 0, "--hard", 1]
     code, out, _ = lens_cache("data", "shapes", tmp_path / "w", *sizes)
-    assert (code, out) == (0, f"{tmp_path / 'w'} holds 3 train, 0 val, 0 test, 1 hard\n")
+    assert (code, out) == (0, f"{tmp_path / 'w'} has 3 train, 0 val, 0 test, 1 hard\n")
     words = [
         "-c",
         REPOSITORY / "configs/extract/shapes.yaml",
@@ -304,13 +311,14 @@ def test_a_world_of_shapes_is_drawn_and_read(lens_cache, fails, tmp_path):
     assert "seed is 0 there and 3 here" in line
 
 
-def test_training_goes_on_with_its_own_settings(lens_cache, tmp_path, tiny_store, run_folder):
+def test_training_resumes_with_its_own_settings(lens_cache, tmp_path, tiny_store, run_folder):
     run = tmp_path / "run"
     shutil.copytree(run_folder, run)
     where = ["--store", tiny_store, "--resume"]
     code, out, err = lens_cache("train", run, *where, "--set", "trainer.max_steps=2")
     assert code == 0, err
-    assert "trained" in out
+    assert out.endswith(f"report {run / 'report.html'}\n")
+    assert (run / "report.html").exists()
     assert "max_steps: 2" in (run / "config.yaml").read_text()
 
 

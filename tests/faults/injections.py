@@ -110,7 +110,7 @@ def signalled(world, root, chance):
         code = first.wait()
         if code != 0:  # the signal may have come when all was done
             assert code in (128 + signum, -signum), f"exit code {code}: {first.last_line()}"
-            assert code < 0 or "go on with: lens-cache extract" in first.last_line()
+            assert code < 0 or "resume with: lens-cache extract" in first.last_line()
     finished(Extraction(world, root))
     return f"{signum.name} at {moment}"
 

@@ -55,12 +55,12 @@ def test_a_signal_drains_and_tells_how_to_go_on(world, tmp_path):
     second = Extraction(world, root, log="second")
     assert injections.refused(second), second.last_line()
     first.interrupt(signal.SIGTERM)
-    assert first.until(lambda: "SIGTERM: no new shard is begun" in first.said())
+    assert first.until(lambda: "SIGTERM: finishing the current shards" in first.said())
     gate.touch()
     assert first.wait() == 128 + signal.SIGTERM
     done = len(commits(root)) // 2
     assert 0 < done < SHARDS
-    line, command = first.last_line().split("; go on with: ")
+    line, command = first.last_line().split("; resume with: ")
     assert line == f"lens-cache: stopped by SIGTERM: {done} of {SHARDS} shards of {root} are done"
     assert shlex.split(command)[:3] == ["lens-cache", "extract", str(root)]
     injections.finished(Extraction(world, root, words=shlex.split(command)[3:]))

@@ -41,19 +41,19 @@ def test_from_a_world_to_a_sweep_over_one_store(tmp_path, tiny_checkpoints):
             models=tiny_checkpoints,
         )
 
-    outcome, lines = go()
+    outcome, without_lens = go()
     assert outcome.failures == []
     assert set(outcome.results) == {"LENS", "late layer"}
     assert outcome.results["late layer"][0].config.model.layer == 6
     assert tuple(Store(out / "store").layers) == (4, 6)
     scored = outcome.results["LENS"][0].overall["test"]
-    assert {line.splits["test"].overall.queries for line in lines.lines} == {scored.queries}
-    assert lines.development == "val"
+    assert {line.splits["test"].overall.queries for line in without_lens.lines} == {scored.queries}
+    assert without_lens.development == "val"
     before = stamps(out / "world") | stamps(out / "runs")
-    assert go() == (outcome, lines)
+    assert go() == (outcome, without_lens)
     assert stamps(out / "world") | stamps(out / "runs") == before
 
 
 def test_a_row_without_a_layer_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"row 'LENS' names no layer; set model\.layer"):
+    with pytest.raises(ConfigError, match=r"row 'LENS' has no layer; set model\.layer"):
         layers_of(sweep_of(tmp_path, BASE[:1] + BASE[2:]))

@@ -11,7 +11,7 @@ from lens_cache.config.train import TrainConfig
 from lens_cache.encoders.llava_prompt import LlavaPrompt
 from lens_cache.evaluation.baseline_scores import ATTENTION_MASK, RANDOM_THING, baselines
 from lens_cache.store.store import Store
-from lens_cache.toy.drawing import sample_picture
+from lens_cache.toy.drawing import sample_painted_scene
 from lens_cache.toy.language import left_to_right, look_of
 from lens_cache.toy.questions import sample_questions
 from lens_cache.toy.world import write_world
@@ -99,7 +99,7 @@ def test_the_language_model_answers_in_words():
 
     rng, right = np.random.default_rng(3), []
     for _ in range(6):
-        picture = sample_picture(rng)
+        picture = sample_painted_scene(rng)
         first = left_to_right(picture.scene, range(len(picture.scene.things)))[0]
         described = ask(picture, "Describe the picture.")
         assert described.startswith("a "), described

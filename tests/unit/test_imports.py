@@ -18,7 +18,7 @@ OWNERS = {
     ),
     "segment_anything": (
         "lens_cache/encoders/",
-        "lens_cache/models/decoder.py",
+        "lens_cache/features/sam_modules.py",
         "pipelines/benchmark/models.py",
     ),
     "zarr": ("lens_cache/store/zarr/", "pipelines/benchmark/store_ways.py"),

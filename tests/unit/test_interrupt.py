@@ -42,7 +42,7 @@ def test_the_first_signal_only_asks_where_work_can_drain():
     assert (str(caught), caught.signum) == ("stopped by SIGTERM: 2 of 3", signal.SIGTERM)
     assert steps == ["the shard under way is finished"]
     (line,) = said
-    assert line.startswith("SIGTERM: no new shard is begun")
+    assert line.startswith("SIGTERM: finishing the current shards")
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -96,6 +96,6 @@ def test_what_raises_by_itself_is_left_alone():
         (["extract", "--retry-quarantined", "s"], "lens-cache extract s"),
     ],
 )
-def test_going_on_does_not_begin_again(arguments, command):
-    """Throwing away once more what was extracted since would never end."""
+def test_a_resumed_command_does_not_repeat_its_one_time_options(arguments, command):
+    """Repeating --replace would discard the shards that were extracted since."""
     assert resume_command(arguments) == command

@@ -1,4 +1,10 @@
-"""LISA's folder of datasets: one dataset made of the sets that a configuration names."""
+"""The datasets of LISA, in the folders that LISA expects.
+
+``dataset.LisaDataset`` joins the sets of ``data.lisa.sets``. Each set is a ``sets.SetKind`` in
+``KINDS``: label maps (``ade20k``, ``cocostuff``, ``mapillary``), objects and parts (``parts``),
+referring expressions (``refer``) and ReasonSeg (``reason_seg``). ``sampler`` reproduces LISA's
+draws; ``evaluation_images`` skips training images that a benchmark tests on.
+"""
 
 from __future__ import annotations
 

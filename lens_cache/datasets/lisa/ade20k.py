@@ -3,8 +3,8 @@
     ade20k/images/{training,validation}/ADE_train_00000001.jpg
     ade20k/annotations/{training,validation}/ADE_train_00000001.png
 
-A pixel's value is its class from 1 to 150; 0 is unlabelled, and so is 255, which LISA's arithmetic
-on bytes makes of it.
+The value of a pixel is its class, 1 to 150. 0 is unlabelled, and so is 255: LISA's arithmetic on
+bytes turns 0 into 255.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FOLDERS = {"train": "training", "val": "validation"}
 
 
 def open_ade20k(root: Path, name: SetName, rules: Rules) -> SegmentationDataset:
-    """Open it; see ``Opener``."""
+    """Open a split of ADE20K; see ``sets.Opener``."""
     images = PurePosixPath("ade20k/images", _FOLDERS[name.split])
     labels = PurePosixPath("ade20k/annotations", _FOLDERS[name.split])
     require_files(root, name, [str(images), str(labels)], _SOURCE)

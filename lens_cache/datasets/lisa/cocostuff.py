@@ -1,12 +1,12 @@
-"""COCO-Stuff: things and stuff on COCO's images of 2017.
+"""COCO-Stuff: things and stuff on the images of COCO 2017.
 
     cocostuff/{train2017,val2017}/000000000009.png
     coco/{train2017,val2017}/000000000009.jpg
 
-A pixel's value is its class's id less one, 0 to 181; 255 is unlabelled. Names with a hyphen
-("food-other", "floor-wood") are for the bookkeeping, and half of them overlap with others ("door",
-"door-stuff"): as in LISA, nobody asks for them. LISA lists the files in the order of the file
-system; here they are sorted.
+The value of a pixel is the id of its class minus one, 0 to 181; 255 is unlabelled. Classes with a
+hyphen in their name ("food-other", "floor-wood") are skipped, as in LISA: half of them overlap with
+other classes ("door", "door-stuff"). LISA lists the files in the order of the file system; here
+they are sorted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FIX = f"take the maps of things and stuff, not those of stuff alone: {_MAPS}"
 
 
 def open_cocostuff(root: Path, name: SetName, rules: Rules) -> SegmentationDataset:
-    """Open it; see ``Opener``."""
+    """Open a split of COCO-Stuff; see ``sets.Opener``."""
     images = PurePosixPath("coco", f"{name.split}2017")
     labels = PurePosixPath("cocostuff", f"{name.split}2017")
     require_files(root, name, [str(labels), str(images)], _SOURCE)

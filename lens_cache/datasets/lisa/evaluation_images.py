@@ -1,35 +1,34 @@
-"""Images that a benchmark tests on, and training sets without them.
+"""Skip training images that a benchmark tests on.
 
-The pictures of RefCOCO's val and test splits are COCO train2014, so they are in COCO-Stuff and PACO
-as well, and partly in the training splits of each other.
+The images of RefCOCO's val and test splits come from COCO train2014. They are also in COCO-Stuff
+and PACO, and some are in the training splits of the other referring sets.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from lens_cache.config.data import DataConfig
-from lens_cache.datasets.base import ImageRecord, Rejected
+from lens_cache.datasets.base import ImageRecord, Rejected, SegmentationDataset
 from lens_cache.datasets.lisa import KINDS
 from lens_cache.datasets.lisa.dataset import LisaDataset
 from lens_cache.datasets.questions import is_training
 from lens_cache.images.decode import content_id
 
-# The sets that the papers report; their splits to test on are all but ``train``.
+# The sets on which the papers report; all their splits except ``train`` are tested on.
 BENCHMARKS = ("refcoco", "refcoco+", "refcocog", "reason_seg")
-# What the quarantine calls a training image that was left out.
+# Name of a skipped training image in the quarantine.
 TESTED_ON = "image to test on"
 _COCO_NAME = re.compile(r"(?:COCO_(?:train|val)20\d\d_)?(\d{12})\.jpg")
 
 
 def coco_id(path: PurePosixPath) -> int | None:
-    """Return the number of a COCO picture of train or val, the same in 2014 and in 2017.
+    """Return the id of a COCO train or val image, which is the same in COCO 2014 and COCO 2017.
 
-    ``COCO_train2014_000000000009.jpg`` and ``train2017/000000000009.jpg`` are one picture. Nothing
-    if the path does not look like either.
+    ``COCO_train2014_000000000009.jpg`` and ``train2017/000000000009.jpg`` are the same image.
+    Returns None if the path has neither form.
     """
     match = _COCO_NAME.fullmatch(path.name)
     named = match and (path.name.startswith("COCO_") or re.match("train20|val20", path.parent.name))
@@ -38,12 +37,13 @@ def coco_id(path: PurePosixPath) -> int | None:
 
 @dataclass
 class EvaluationImages:
-    """Images that are tested on, with the set that does.
+    """Images of evaluation sets.
 
     Attributes:
-        coco: By COCO id.
-        contents: By content; ``sizes`` are the lengths of their files, so that few others need to
-            be read to be told apart.
+        coco: Name of the set by COCO id.
+        contents: Name of the set by content id.
+        sizes: File sizes of the images in bytes. Only files of an equal size have to be read to
+            compare contents.
     """
 
     coco: dict[int, str] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class EvaluationImages:
     sizes: set[int] = field(default_factory=set)
 
     def add(self, root: Path, path: PurePosixPath, name: str) -> None:
-        """Add an image; one that cannot be read is known by its COCO id at most."""
+        """Add an image of the set ``name``; an unreadable file is added by its COCO id only."""
         number = coco_id(path)
         if number is not None:
             self.coco.setdefault(number, name)
@@ -63,13 +63,13 @@ class EvaluationImages:
         self.sizes.add(len(data))
 
     def update(self, other: EvaluationImages) -> None:
-        """Add what another one knows; what is known already stays."""
+        """Add the images of another instance; existing entries are kept."""
         self.coco = {**other.coco, **self.coco}
         self.contents = {**other.contents, **self.contents}
         self.sizes |= other.sizes
 
     def why(self, root: Path, path: PurePosixPath) -> str:
-        """Say why an image is one of them; nothing if it is not, or cannot be read."""
+        """Return why an image is one of them; an empty string if it is not, or is unreadable."""
         number = coco_id(path)
         if number in self.coco:
             return f"the evaluation set {self.coco[number]} has it: COCO image {number}"
@@ -82,21 +82,21 @@ class EvaluationImages:
         return f"the evaluation set {found} has it: same content" if found else ""
 
 
-class WithoutEvaluation:
-    """A dataset whose training splits ask nothing about images that are tested on.
+class WithoutEvaluation(SegmentationDataset):
+    """A dataset without queries in training splits about images of evaluation sets.
 
-    Such an image stays in its place, with no query and the reason among its ``rejected``.
+    Such an image keeps its index; it has no query, and the reason is in its ``rejected``.
     """
 
     def __init__(self, dataset: LisaDataset, excluded: EvaluationImages) -> None:
-        self.whole, self.excluded = dataset, excluded
-        self.name, self.source, self.rejected = dataset.name, dataset.source, dataset.rejected
+        self.whole = dataset
+        self.excluded = excluded
+        self.name = dataset.name
+        self.source = dataset.source
+        self.rejected = dataset.rejected
 
     def __len__(self) -> int:
         return len(self.whole)
-
-    def __iter__(self) -> Iterator[ImageRecord]:
-        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> ImageRecord:
         record = self.whole[index]
@@ -109,9 +109,9 @@ class WithoutEvaluation:
 
 
 def benchmark_sets() -> tuple[str, ...]:
-    """Return every split that is tested on, as ``data.lisa.sets`` names it.
+    """Return every evaluation split, in the form of ``data.lisa.sets``.
 
-    RefCOCO's ``test`` is its testA and testB once more, so it is not among them.
+    RefCOCO's ``test`` is the union of testA and testB, so it is not included.
     """
     return tuple(
         f"{name}|{split}"
@@ -123,7 +123,7 @@ def benchmark_sets() -> tuple[str, ...]:
 
 
 def only_benchmarks(config: DataConfig) -> DataConfig:
-    """Return settings that open every benchmark below the root, missing ones left out."""
+    """Return settings that open every benchmark below the root; missing ones are skipped."""
     lisa = replace(
         config.lisa,
         sets=benchmark_sets(),

@@ -1,4 +1,4 @@
-"""What the readers of LISA's sets share: lists of files, and the image that a mask belongs to."""
+"""Shared by the readers of LISA's sets: file lists and image sizes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from lens_cache.images.decode import image_size
 
 
 def stems(folder: Path, suffix: str) -> list[str]:
-    """Return the names, without ``suffix``, of the files in a folder, in the order of the names.
+    """Return the names, without ``suffix``, of the files in a folder, sorted.
 
-    Hidden files are none of them: an archive made on macOS unpacks a "._NAME" beside every file.
+    Hidden files are skipped: an archive made on macOS unpacks a "._NAME" next to every file.
     """
     if not folder.is_dir():
         return []

@@ -1,22 +1,22 @@
-"""Sets whose masks are label maps: one PNG per image, whose pixel values are classes.
+"""Sets of label maps: one PNG per image, in which the value of a pixel is its class.
 
-Every class that occurs becomes one query; its target is the pixels of its values. A map comes as
-8-bit or 16-bit greyscale or as palette indices; one in colours is refused unless its channels are
-all the same.
+Every class of an image becomes one query; its target is the pixels with its values. A map is 8-bit
+or 16-bit greyscale, or has palette indices; a colour image is rejected unless its channels are
+equal.
 
 =============  ==================================  =============================================
 rules          ``parity`` (LISA's loaders)         ``strict``
 =============  ==================================  =============================================
 unlabelled     background of every class           in every query's ``ignore``
 ADE20K         0 and 255 are unlabelled            the same
-COCO-Stuff     255 is, and all 28 classes with a   the same
+COCO-Stuff     255, and all 28 classes with a      the same
                hyphen ("wall-brick")
-Mapillary      only 255 is; "unlabeled" and "ego   also what the set calls void, does not
-               vehicle" are asked for              evaluate, or calls "other"
+Mapillary      only 255; "unlabeled" and "ego      also classes that the set calls void or
+               vehicle" are classes                "other", or does not evaluate
 names          as in the class list                readable; classes of one name are one query
-order          of the file system in COCO-Stuff    by name, under both rules
-another size   fails in training                   the image is set aside, under both rules
-unknown value  IndexError                          the image is set aside, under both rules
+order          of the file system in COCO-Stuff    by file name, under both rules
+another size   fails in training                   the image is skipped, under both rules
+unknown value  IndexError                          the image is skipped, under both rules
 =============  ==================================  =============================================
 """
 
@@ -33,24 +33,27 @@ from PIL import Image
 
 from lens_cache.assets import CLASSES
 from lens_cache.config.data import Rules
-from lens_cache.datasets.base import ImageRecord, QueryRecord, Rejected
+from lens_cache.datasets.base import ImageRecord, QueryRecord, Rejected, SegmentationDataset
 from lens_cache.datasets.lisa.files import image_shape
 from lens_cache.datasets.lisa.sets import SetName
 from lens_cache.errors import one_line
 from lens_cache.images import masks
 from lens_cache.images.masks import Rle
 
-_IGNORED, _UNKNOWN = 254, 255  # groups beside the indices of names
+# Values of ``LabelTable.groups`` that are not indices of names.
+_IGNORED = 254
+_UNKNOWN = 255
 
 
 @dataclass(frozen=True)
 class LabelTable:
-    """What the values of a label map mean.
+    """The classes of the values of a label map.
 
     Attributes:
-        names: What is asked for, by ascending value.
-        groups: Shape (256,), uint8: of every value its index in ``names``, or one of the two above.
-        fix: What to do about a map with other values.
+        names: Class names, by ascending value.
+        groups: For each value its index in ``names``, ``_IGNORED`` or ``_UNKNOWN``; uint8, shape
+            (256,).
+        fix: Advice for a map with unknown values, for messages.
     """
 
     names: tuple[str, ...]
@@ -59,12 +62,12 @@ class LabelTable:
 
     @classmethod
     def of(cls, classes: Mapping[int, str], ignored: Iterable[int], fix: str) -> LabelTable:
-        """Make one; classes of the same name are asked for together.
+        """Build a table; classes with the same name are merged.
 
         Args:
             classes: Name by value, from 0 to 255, in ascending order.
-            ignored: Values that belong to no class that is asked for.
-            fix: What to do about a map with other values.
+            ignored: Values of unlabelled pixels and of skipped classes.
+            fix: Advice for a map with unknown values, for messages.
         """
         groups = np.full(256, _UNKNOWN, dtype=np.uint8)
         groups[list(ignored)] = _IGNORED
@@ -74,13 +77,13 @@ class LabelTable:
         return cls(tuple(names), groups, fix)
 
     def split(self, values: NDArray[np.integer[Any]]) -> tuple[dict[str, Rle], Rle | None]:
-        """Return the mask of every name that occurs in a label map, and of the rest.
+        """Return the mask of every name in a label map, and the mask of the ignored pixels.
 
         Args:
-            values: Shape (H, W).
+            values: Pixel values, shape (H, W).
 
         Raises:
-            ValueError: If a value has no meaning here.
+            ValueError: If a value is unknown.
         """
         fits = values.max() < len(self.groups)
         regions = masks.split(values, self.groups) if fits else {}
@@ -95,7 +98,7 @@ class LabelTable:
 
 @dataclass(frozen=True)
 class LabelFiles:
-    """Where images and label maps lie, relative to LISA's root; partners have the same stem."""
+    """Folders of images and label maps, relative to LISA's root; pairs have the same stem."""
 
     images: PurePosixPath
     labels: PurePosixPath
@@ -103,36 +106,27 @@ class LabelFiles:
     source: PurePosixPath
 
 
-class LabelMapSet:
-    """A set of label maps as a dataset; see the module."""
-
-    rejected: tuple[Rejected, ...] = ()
+class LabelMapSet(SegmentationDataset):
+    """A set of label maps as a dataset; see the module docstring."""
 
     def __init__(
         self, root: Path, name: SetName, files: LabelFiles, table: LabelTable, rules: Rules
     ) -> None:
-        self._root, self._set, self._files = root, name, files
-        self._table, self._rules = table, rules
-
-    @property
-    def name(self) -> str:
-        """Name of the set."""
-        return self._set.name
-
-    @property
-    def source(self) -> PurePosixPath:
-        """The folder whose files are the set."""
-        return self._files.source
+        self.name = name.name
+        self.source = files.source
+        self._root = root
+        self._split = name.split
+        self._files = files
+        self._table = table
+        self._rules = rules
 
     def __len__(self) -> int:
         return len(self._files.stems)
 
-    def __iter__(self) -> Iterator[ImageRecord]:
-        return (self[index] for index in range(len(self)))
-
     def __getitem__(self, index: int) -> ImageRecord:
         stem = self._files.stems[index]
-        image, label = self._files.images / f"{stem}.jpg", self._files.labels / f"{stem}.png"
+        image = self._files.images / f"{stem}.jpg"
+        label = self._files.labels / f"{stem}.png"
         try:
             return ImageRecord(image, self.name, tuple(self._queries(image, label)), ())
         except ValueError as error:
@@ -155,7 +149,7 @@ class LabelMapSet:
                 instruction=name,
                 kind="class",
                 length="short",
-                split=self._set.split,
+                split=self._split,
                 target=target,
                 ignore=ignored if self._rules == "strict" else None,
             )
@@ -165,11 +159,12 @@ def read_label_map(path: Path) -> NDArray[np.integer[Any]]:
     """Return the pixel values of a label map, shape (H, W).
 
     Raises:
-        ValueError: If the file is missing, cannot be decoded, or is a picture in colours.
+        ValueError: If the file is missing, cannot be decoded, or is a colour image.
     """
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            mode, pixels = image.mode, np.asarray(image)
+            mode = image.mode
+            pixels = np.asarray(image)
     except FileNotFoundError:
         raise ValueError("the file is missing; unpack the set's label maps again") from None
     except MemoryError:
@@ -188,7 +183,7 @@ def read_label_map(path: Path) -> NDArray[np.integer[Any]]:
 
 
 def class_list(name: str) -> dict[int, str]:
-    """Return the names of a list by their ids, which ascend from 1."""
+    """Return class names by id, ascending from 1, from ``assets/classes/NAME.txt``."""
     lines = (CLASSES / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     pairs = (line.split(": ", 1) for line in lines)
     return {int(number): text for number, text in pairs}

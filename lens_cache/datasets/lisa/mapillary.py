@@ -4,16 +4,17 @@
     mapillary/{training,validation}/v2.0/labels/KEY.png
     mapillary/{training,validation}/images/KEY.jpg
 
-A pixel's value is the place of its class in the configuration; 255 is unlabelled. LISA asks for
-every class. ``strict`` ignores those that nobody could point at or that are not drawn to the end:
+The value of a pixel is the index of its class in the configuration; 255 is unlabelled. LISA uses
+every class. ``strict`` ignores classes that have no clear visual meaning:
 
-* void, as the set calls it: "unlabeled", "static", "dynamic" and "ground" say that the annotator
-  did not know, "ego vehicle" and "car mount" belong to the camera and would be "car" or "pole";
-* what the set's own evaluation leaves out: "ambiguous ..." and groups ("person group");
-* "other ...": what it means depends on the list of the classes, not on the image.
+* classes that the set calls void: "unlabeled", "static", "dynamic" and "ground" are regions that
+  the annotator could not name; "ego vehicle" and "car mount" are parts of the camera car, which
+  look like "car" and "pole";
+* classes that the set's own evaluation skips: "ambiguous ..." and groups ("person group");
+* "other ...": its meaning depends on the list of classes, not on the image.
 
-Its names are turned round ("Signage - Store" is "store signage") and lose remarks in parentheses,
-so that classes which differ in them alone ("Traffic Sign (Front)", "(Back)") are one.
+Under ``strict``, names are reordered ("Signage - Store" becomes "store signage") and remarks in
+parentheses are removed, so "Traffic Sign (Front)" and "Traffic Sign (Back)" become one class.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from lens_cache.errors import DatasetError
 _SOURCE = "get Mapillary Vistas v2.0 from https://www.mapillary.com/dataset/vistas"
 _OTHER = re.compile(r"\bother\b", re.IGNORECASE)
 _FOLDERS = {"train": "training", "val": "validation"}
-# The set's own slip, and names that say no more than the group they stand in.
+# A typing error of the set ("test" for "text"), and names that need more than reordering.
 _READABLE = {
     "lane marking - test": "text lane marking",
     "lane marking - general": "lane marking",
@@ -45,9 +46,10 @@ _READABLE = {
 
 
 def open_mapillary(root: Path, name: SetName, rules: Rules) -> SegmentationDataset:
-    """Open it; see ``Opener``."""
+    """Open a split of Mapillary Vistas; see ``sets.Opener``."""
     folder = PurePosixPath("mapillary", _FOLDERS[name.split])
-    images, labels = folder / "images", folder / name.variant / "labels"
+    images = folder / "images"
+    labels = folder / name.variant / "labels"
     config = PurePosixPath("mapillary", f"config_{name.variant}.json")
     require_files(root, name, map(str, (config, labels, images)), _SOURCE)
     found = stems(root / labels, ".png")
@@ -59,7 +61,7 @@ def open_mapillary(root: Path, name: SetName, rules: Rules) -> SegmentationDatas
 
 
 def readable_name(text: str) -> str:
-    """Turn a class's name into words as a person would say them."""
+    """Return the name of a class as readable words."""
     plain = clean_class_name(text)
     if plain in _READABLE:
         return _READABLE[plain]
@@ -85,7 +87,7 @@ def _is_a_class(label: dict[str, Any]) -> bool:
 
 
 def _read_labels(path: Path) -> list[dict[str, Any]]:
-    """Return the classes of a configuration, by pixel value."""
+    """Return the classes of a configuration file; the index of a class is its pixel value."""
     try:
         labels = json.loads(path.read_bytes())["labels"]
         if not isinstance(labels, list) or not 0 < len(labels) < 255:

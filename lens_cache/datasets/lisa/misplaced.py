@@ -1,4 +1,4 @@
-"""Where files of a set lie that are not where they are looked for: the slips of real folders."""
+"""Find files of a set that are in a wrong place: common mistakes of real folders."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 
-def slip(root: Path, missing: Sequence[str]) -> str:
-    """Say what keeps files from being found below ``root``, with what to do; nothing if unknown.
+def misplaced(root: Path, missing: Sequence[str]) -> str:
+    """Return why files are not found below ``root`` and what to do; an empty string if unknown.
 
     Args:
         root: The folder that should be LISA's.
@@ -15,25 +15,25 @@ def slip(root: Path, missing: Sequence[str]) -> str:
     """
     for folder in _around(root):
         if all((folder / path).exists() for path in missing):
-            return f"LISA's folder seems to be {folder}: give that one as the root"
+            return f"LISA's folder seems to be {folder}: use it as the root"
     for path in missing:
-        found = _as_it_stands(root, PurePosixPath(path))
-        link = next((part for part in _parts(found) if _leads_nowhere(root / part)), None)
+        found = _with_case_of_disk(root, PurePosixPath(path))
+        link = next((part for part in _parts(found) if _is_dangling(root / part)), None)
         if link is not None:
-            return f"{link} is a link to {(root / link).readlink()}, which is not there"
+            return f"{link} is a link to {(root / link).readlink()}, which does not exist"
         if (root / found).exists():
-            return f"{found} is there: rename it, capital letters count"
+            return f"{found} exists: rename it, names are case-sensitive"
     return ""
 
 
 def _around(root: Path) -> Iterator[Path]:
-    """Yield the folders that hold this one, and those in it."""
+    """Yield the two parents of a folder, then its subfolders."""
     yield from root.resolve().parents[:2]
     yield from sorted(entry for entry in root.iterdir() if entry.is_dir())
 
 
-def _as_it_stands(root: Path, path: PurePosixPath) -> PurePosixPath:
-    """Return the path with the letters that it has on the disk, as far as it is there."""
+def _with_case_of_disk(root: Path, path: PurePosixPath) -> PurePosixPath:
+    """Return the path with the upper and lower case of the names on disk, as far as it exists."""
     found = PurePosixPath()
     for part in path.parts:
         try:
@@ -46,9 +46,9 @@ def _as_it_stands(root: Path, path: PurePosixPath) -> PurePosixPath:
 
 
 def _parts(path: PurePosixPath) -> list[PurePosixPath]:
-    """Return the path's folders from the outermost, and itself."""
+    """Return the parents of a path, outermost first, then the path itself."""
     return [*reversed(path.parents), path]
 
 
-def _leads_nowhere(path: Path) -> bool:
+def _is_dangling(path: Path) -> bool:
     return path.is_symlink() and not path.exists()

@@ -1,4 +1,4 @@
-"""The images of a COCO file, each with its annotations, as COCO's own API would list them."""
+"""Images and annotations of a COCO file with objects and parts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from lens_cache.datasets.base import Rejected, brief, relative_path
+from lens_cache.datasets.coco_index import Entry, by_id, by_image
 
 
-@dataclass(frozen=True, slots=True)  # there are half a million
+@dataclass(frozen=True, slots=True)  # PACO has half a million
 class PartAnnotation:
-    """What is used of an annotation; ``object_number`` is that of the object it belongs to."""
+    """The used fields of an annotation.
+
+    Attributes:
+        number: Its id.
+        category: Its category id, not checked.
+        segmentation: Its polygons or RLE, not checked.
+        crowd: Whether it is a crowd region.
+        object_number: For a part: id of the annotation of its object.
+    """
 
     number: int
     category: Any
@@ -27,8 +36,8 @@ class PartImage:
 
     Attributes:
         path: Relative to LISA's root.
-        incomplete: Categories of which not all is annotated.
-        annotations: In the order of ``getAnnIds``.
+        incomplete: Categories that are not annotated exhaustively.
+        annotations: In the order of the file, which is that of pycocotools' ``getAnnIds``.
     """
 
     path: PurePosixPath
@@ -39,62 +48,40 @@ class PartImage:
 def index_images(
     document: Mapping[str, list[Any]], folder: PurePosixPath
 ) -> tuple[list[PartImage], tuple[Rejected, ...]]:
-    """Give every image its annotations; return also what belongs to none, or is none.
+    """Return the images with their annotations, and the entries that are not usable.
 
     Args:
         document: The annotation file.
-        folder: Where its images lie, relative to LISA's root.
+        folder: Folder of its images, relative to LISA's root.
     """
+    entries, bad_images = by_id(document["images"], "image")
     images: dict[int, PartImage] = {}
-    rejected: list[Rejected] = []
-    for place, entry in enumerate(document["images"]):
+    for number, entry in entries.items():
         try:
-            number = _number(entry, "id")
-            if number in images:
-                raise ValueError("another image has its id")
             path = folder / relative_path(entry.get("file_name"))
-            images[number] = PartImage(path, _numbers(entry.get("not_exhaustive_category_ids", [])))
+            incomplete = _numbers(entry.get("not_exhaustive_category_ids", []))
         except ValueError as error:
-            rejected.append(Rejected(f"image {_label(entry, place)}", str(error)))
-    seen: set[int] = set()
-    for place, entry in enumerate(document["annotations"]):
-        try:
-            number, image = _number(entry, "id"), _number(entry, "image_id")
-            if number in seen:
-                raise ValueError("another annotation has its id")
-            if image not in images:
-                raise ValueError(f"no image has its image_id {image}")
-            seen.add(number)
-            images[image].annotations.append(
-                PartAnnotation(
-                    number=number,
-                    category=entry.get("category_id"),
-                    segmentation=entry.get("segmentation"),
-                    crowd=bool(entry.get("iscrowd", 0)),
-                    object_number=entry.get("obj_ann_id"),
-                )
-            )
-        except ValueError as error:
-            rejected.append(Rejected(f"annotation {_label(entry, place)}", str(error)))
-    return list(images.values()), tuple(rejected)
+            bad_images.append(Rejected(f"image {number}", str(error)))
+            continue
+        images[number] = PartImage(path, incomplete)
+    annotations, bad_annotations = by_id(document["annotations"], "annotation")
+    grouped, orphans = by_image(annotations.values(), images)
+    for number, found in grouped.items():
+        images[number].annotations.extend(map(_annotation, found))
+    return list(images.values()), (*bad_images, *bad_annotations, *orphans)
 
 
-def _number(entry: Any, key: str) -> int:
-    if not isinstance(entry, dict):
-        raise ValueError(f"expected an object, got {brief(entry)}")
-    value = entry.get(key)
-    if type(value) is not int:
-        raise ValueError(f"its {key} must be an integer, got {brief(value)}")
-    return value
+def _annotation(entry: Entry) -> PartAnnotation:
+    return PartAnnotation(
+        number=entry["id"],
+        category=entry.get("category_id"),
+        segmentation=entry.get("segmentation"),
+        crowd=bool(entry.get("iscrowd", 0)),
+        object_number=entry.get("obj_ann_id"),
+    )
 
 
 def _numbers(value: Any) -> frozenset[int]:
     if not isinstance(value, list) or any(type(number) is not int for number in value):
         raise ValueError(f"not_exhaustive_category_ids must be a list of ids, got {brief(value)}")
     return frozenset(value)
-
-
-def _label(entry: Any, place: int) -> str:
-    """Name an entry by its id, or by its position in the file."""
-    number = entry.get("id") if isinstance(entry, dict) else None
-    return str(number) if type(number) is int else f"at position {place}"

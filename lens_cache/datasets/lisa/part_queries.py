@@ -1,4 +1,4 @@
-"""From the annotations of an image with objects and parts to its queries, under both rules."""
+"""Build the queries of an image with objects and parts, under both rules; see ``parts``."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Found = tuple[list[QueryRecord], list[Rejected]]
 
 @dataclass(frozen=True)
 class Part:
-    """A class: a kind of object, or a part of one; ``part`` is empty for the object itself."""
+    """A class: a kind of object, or one of its parts; ``part`` is empty for the object itself."""
 
     thing: str
     part: str
 
     def query(self, split: str, target: Rle, ignore: Rle | None) -> QueryRecord:
-        """Return the query that asks for it."""
+        """Return the query of this class with its masks."""
         return QueryRecord(
             instruction=f"{self.thing} {self.part}".strip(),
             alternatives=(f"the {self.part} of the {self.thing}",) if self.part else (),
@@ -39,10 +39,10 @@ class Part:
 
 
 def part_of(category: str, rules: Rules, *, parts_only: bool) -> Part:
-    """Read a category's name, "object" or "object:part".
+    """Parse a category's name, "object" or "object:part".
 
     Raises:
-        ValueError: If it is something else, or an object where there are only parts.
+        ValueError: If it has another form, or is an object in a set that has only parts.
     """
     words = category.strip().split(":")
     if len(words) != 2 and (parts_only or len(words) != 1):
@@ -69,7 +69,7 @@ def each_annotation(
 def class_queries(
     image: PartImage, shape: tuple[int, int], classes: Mapping[int, Part], split: str
 ) -> Found:
-    """Return one query per class, in the order of the first annotations; see ``parts``."""
+    """Return one query per class, in the order of first annotations; see ``parts``."""
     rejected: list[Rejected] = []
     targets: dict[Part, list[Rle]] = {}
     crowds: dict[Part, list[Rle]] = {}
@@ -103,7 +103,7 @@ def _readable(
     classes: Mapping[int, Part],
     rejected: list[Rejected],
 ) -> Iterator[tuple[PartAnnotation, Rle]]:
-    """Yield the annotations with their masks; what is wrong with the others goes to a list."""
+    """Yield the usable annotations with their masks; append the others to ``rejected``."""
     for annotation in image.annotations:
         try:
             if type(annotation.category) is not int or annotation.category not in classes:
@@ -121,7 +121,7 @@ def _is_part(annotation: PartAnnotation, classes: Mapping[int, Part]) -> bool:
 
 
 def _without(pieces: list[Rle], target: Rle) -> Rle | None:
-    """Return the union of some masks less a target; nothing if nothing is left."""
+    """Return the union of masks minus a target; None if it is empty."""
     if not pieces:
         return None
     rest = masks.decode(masks.merge(pieces)) & ~masks.decode(target)

@@ -6,30 +6,30 @@
     vlpart/pascal_part/{train,val}.json
     vlpart/pascal_part/VOCdevkit/VOC2010/JPEGImages/FILE_NAME
 
-A category is "object" or "object:part"; a part is asked for as "mug handle" or as "the handle of
-the mug". The image's size is the file's own: what an entry states is not read (converters have
-written a wrong one into PASCAL-Part), so a mask of another size is set aside on its own.
+A category is "object" or "object:part"; the instruction of a part is "mug handle" or "the handle of
+the mug". The size of an image is read from the image file, because converters have written wrong
+sizes for PASCAL-Part; a mask of another size is rejected.
 
 =================  ================================  ===============================================
 rules              ``parity`` (LISA's loaders)       ``strict``
 =================  ================================  ===============================================
-queries            one per annotation: the same      one per class, since its name does not say
-                   words with one mask after         which of the things is meant; the target is
-                   another                           the union of its annotations
-undivided objects  background of their parts         ignored for parts: PACO divides some mugs of
-                                                     an image and not others
-not exhaustive     asked for                         not asked for: PACO says of an image that it
-                                                     does not show all of a class
+queries            one per annotation: the same      one per class, since the class name does not
+                   words with different masks        select one of the things; the target is the
+                                                     union of the annotations of the class
+undivided objects  background of their parts         ignored for parts: PACO annotates the parts
+                                                     of some mugs of an image but not of others
+not exhaustive     used                              skipped: classes that PACO marks as not
+                                                     exhaustively annotated in an image
 crowds             like other annotations            ignored for their class
-empty masks        kept                              set aside
-names              without "_(...)" but with         as words
+empty masks        kept                              rejected
+names              without "_(...)" but with         readable words
                    underscores
 =================  ================================  ===============================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -57,7 +57,7 @@ _PASCAL_SOURCE = (
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where a set lies below LISA's root."""
+    """Paths of a set, relative to LISA's root."""
 
     annotations: str
     images: PurePosixPath
@@ -76,8 +76,8 @@ _PASCAL = _Layout(
 )
 
 
-class PartsSet:
-    """A set of objects and parts as a dataset; see the module."""
+class PartsSet(SegmentationDataset):
+    """A set of objects and parts as a dataset; see the module docstring."""
 
     def __init__(
         self,
@@ -90,20 +90,17 @@ class PartsSet:
         images: list[PartImage],
         rejected: tuple[Rejected, ...],
     ) -> None:
-        self._root, self._set, self._rules = root, name, rules
-        self._classes, self._images = classes, images
-        self.source, self.rejected = source, rejected
-
-    @property
-    def name(self) -> str:
-        """Name of the set."""
-        return self._set.name
+        self.name = name.name
+        self.source = source
+        self.rejected = rejected
+        self._root = root
+        self._split = name.split
+        self._rules = rules
+        self._classes = classes
+        self._images = images
 
     def __len__(self) -> int:
         return len(self._images)
-
-    def __iter__(self) -> Iterator[ImageRecord]:
-        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> ImageRecord:
         image = self._images[index]
@@ -116,7 +113,7 @@ class PartsSet:
             what = f"{len(image.annotations)} annotations"
             rejected = [Rejected(what, one_line(error))]
             return ImageRecord(image.path, self.name, (), tuple(rejected))
-        queries, rejected = build(image, shape, self._classes, self._set.split)
+        queries, rejected = build(image, shape, self._classes, self._split)
         return ImageRecord(image.path, self.name, tuple(queries), tuple(rejected))
 
 
@@ -139,12 +136,12 @@ def _open(root: Path, name: SetName, rules: Rules, layout: _Layout) -> Segmentat
 
 
 def open_paco_lvis(root: Path, name: SetName, rules: Rules) -> SegmentationDataset:
-    """Open it; see ``Opener``."""
+    """Open a split of PACO-LVIS; see ``sets.Opener``."""
     return _open(root, name, rules, _PACO)
 
 
 def open_pascal_part(root: Path, name: SetName, rules: Rules) -> SegmentationDataset:
-    """Open it; see ``Opener``."""
+    """Open a split of PASCAL-Part; see ``sets.Opener``."""
     return _open(root, name, rules, _PASCAL)
 
 

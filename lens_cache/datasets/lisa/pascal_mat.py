@@ -1,15 +1,16 @@
-"""From PASCAL-Part's MATLAB files to the COCO file that LISA reads.
+"""Convert PASCAL-Part's MATLAB files to the COCO file that LISA reads.
 
     Annotations_Part/2008_000002.mat
-    VOCdevkit/VOC2010/ImageSets/Main/train.txt   (names of images, one a line)
+    VOCdevkit/VOC2010/ImageSets/Main/train.txt   (names of images, one per line)
 
-The result is what VLPart's ``pascal_part_mat2json.py`` makes: its 93 categories, and its merging of
-parts. Each of a category's words is looked for in the name of the part ("lfuleg" and "rbpa" are a
-leg and a paw), in the category's order, and the first that is found decides; so a "chainwheel" is
-a wheel, and a part without such a word ("stern", "lebrow") is left out. Boxes are VLPart's, and so
-are areas: those of the boxes. Height and width are those of the masks.
+The result equals that of VLPart's ``pascal_part_mat2json.py``: the same 93 categories, and the same
+merging of parts. The words of an object's categories are searched in the name of the part, in their
+order, and the first match is used: "lfuleg" is a leg, "rbpa" a paw, "chainwheel" a wheel. A part
+without a match ("stern", "lebrow") is skipped. Boxes follow VLPart, and so do areas, which are
+those of the boxes. Height and width are those of the masks.
 
-MATLAB files of version 5 hold arrays and no code that could run.
+Reading needs scipy (``pip install 'lens-cache[pascal]'``). MATLAB files of version 5 contain arrays
+only; nothing in them is executed.
 """
 
 from __future__ import annotations
@@ -20,10 +21,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
 
 from lens_cache.datasets.base import Rejected
-from lens_cache.errors import DatasetError, one_line
+from lens_cache.errors import ConfigError, DatasetError, one_line
 from lens_cache.images import masks
 
 _PARTS = {
@@ -42,7 +42,7 @@ _PARTS = {
     "potted plant": "plant, pot",
     "sheep": "head, leg, ear, eye, neck, horn, muzzle, tail, torso",
 }
-# How the MATLAB files spell what a category's words do not occur in.
+# Spellings of the MATLAB files for category words that do not occur in part names.
 _SPELLINGS = {"license plate": "liplate", "paw": "pa"}
 _OBJECTS = {"pottedplant": "potted plant"}
 _SOURCE = "http://roozbehm.info/pascal-parts/trainval.tar.gz"
@@ -61,7 +61,7 @@ def categories() -> list[dict[str, Any]]:
 
 
 def find_annotations(folder: Path) -> Path:
-    """Return the folder of the MATLAB files: ``folder`` itself, or one in it or beside it.
+    """Return the folder of the MATLAB files: ``folder`` itself, or a folder in it or next to it.
 
     Raises:
         DatasetError: If there is none.
@@ -70,7 +70,7 @@ def find_annotations(folder: Path) -> Path:
         if any(place.glob("*.mat")):
             return place
     raise DatasetError(
-        f"reading PASCAL-Part: no *.mat file in {folder}, nor in Annotations_Part in it or beside "
+        f"reading PASCAL-Part: no *.mat file in {folder}, nor in Annotations_Part in it or next to "
         f"it; unpack {_SOURCE} there"
     )
 
@@ -79,22 +79,22 @@ def read_split(folder: Path, split: str) -> list[str]:
     """Return the names of a split's images.
 
     Args:
-        folder: Holds VOCdevkit, is VOCdevkit, or lies beside it.
+        folder: VOCdevkit, its parent, or a folder next to it.
         split: The name of a file in ``ImageSets/Main``, or a path.
 
     Raises:
-        DatasetError: If there is no such file, or nothing in it.
+        DatasetError: If there is no such file, or it is empty.
     """
     places = [Path(split), *(place / split for place in _places(folder, _SPLITS))]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise DatasetError(
-            f"reading PASCAL-Part: no {split} in VOCdevkit/{_SPLITS[1]} in {folder} or beside it; "
-            "give --split the path of a file with the names of the images, one a line"
+            f"reading PASCAL-Part: no {split} in VOCdevkit/{_SPLITS[1]} in {folder} or next to it; "
+            "give --split the path of a file with the names of the images, one per line"
         )
     names = [line.split()[0] for line in found.read_text("utf-8").splitlines() if line.strip()]
     if not names:
-        raise DatasetError(f"reading PASCAL-Part: {found} names no image")
+        raise DatasetError(f"reading PASCAL-Part: {found} is empty; expected names of images")
     return names
 
 
@@ -106,13 +106,17 @@ def convert(folder: Path, names: Iterable[str]) -> tuple[dict[str, Any], list[Re
     """Read the MATLAB files of some images.
 
     Args:
-        folder: Where they lie.
-        names: The images, such as "2008_000002".
+        folder: Folder of the files.
+        names: Names of images, such as "2008_000002".
 
     Returns:
-        A document in COCO's format, and what could not be read. Images without a part of the
-        categories are not in it.
+        A document in COCO's format, and the images and parts that could not be read. Images
+        without a part of the categories are not in the document.
+
+    Raises:
+        ConfigError: If scipy is not installed.
     """
+    _require_scipy()
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     rejected: list[Rejected] = []
@@ -134,8 +138,18 @@ def convert(folder: Path, names: Iterable[str]) -> tuple[dict[str, Any], list[Re
     return {"categories": categories(), "images": images, "annotations": annotations}, rejected
 
 
+def _require_scipy() -> None:
+    try:
+        import scipy.io  # noqa: F401
+    except ImportError:
+        raise ConfigError(
+            "converting PASCAL-Part: reading MATLAB files needs scipy, which is not installed; "
+            "run `pip install 'lens-cache[pascal]'`"
+        ) from None
+
+
 def _image_number(name: str) -> int:
-    """Return VLPart's id of an image: year and number as one."""
+    """Return VLPart's id of an image: year and number concatenated."""
     year, dash, number = name.partition("_")
     if not (dash and len(year) == 4 and (year + number).isascii() and (year + number).isdigit()):
         raise ValueError("expected a name like 2008_000002")
@@ -160,6 +174,8 @@ def _read_parts(path: Path, rejected: list[Rejected]) -> list[tuple[int, NDArray
 
 def _raw_parts(path: Path) -> list[tuple[str, str, NDArray[np.bool_]]]:
     """Return (object, part, mask) of every part in a MATLAB file."""
+    from scipy.io import loadmat
+
     try:
         objects = loadmat(str(path), variable_names=["anno"])["anno"][0, 0]["objects"]
         return [
@@ -171,14 +187,14 @@ def _raw_parts(path: Path) -> list[tuple[str, str, NDArray[np.bool_]]]:
         raise ValueError(f"{path} is missing") from None
     except MemoryError:
         raise
-    except Exception as error:  # a file that is no such struct fails in as many ways
+    except Exception as error:  # a file with another struct fails in many ways
         kind = type(error).__name__
         reason = one_line(error, 100)
         raise ValueError(f"{path} is not a file of PASCAL-Part ({kind}: {reason})") from None
 
 
 def _category(thing: str, part: str) -> str | None:
-    """Return the category of a part as the MATLAB files name it; nothing if it has none."""
+    """Return the category of a part by its name in the MATLAB files; None if it has none."""
     known = _OBJECTS.get(thing, thing)
     for word in _PARTS[known].split(", ") if known in _PARTS else ():
         if _SPELLINGS.get(word, word) in part:

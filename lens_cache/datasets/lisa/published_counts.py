@@ -1,4 +1,4 @@
-"""How many images and queries a set has, as published: ``assets/published_counts.yaml``."""
+"""Published numbers of images and queries of a set, from ``assets/published_counts.yaml``."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from lens_cache.datasets.lisa.sets import SetName
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class PublishedCount:
-    """What a publication says of a split; what it does not say is None.
+    """Published numbers of a split; a number that is not published is None.
 
     Attributes:
         set: Name of the set.
         split: Its split.
-        variant: The variant that is meant; any if empty.
-        images: Images.
-        queries: Queries: sentences of a referring set, first questions of ReasonSeg's val and test.
-        source: Who says so.
-        verified: Whether the source was looked at, or the number is from memory.
+        variant: Its variant; empty for any.
+        images: Number of images.
+        queries: Number of queries: sentences of a referring set, first questions of ReasonSeg's val
+            and test.
+        source: Where the numbers are published.
+        verified: Whether the numbers were compared with the source.
     """
 
     set: str
@@ -36,7 +37,7 @@ class PublishedCount:
 
 
 def published_count(name: SetName) -> PublishedCount | None:
-    """Return what is published about a set, if anything."""
+    """Return the published numbers of a set; None if there are none."""
     for count in _counts():
         same = (count.set, count.split) == (name.name, name.split)
         if same and (count.variant in ("", name.variant) or not name.variant):

@@ -1,17 +1,16 @@
-"""ReasonSeg: an image, one thing or several in it, and questions that mean them without saying so.
+"""ReasonSeg: images with questions that refer to things without naming them.
 
     root/reason_seg/ReasonSeg/{train,val,test}/NAME.jpg and NAME.json
 
-A JSON file has ``text`` (several ways to ask for the same), ``is_sentence`` (whether they are
-sentences or phrases) and ``shapes``: outlines labelled "target", "ignore" or "flag", which means
-nothing. In ``train`` every text is a query, in ``val`` and ``test`` the first one alone, as LISA
-does. Images come in the order of their names.
+A JSON file has ``text`` (several wordings with the same target), ``is_sentence`` (whether they are
+sentences or phrases) and ``shapes``: outlines labelled "target", "ignore" or "flag" (not used). As
+in LISA, every text is a query in ``train``, and only the first one in ``val`` and ``test``. Images
+are sorted by name.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,48 +19,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lens_cache.config.data import Rules
-from lens_cache.datasets.base import ImageRecord, Length, QueryRecord, Rejected, brief, is_text
+from lens_cache.datasets.base import (
+    ImageRecord,
+    Length,
+    QueryRecord,
+    Rejected,
+    SegmentationDataset,
+    brief,
+    is_text,
+)
 from lens_cache.datasets.lisa.sets import SetKind, SetName, require_files
+from lens_cache.datasets.mask_parsing import FARTHEST
 from lens_cache.errors import LensCacheError, one_line
 from lens_cache.images import masks
 from lens_cache.images.decode import image_size
 
 _FOLDER = PurePosixPath("reason_seg/ReasonSeg")
 _SOURCE = (
-    "get ReasonSeg through the README of dvlab-research/LISA (copies that have masks in place of "
-    "outlines lack is_sentence and what is ignored)"
+    "get ReasonSeg through the README of dvlab-research/LISA (copies with masks instead of "
+    "outlines lack is_sentence and the ignored regions)"
 )
 
 
-class ReasonSegDataset:
-    """One split of ReasonSeg; see the module.
-
-    Attributes:
-        name: ``reason_seg``.
-        source: The split's folder.
-        rejected: Nothing: every file belongs to an image.
-    """
-
-    rejected: tuple[Rejected, ...] = ()
+class ReasonSegDataset(SegmentationDataset):
+    """One split of ReasonSeg; see the module docstring."""
 
     def __init__(self, root: Path, name: SetName, rules: Rules) -> None:
         """List the images.
 
         Raises:
-            MissingSetError: If the split's folder is not there, or no image in it.
+            MissingSetError: If the split's folder is missing or has no image.
         """
-        self.name, self.source = name.name, _FOLDER / name.split
+        self.name = name.name
+        self.source = _FOLDER / name.split
         require_files(root, name, [self.source.as_posix()], _SOURCE)
-        self._root, self._split, self._rules = root, name.split, rules
+        self._root = root
+        self._split = name.split
+        self._rules = rules
         self._names = sorted(path.name for path in (root / self.source).glob("*.jpg"))
         if not self._names:
             require_files(root, name, [f"{self.source}/*.jpg"], _SOURCE)
 
     def __len__(self) -> int:
         return len(self._names)
-
-    def __iter__(self) -> Iterator[ImageRecord]:
-        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> ImageRecord:
         path = self.source / self._names[index]
@@ -75,7 +75,7 @@ class ReasonSegDataset:
         return ImageRecord(path, self.name, queries, rejected)
 
     def _queries(self, path: PurePosixPath, notes: dict[str, Any]) -> tuple[QueryRecord, ...]:
-        """Return the texts with their mask; raise ValueError with the reason if there are none."""
+        """Return one query per used text; raises ValueError with the reason if there are none."""
         texts, sentence = notes.get("text"), notes.get("is_sentence")
         if not isinstance(texts, list) or not texts or not all(map(is_text, texts)):
             raise ValueError(f"expected text to be a list of texts, got {brief(texts)}")
@@ -89,15 +89,16 @@ class ReasonSegDataset:
         except LensCacheError as error:
             raise ValueError(f"its image: {error}") from None
         labels = label_map(notes.get("shapes"), height, width)
-        target, ignore = masks.encode(labels == TARGET), masks.encode(labels == IGNORED)
+        target = masks.encode(labels == TARGET)
+        ignore = masks.encode(labels == IGNORED)
         if training and self._rules == "strict" and not masks.area(target):
             raise ValueError("there is nothing to train on, no pixel is target")
-        # LISA trains as if what is ignored were background, and leaves it out of its benchmark.
+        # LISA treats ignored pixels as background in training, and excludes them in evaluation.
         counts_all = not masks.area(ignore) or (training and self._rules == "parity")
         length: Length = "long" if sentence else "short"
         words = [text.strip() for text in texts]
         if training and not sentence:
-            words = [text.lower() for text in words]  # LISA's benchmark leaves them as they are
+            words = [text.lower() for text in words]  # LISA does so in training only
         return tuple(
             QueryRecord(
                 instruction=text,
@@ -113,7 +114,7 @@ class ReasonSegDataset:
 
 
 def _read_notes(path: Path) -> dict[str, Any]:
-    """Read a JSON file; some are in the code page of Windows."""
+    """Read a JSON file in UTF-8 or, as some are, in the Windows code page 1252."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -141,16 +142,16 @@ KINDS = {
 }
 
 
-TARGET, IGNORED = 1, 255
-# Drawing costs time in the length of an outline, so a point may not lie absurdly far away.
-_FARTHEST = 10.0
+# Values of a label map; 0 is background.
+TARGET = 1
+IGNORED = 255
 
 
 def label_map(shapes: Any, height: int, width: int) -> NDArray[np.uint8]:
-    """Draw the shapes of one image, the largest first, each over those before it.
+    """Draw the shapes of one image, the largest first; later ones overwrite earlier ones.
 
-    A shape is the larger the more pixels it has inside the image. Of equal ones the last in the
-    file comes first.
+    The size of a shape is the number of its pixels inside the image. Of two equal ones, the later
+    one in the file is drawn first.
 
     Args:
         shapes: List of {"label": text, "points": [[x, y], ...]}.
@@ -179,23 +180,23 @@ def label_map(shapes: Any, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def _draw(canvas: NDArray[np.uint8], points: NDArray[np.int32], value: int) -> NDArray[np.uint8]:
-    """Draw the outline and what is in it; ``points`` has shape (N, 2), x before y."""
+    """Draw the outline and the inside of a polygon; ``points`` are (x, y), shape (N, 2)."""
     cv2.polylines(canvas, [points], True, (value,), 1)
     cv2.fillPoly(canvas, [points], (value,))
     return canvas
 
 
 def _read_shape(shape: Any, height: int, width: int) -> tuple[int, NDArray[np.int32]]:
-    """Return what a shape stands for, 0 for nothing, and its points, shape (N, 2)."""
+    """Return the value of a shape in the label map (0: skip it) and its points, shape (N, 2)."""
     label = shape.get("label") if isinstance(shape, dict) else None
     if not isinstance(label, str):
         raise ValueError(f"expected a shape with a label, got {brief(shape)}")
-    if label.lower() == "flag":  # a remnant of how the set was made
+    if label.lower() == "flag":  # left from the annotation of the set
         return 0, np.empty((0, 2), np.int32)
     points = shape.get("points")
     if not isinstance(points, list) or not points or not all(map(_is_point, points)):
         raise ValueError(f"expected points [[x, y], ...] of a shape, got {brief(points)}")
-    limit = _FARTHEST * max(height, width)
+    limit = FARTHEST * max(height, width)
     if not all(abs(number) <= limit for point in points for number in point):
         raise ValueError(f"a shape lies far outside the image: {brief(points)}")
     value = IGNORED if "ignore" in label.lower() else TARGET

@@ -1,23 +1,35 @@
-"""RefCLEF, RefCOCO, RefCOCO+ and RefCOCOg: sentences, each about one thing of an image.
+"""RefCLEF, RefCOCO, RefCOCO+ and RefCOCOg: sentences that each refer to one thing of an image.
 
     root/refer_seg/refcoco/instances.json and refs(unc).p
     root/refer_seg/images/mscoco/images/train2014/COCO_train2014_*.jpg
     root/refer_seg/images/saiapr_tc-12/...                                (RefCLEF)
 
-Images come in the order in which the refs file first names them; the queries of an image are all
-its sentences of the split, ref after ref, as often as they stand there.
+Images are in the order of their first ref in the refs file. The queries of an image are all its
+sentences of the split, in the order of the refs; repeated sentences are kept.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from lens_cache.config.data import Rules
-from lens_cache.datasets.base import ImageRecord, QueryRecord, Rejected, brief, is_text
+from lens_cache.datasets.base import (
+    ImageRecord,
+    QueryRecord,
+    Rejected,
+    SegmentationDataset,
+    brief,
+    is_text,
+)
 from lens_cache.datasets.json_files import read_lists
-from lens_cache.datasets.lisa.refer_files import Picture, Ref, index_refs, read_refs, referred_mask
+from lens_cache.datasets.lisa.refer_files import (
+    Ref,
+    ReferImage,
+    index_refs,
+    read_refs,
+    referred_mask,
+)
 from lens_cache.datasets.lisa.sets import SetKind, SetName, require_files
 from lens_cache.datasets.mask_parsing import check_not_empty
 from lens_cache.errors import one_line
@@ -32,49 +44,43 @@ _ANNOTATIONS = (
 )
 
 
-class ReferDataset:
-    """One split of one of the sets; see the module.
-
-    Attributes:
-        name: The set.
-        source: Its refs file.
-        rejected: Refs that belong to no image.
-    """
+class ReferDataset(SegmentationDataset):
+    """One split of one of the sets; see the module docstring."""
 
     def __init__(self, root: Path, name: SetName, rules: Rules) -> None:
         """Read both files.
 
         Raises:
-            MissingSetError: If files are not there.
+            MissingSetError: If files are missing.
             ConfigError: If the variant has no such split.
             DatasetError: If a file cannot be read.
         """
         folder = _FOLDER / name.name
-        instances, self.source = folder / "instances.json", folder / f"refs({name.variant}).p"
+        instances = folder / "instances.json"
         images = _SAIAPR if name.name == "refclef" else _COCO
+        self.name = name.name
+        self.source = folder / f"refs({name.variant}).p"
         needed = [path.as_posix() for path in (instances, self.source, images)]
         require_files(root, name, needed, KINDS[name.name].source)
-        self.name, self._split, self._rules = name.name, name.split, rules
-        self._pictures, self.rejected = index_refs(
+        self._split = name.split
+        self._rules = rules
+        self._images, self.rejected = index_refs(
             read_refs(root / self.source, name),
             read_lists(root / instances, "images", "annotations"),
             images,
         )
 
     def __len__(self) -> int:
-        return len(self._pictures)
-
-    def __iter__(self) -> Iterator[ImageRecord]:
-        return (self[index] for index in range(len(self)))
+        return len(self._images)
 
     def __getitem__(self, index: int) -> ImageRecord:
-        picture = self._pictures[index]
+        image = self._images[index]
         queries: list[QueryRecord] = []
-        rejected = list(picture.rejected)
+        rejected = list(image.rejected)
         seen: Counter[tuple[str, str]] = Counter()
-        for ref in picture.refs:
+        for ref in image.refs:
             try:
-                target = self._target(ref, picture)
+                target = self._target(ref, image)
             except ValueError as error:
                 rejected.append(Rejected(f"ref {ref.number}", one_line(error)))
                 continue
@@ -84,13 +90,12 @@ class ReferDataset:
                 key = text, target["counts"]
                 queries.append(self._query(text, target, seen[key]))
                 seen[key] += 1
-        return ImageRecord(picture.path, self.name, tuple(queries), tuple(rejected))
+        return ImageRecord(image.path, self.name, tuple(queries), tuple(rejected))
 
-    def _target(self, ref: Ref, picture: Picture) -> Rle:
+    def _target(self, ref: Ref, image: ReferImage) -> Rle:
         try:
-            size = picture.height, picture.width
-            target = referred_mask(ref.segmentation, *size, self._rules)
-            # A benchmark keeps what has no mask: to segment nothing is right there, and counts.
+            target = referred_mask(ref.segmentation, image.height, image.width, self._rules)
+            # A benchmark keeps empty targets: the correct answer is an empty mask, and is scored.
             if self._rules == "strict" and self._split == "train":
                 check_not_empty(target)
         except ValueError as error:
@@ -99,8 +104,9 @@ class ReferDataset:
         return target
 
     def _texts(self, ref: Ref) -> tuple[list[str], list[Rejected]]:
-        """Return the sentences as LISA asks them, which asks empty ones too."""
-        texts, rejected = [], []
+        """Return the sentences in LISA's form; under ``parity``, empty ones are kept as in LISA."""
+        texts = []
+        rejected = []
         for position, entry in enumerate(ref.sentences):
             text = entry.get("sent") if isinstance(entry, dict) else None
             blank = isinstance(text, str) and not text.strip()

@@ -1,9 +1,9 @@
-"""The two files of a referring set: who is referred to with what words, and where it is.
+"""Read the two files of a referring set: the sentences (refs) and the masks (instances).
 
-``refs(*).p`` is a pickled list of {"ref_id", "image_id", "ann_id", "split", "sentences"} and more,
-each sentence with its text in "sent"; ``instances.json`` is COCO's. A file name in the refs file
-carries the annotation's number ("COCO_train2014_000000581857_16.jpg"), so the image's own entry in
-``instances.json`` says where it lies.
+``refs(*).p`` is a pickled list of {"ref_id", "image_id", "ann_id", "split", "sentences"} and more;
+each sentence has its text in "sent". ``instances.json`` is a COCO file. File names in the refs file
+contain the annotation's number ("COCO_train2014_000000581857_16.jpg"), so the path of an image is
+taken from its entry in ``instances.json``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 from lens_cache.config.data import Rules
 from lens_cache.datasets.base import Rejected, brief, relative_path
+from lens_cache.datasets.coco_index import Entry, by_id
 from lens_cache.datasets.coco_masks import CocoImage
 from lens_cache.datasets.lisa.plain_pickle import read_plain_pickle
 from lens_cache.datasets.lisa.sets import SetName
@@ -28,7 +29,7 @@ from lens_cache.images.masks import Rle
 
 @dataclass(frozen=True)
 class Ref:
-    """A thing that is referred to; ``segmentation`` and ``sentences`` as the files have them."""
+    """A referred thing; ``segmentation`` and ``sentences`` as in the files, not checked."""
 
     number: int
     annotation: int
@@ -37,8 +38,8 @@ class Ref:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image with its refs, and those that are no use; ``path`` is relative to the root."""
+class ReferImage:
+    """An image with its usable and rejected refs; ``path`` is relative to LISA's root."""
 
     path: PurePosixPath
     height: int
@@ -49,19 +50,18 @@ class Picture:
 
 def index_refs(
     refs: list[tuple[int, dict[str, Any]]], instances: dict[str, list[Any]], folder: PurePosixPath
-) -> tuple[list[Picture], tuple[Rejected, ...]]:
-    """Give every image its refs, in the order of the refs file.
+) -> tuple[list[ReferImage], tuple[Rejected, ...]]:
+    """Return the images with their refs, in the order of the refs file, and refs of no image.
 
     Args:
-        refs: What ``read_refs`` found.
+        refs: Result of ``read_refs``.
         instances: The lists of ``instances.json``.
-        folder: Where the images are.
-
-    Returns:
-        The images, and the refs that belong to none.
+        folder: Folder of the images, relative to LISA's root.
     """
-    images, annotations = _by_id(instances["images"]), _by_id(instances["annotations"])
-    pictures: dict[int, Picture] = {}
+    # Of entries with equal ids LISA uses the last one.
+    entries, _ = by_id(reversed(instances["images"]), "image")
+    annotations, _ = by_id(reversed(instances["annotations"]), "annotation")
+    images: dict[int, ReferImage] = {}
     rejected: list[Rejected] = []
     for position, ref in refs:
         what = f"ref {ref.get('ref_id', f'at position {position}')}"
@@ -69,26 +69,26 @@ def index_refs(
         try:
             if type(number) is not int:
                 raise ValueError(f"expected a number as image_id, got {brief(number)}")
-            if number not in pictures:
-                pictures[number] = _picture(images, number, folder)
+            if number not in images:
+                images[number] = _image(entries, number, folder)
         except ValueError as error:
             rejected.append(Rejected(what, one_line(error)))
             continue
         try:
-            pictures[number].refs.append(_ref(ref, annotations))
+            images[number].refs.append(_ref(ref, annotations))
         except ValueError as error:
-            pictures[number].rejected.append(Rejected(what, one_line(error)))
-    return list(pictures.values()), tuple(rejected)
+            images[number].rejected.append(Rejected(what, one_line(error)))
+    return list(images.values()), tuple(rejected)
 
 
-def in_split(found: str, asked: str) -> bool:
-    """Tell whether a ref of split ``found`` is in the one asked for, as the refer interface does.
+def in_split(found: str, wanted: str) -> bool:
+    """Return whether a ref of split ``found`` belongs to ``wanted``, as in LISA's refer module.
 
-    RefCLEF has refs of testAB and testBC, which are in both; ``test`` is all that are for testing.
+    RefCLEF has refs of testAB and testBC, which belong to both; ``test`` contains all test splits.
     """
-    if asked in ("testA", "testB", "testC"):
-        return asked[-1] in found
-    return "test" in found if asked == "test" else found == asked
+    if wanted in ("testA", "testB", "testC"):
+        return wanted[-1] in found
+    return "test" in found if wanted == "test" else found == wanted
 
 
 def read_refs(path: Path, name: SetName) -> list[tuple[int, dict[str, Any]]]:
@@ -101,7 +101,8 @@ def read_refs(path: Path, name: SetName) -> list[tuple[int, dict[str, Any]]]:
     refs = read_plain_pickle(path)
     if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
         raise DatasetError(
-            f"reading {path}: expected a list of dicts, one a ref, got {brief(refs)}; get it anew"
+            f"reading {path}: expected a list of dicts, one per ref, got {brief(refs)}; download "
+            "it again"
         )
     splits = Counter(str(ref.get("split")) for ref in refs)
     found = [(n, ref) for n, ref in enumerate(refs) if in_split(str(ref.get("split")), name.split)]
@@ -113,20 +114,11 @@ def read_refs(path: Path, name: SetName) -> list[tuple[int, dict[str, Any]]]:
     return found
 
 
-def _by_id(entries: list[Any]) -> dict[int, dict[str, Any]]:
-    """Return the entries that have a number, by it; the last of equal ones counts, as in LISA."""
-    return {
-        entry["id"]: entry
-        for entry in entries
-        if isinstance(entry, dict) and type(entry.get("id")) is int
-    }
-
-
-def _picture(images: dict[int, dict[str, Any]], number: int, folder: PurePosixPath) -> Picture:
-    """Look an image up."""
-    if number not in images:
+def _image(entries: dict[int, Entry], number: int, folder: PurePosixPath) -> ReferImage:
+    """Return the image with an id; raises ValueError if it is missing or not valid."""
+    if number not in entries:
         raise ValueError(f"instances.json has no image {brief(number)}")
-    entry = images[number]
+    entry = entries[number]
     try:
         path = folder / relative_path(entry.get("file_name"))
     except ValueError as error:
@@ -135,12 +127,14 @@ def _picture(images: dict[int, dict[str, Any]], number: int, folder: PurePosixPa
         height, width = CocoImage(path, entry.get("width"), entry.get("height"), []).size()
     except ValueError as error:
         raise ValueError(f"image {number} in instances.json: {error}") from None
-    return Picture(path, height, width)
+    return ReferImage(path, height, width)
 
 
-def _ref(ref: dict[str, Any], annotations: dict[int, dict[str, Any]]) -> Ref:
-    """Look the annotation of a ref up."""
-    number, annotation, sentences = (ref.get(key) for key in ("ref_id", "ann_id", "sentences"))
+def _ref(ref: dict[str, Any], annotations: dict[int, Entry]) -> Ref:
+    """Return a ref with its annotation; raises ValueError if either is not valid."""
+    number = ref.get("ref_id")
+    annotation = ref.get("ann_id")
+    sentences = ref.get("sentences")
     if type(number) is not int or not isinstance(sentences, list):
         raise ValueError(f"expected ref_id and a list of sentences, got {brief(ref)}")
     if type(annotation) is not int or annotation not in annotations:
@@ -151,7 +145,15 @@ def _ref(ref: dict[str, Any], annotations: dict[int, dict[str, Any]]) -> Ref:
 
 
 def referred_mask(segmentation: Any, height: int, width: int, rules: Rules) -> Rle:
-    """Return the target in an image of the given size; without foreground if nothing was drawn.
+    """Return the target mask; it is empty if the segmentation is an empty list.
+
+    Under ``parity``, pixels covered by more than one part are background, as in LISA.
+
+    Args:
+        segmentation: List of polygons or of RLEs, or one RLE.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        rules: ``strict`` or ``parity``.
 
     Raises:
         ValueError: If the segmentation is malformed or of another size.
@@ -161,16 +163,16 @@ def referred_mask(segmentation: Any, height: int, width: int, rules: Rules) -> R
         return masks.empty(height, width)
     union = masks.merge(parts)
     if rules == "strict" or masks.area(union) == sum(map(masks.area, parts)):
-        return union  # nothing lies over anything else
+        return union  # no parts overlap
     total = np.zeros((height, width), np.uint8)
     for part in parts:
-        total += masks.decode(part)  # 256 parts over each other are 0 again, as in LISA
+        total += masks.decode(part)  # 256 overlapping parts wrap to 0, as in LISA
     return masks.encode(total == 1)
 
 
 def _parts(segmentation: Any, height: int, width: int, rules: Rules) -> list[Rle]:
-    """Return one mask a polygon or encoding."""
-    if isinstance(segmentation, dict):  # an encoding that is not in a list
+    """Return one mask per polygon or RLE."""
+    if isinstance(segmentation, dict):  # an RLE outside a list
         segmentation = [segmentation]
     if not isinstance(segmentation, list):
         raise ValueError(f"expected a list of polygons or of RLEs, got {brief(segmentation)}")
@@ -183,5 +185,5 @@ def _parts(segmentation: Any, height: int, width: int, rules: Rules) -> list[Rle
         return masks.polygon_parts(polygons_of(segmentation, height, width), height, width)
     check_numbers(segmentation, height, width)
     if any(len(polygon) < 4 for polygon in segmentation):
-        raise ValueError("a polygon needs at least 2 points")  # pycocotools draws these still
+        raise ValueError("a polygon needs at least 2 points")  # pycocotools accepts 2 points
     return masks.polygon_parts(segmentation, height, width)

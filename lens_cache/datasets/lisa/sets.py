@@ -1,4 +1,4 @@
-"""The sets of LISA's folder: their names, groups, splits and variants, and what opens each."""
+"""The sets of LISA's folder: names, groups, splits, variants, and the function that opens each."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Literal, Protocol
 
 from lens_cache.config.data import Rules
 from lens_cache.datasets.base import SegmentationDataset
-from lens_cache.datasets.lisa.misplaced import slip
+from lens_cache.datasets.lisa.misplaced import misplaced
 from lens_cache.errors import ConfigError, DatasetError
 
 Group = Literal["semantic", "referring", "reasoning"]
 
 
 class MissingSetError(DatasetError):
-    """A set whose files are not where LISA's layout has them; the message says where to get it."""
+    """Files of a set are missing from LISA's layout; the message says where to get them."""
 
 
 @dataclass(frozen=True)
 class SetName:
-    """One split of one set; ``variant`` is empty where there are none."""
+    """One split of one set; ``variant`` is empty if the set has no variants."""
 
     name: str
     variant: str
@@ -34,29 +34,29 @@ class SetName:
 class Opener(Protocol):
     """Opens a set below LISA's root.
 
-    The records' paths are relative to ``root``. ``queries`` of a record stand in the order of
+    The paths of the records are relative to ``root``. The queries of a record are in the order of
     LISA's own list, from which its sampler draws: classes by pixel value, annotations and
     sentences as in the file.
     """
 
     def __call__(self, root: Path, name: SetName, rules: Rules) -> SegmentationDataset:
-        """Open it.
+        """Open the set.
 
         Raises:
-            MissingSetError: If files are not there.
-            DatasetError: If they cannot be read.
+            MissingSetError: If files are missing.
+            DatasetError: If files cannot be read.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetKind:
-    """What is known of a set before it is opened.
+    """Properties of a set that are known before it is opened.
 
     Attributes:
-        group: Which of the sampler's groups it belongs to.
-        splits: Its splits, the default first; ``train`` names the training split of every set.
+        group: Its group in LISA's sampler.
+        splits: Its splits, the default first; the training split of every set is ``train``.
         variants: Its versions or ways of splitting, the default first.
-        open: What opens it.
+        open: The function that opens it.
         source: Where to get it, for messages.
     """
 
@@ -67,7 +67,7 @@ class SetKind:
     variants: tuple[str, ...] = ("",)
 
     def parse(self, text: str) -> SetName:
-        """Read ``name``, ``name|split``, ``name|variant`` or ``name|variant|split``.
+        """Parse ``name``, ``name|split``, ``name|variant`` or ``name|variant|split``.
 
         Raises:
             ConfigError: If there is no such split or variant.
@@ -85,22 +85,22 @@ class SetKind:
 
 
 def require_files(root: Path, name: SetName, paths: Iterable[str], source: str) -> None:
-    """Check that files or folders of a set exist, given relative to ``root``.
+    """Check that files or folders of a set exist; paths are relative to ``root``.
 
     Raises:
-        MissingSetError: Naming all that are not there.
+        MissingSetError: If some are missing; the message lists them all.
     """
     missing = [path for path in paths if not (root / path).exists()]
     if missing:
         raise MissingSetError(
             f"opening {name}: {', '.join(missing)} not found in {root}; "
-            f"{slip(root, missing) or source}, or leave the set out of data.lisa.sets, or set "
+            f"{misplaced(root, missing) or source}, or remove the set from data.lisa.sets, or set "
             "data.lisa.missing=skip"
         )
 
 
 def parse_set(text: str, kinds: Mapping[str, SetKind]) -> SetName:
-    """Read a set as a configuration names it.
+    """Parse a set of ``data.lisa.sets``; see ``SetKind.parse``.
 
     Raises:
         ConfigError: If there is no such set, split or variant.

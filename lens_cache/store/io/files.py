@@ -7,7 +7,6 @@ object is uploaded and appears when it is complete.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from lens_cache.errors import CorruptShardError, StoreError, one_line
 from lens_cache.store.io import remote
+from lens_cache.store.io.file_lock import file_lock
 from lens_cache.store.io.lease import lease
 from lens_cache.store.io.remote import is_remote, plain_errors
 
@@ -76,6 +76,24 @@ def new_folder(root: Path, final: Path, *, last: str) -> Iterator[Path]:
     temporary.mkdir()
     yield temporary
     publish_folder(temporary, final)
+
+
+@contextmanager
+def folder_in_one_step(final: Path) -> Iterator[Path]:
+    """Fill a local folder outside a store; it appears as ``final`` when the block ends.
+
+    The files are written to a temporary folder next to ``final``. If the block raises, the
+    temporary folder is removed and ``final`` is not touched.
+
+    Args:
+        final: The folder; must not exist or be empty.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{final.name}.") as scratch:
+        temporary = Path(scratch) / final.name
+        temporary.mkdir()
+        yield temporary
+        publish_folder(temporary, final)
 
 
 def has_folder(final: Path, *, last: str) -> bool:
@@ -212,32 +230,20 @@ def writer_lock(root: Path) -> Iterator[Callable[[], None]]:
         with plain_errors(root, "writing to the store"), lease(root) as require:
             yield require
         return
-    with _file_lock(root):
-        yield lambda: None
-
-
-@contextmanager
-def _file_lock(root: Path) -> Iterator[None]:
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = (root / LOCK).open("w")
+        (root / LOCK).touch()
     except OSError as error:
         raise StoreError(
             f"opening the store {root} for writing: {error.strerror}; choose a writable folder"
         ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(
-                f"opening the store {root} for writing: another extraction holds it; wait until "
-                "it ends"
-            ) from None
-        except OSError:
-            # A network disk without locks: two writers would only do the same work twice, because
-            # every file is written under a name of its own and renamed to one with equal content.
-            pass
-        yield
+    busy = StoreError(
+        f"opening the store {root} for writing: another extraction holds it; wait until it ends"
+    )
+    # On a network disk without locks two writers would only do the same work twice, because every
+    # file is written under a name of its own and renamed to one with equal content.
+    with file_lock(root / LOCK, busy):
+        yield lambda: None
 
 
 def reason(error: OSError) -> str:

@@ -39,7 +39,9 @@ def test_a_config_survives_yaml(kind):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model: {max_keypoint: 3}", r"model\.max_keypoint: unknown key"),
+        ("model: {max_keypoint: 3}", r"did you mean model\.max_keypoints\?"),
+        ("max_steps: 3", r"max_steps: unknown key; did you mean trainer\.max_steps\?"),
+        ("batch: {mixture: [{rat: 3}]}", r"did you mean batch\.mixture\.rate\?"),
         ("model: {max_keypoints: 0}", r"model\.max_keypoints: .*greater than 0, got 0"),
         ("model: {attention_rows: all}", r"model\.attention_rows: .*got 'all'"),
         ("- 1", "expected 'key: value' lines, found list"),
@@ -64,6 +66,35 @@ def test_mistakes_are_named(tmp_path, text, message):
 def test_wrong_overrides_are_named(override, message):
     with pytest.raises(ConfigError, match=message):
         load_config(TrainConfig, None, ["preset=paper", override])
+
+
+def test_a_mistake_is_blamed_on_the_file_or_on_the_override(tmp_path):
+    path = _write(tmp_path, "loss: {dise: 1, bce: 2}")
+    with pytest.raises(ConfigError) as error:
+        load_config(TrainConfig, path, ["loss.bce=-1", "loss.attention=1"])
+    assert str(error.value) == (
+        "--set loss.bce=-1: loss.bce: input should be greater than or equal to 0, got -1; "
+        f"reading {path}: loss.dise: unknown key; did you mean loss.dice?"
+    )
+
+
+def test_a_preset_of_an_extraction_is_a_base_and_no_setting(tmp_path):
+    path = _write(tmp_path, "preset: shapes\nstore: {shard_size: 5}\n")
+    config = load_config(ExtractConfig, path)
+    assert (config.encoders.llava.layers, config.store.shard_size) == ((2,), 5)
+    assert "preset" not in to_tree(config)
+    with pytest.raises(ConfigError, match="--set preset=paper: preset: expected one of shapes"):
+        load_config(ExtractConfig, path, ["preset=paper"])
+
+
+def test_a_leading_tilde_is_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    overrides = ["data.root=~/x", "encoders.root=~/c", "encoders.llava.checkpoint=~/llava"]
+    config = load_config(ExtractConfig, None, overrides)
+    assert (config.data.root, config.encoders.root) == (tmp_path / "x", tmp_path / "c")
+    assert config.encoders.llava.checkpoint == str(tmp_path / "llava")
+    with pytest.raises(ConfigError, match=r"data\.root: there is no such home directory"):
+        load_config(ExtractConfig, None, ["data.root=~nobody-of-that-name/x"])
 
 
 def test_a_missing_file_is_one_line(tmp_path):

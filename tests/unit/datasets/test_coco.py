@@ -319,8 +319,8 @@ def test_folder_of_png_files_missing(root):
     ("text", "message"),
     [
         ("{", "not valid JSON: Expecting property name"),
-        ("[]", "'images' is not there"),
-        ('{"images": [], "annotations": []}', "'categories' is not there"),
+        ("[]", "'images' is missing"),
+        ('{"images": [], "annotations": []}', "'categories' is missing"),
         (
             '{"images": [{"id": 1}], "annotations": [], "categories": []}',
             "file_name of image 1: expected a path relative to the root, got None",
@@ -331,10 +331,17 @@ def test_folder_of_png_files_missing(root):
         ),
         (
             '{"images": [{}], "annotations": [], "categories": []}',
-            "an image needs an id of its own",
+            "image at position 0: its id must be an integer, got None",
+        ),
+        (
+            '{"images": [{"id": 1}, {"id": 1}], "annotations": [], "categories": []}',
+            "image 1: another image has its id",
         ),
         ('{"images": [], "annotations": [], "categories": [1]}', "a category needs id and name"),
-        ('{"images": [], "annotations": [], "categories": []}', "has no image with an annotation"),
+        (
+            '{"images": [], "annotations": [], "categories": []}',
+            "has no image with a usable annotation",
+        ),
     ],
 )
 def test_unreadable_annotation_file(root, text, message):

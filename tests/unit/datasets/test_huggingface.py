@@ -16,7 +16,7 @@ from lens_cache.extraction.stage_times import StageTimes
 from lens_cache.images import masks
 from lens_cache.images import tables as table_files
 from lens_cache.images.decode import content_id, read_image
-from lens_cache.images.files import read_picture_file, row_path
+from lens_cache.images.files import read_image_file, row_path
 from lens_cache.images.geometry import image_to_square
 from lens_cache.plan.build import build_plan
 from pipelines.evaluation.panels import read_photo
@@ -92,7 +92,7 @@ def test_a_folder_of_parquet_files(tmp_path):
         (query,) = record.queries
         assert (record.dataset, query.split, query.kind) == ("huggingface", "train", "referring")
         np.testing.assert_array_equal(masks.decode(query.target), BOX)
-        assert read_picture_file(tmp_path, record.path) == picture(seed)["bytes"]
+        assert read_image_file(tmp_path, record.path) == picture(seed)["bytes"]
     last = PurePosixPath("data/train-00001-of-00002-0a1b.parquet#0.image")
     assert dataset[3].path == last == row_path(PurePosixPath(str(last)[:-8]), 0, "image")
     assert texts(open_dataset(config(tmp_path, limit=2))) == ["thing 4", "thing 0"]
@@ -121,7 +121,7 @@ def test_a_dataset_saved_to_disk(tmp_path):
     dataset = open_dataset(config(tmp_path))
     assert texts(dataset) == ["thing 0", "thing 1", "thing 2", "thing 3"]
     assert dataset[2].path == PurePosixPath("data-00000-of-00002.arrow#2.image")
-    assert read_picture_file(tmp_path, dataset[2].path) == picture(2)["bytes"]
+    assert read_image_file(tmp_path, dataset[2].path) == picture(2)["bytes"]
     assert {record.queries[0].split for record in dataset} == {"train"}
 
 
@@ -252,7 +252,7 @@ def test_a_plan_of_rows_has_their_bytes(tmp_path):
     assert plan.num_images == 3
     for index in range(3):
         planned = plan.image(index)
-        data = read_picture_file(tmp_path, planned.path)
+        data = read_image_file(tmp_path, planned.path)
         assert content_id(data) == planned.image_id
         np.testing.assert_array_equal(read_image(data), colours(seed=index))
     assert [len(plan.image(n).paths) for n in range(3)] == [3, 2, 2]
@@ -279,9 +279,9 @@ def test_a_row_group_is_read_once_not_once_a_row(tmp_path, monkeypatch):
 def test_a_table_that_changed_is_read_anew(tmp_path):
     path = parquet(tmp_path, [row(0)])
     place = row_path(PurePosixPath(path.relative_to(tmp_path).as_posix()), 0, "image")
-    assert read_picture_file(tmp_path, place) == picture(0)["bytes"]
+    assert read_image_file(tmp_path, place) == picture(0)["bytes"]
     parquet(tmp_path, [row(1), row(2), row(3)])
-    assert read_picture_file(tmp_path, place) == picture(1)["bytes"]
+    assert read_image_file(tmp_path, place) == picture(1)["bytes"]
 
 
 def test_paths_that_lead_nowhere(tmp_path):
@@ -289,11 +289,11 @@ def test_paths_that_lead_nowhere(tmp_path):
     name = path.relative_to(tmp_path).as_posix()
     for place, reason in ((f"{name}#7.image", "no row 7"), (f"{name}#0.text", "has no picture")):
         with pytest.raises(ImageError, match=reason):
-            read_picture_file(tmp_path, PurePosixPath(place))
+            read_image_file(tmp_path, PurePosixPath(place))
     with pytest.raises(FileNotFoundError):
-        read_picture_file(tmp_path, PurePosixPath("gone.parquet#0.image"))
+        read_image_file(tmp_path, PurePosixPath("gone.parquet#0.image"))
     (tmp_path / "a#1.png").write_bytes(PNG)  # an image like any other
-    assert read_picture_file(tmp_path, PurePosixPath("a#1.png")) == PNG
+    assert read_image_file(tmp_path, PurePosixPath("a#1.png")) == PNG
 
 
 def test_folders_that_cannot_be_read_end_in_one_line(tmp_path):
@@ -305,7 +305,7 @@ def test_folders_that_cannot_be_read_end_in_one_line(tmp_path):
     (tmp_path / "a.parquet").unlink()
     saved(tmp_path, [[row()]])
     for state, words in (
-        ("[]", "expected what save_to_disk writes"),
+        ("[]", "expected a file written by save_to_disk"),
         ('{"_data_files": [{"filename": "../x.arrow"}]}', "is outside its folder"),
         ('{"_data_files": [{"filename": "x.arrow"}]}', "No such file"),
         ('{"_data_files": [], "_indices_data_files": [1]}', r"flatten_indices\(\)"),

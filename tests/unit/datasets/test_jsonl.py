@@ -227,7 +227,7 @@ def test_not_utf_8(root):
 
 
 def test_nothing_usable(root):
-    with pytest.raises(DatasetError, match=r"the file is empty; expected one JSON object a line$"):
+    with pytest.raises(DatasetError, match=r"file is empty; expected one JSON object per line$"):
         opened(root, ["", " "])
     with pytest.raises(DatasetError, match=r"none of 2 lines is usable; line 1: expected an obj"):
         opened(root, ["1", "2"])

@@ -21,7 +21,7 @@ from pipelines.progress import Bars
 from tests.support import REPOSITORY
 from tests.support.stores import stamps
 
-PICTURES = {"train": 4, "val": 3, "test": 3, "hard": 2}
+IMAGES = {"train": 4, "val": 3, "test": 3, "hard": 2}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def small():
     """Make the demo small for this module: few pictures, no Ray."""
     training = ("trainer.max_steps=2", "trainer.validate_every=1", "trainer.log_every=1")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "PICTURES", PICTURES)
+        patch.setattr(demo, "IMAGES", IMAGES)
         patch.setattr(demo, "TRAINING", (*demo.TRAINING, *training))
         patch.setattr(demo, "on_ray", lambda address: run_in_process)
         yield
@@ -40,7 +40,7 @@ def out(small, tmp_path_factory):
     """A finished demo."""
     folder = tmp_path_factory.mktemp("demo") / "out"
     with Bars() as bars:
-        demo.demo(folder, bars)
+        demo.run_shapes_demo(folder, bars)
     return folder
 
 
@@ -75,13 +75,13 @@ def test_the_demo_ends_with_one_page(out):
     assert html.count("data:image/jpeg;base64,") >= 4 * 4
 
 
-def test_a_second_run_takes_up_what_is_there(out):
+def test_a_second_run_resumes(out):
     kept = ("world", "store/hidden_states/layer_3/image_tokens/c", "run/checkpoints")
     before = [stamps(out / name) for name in kept]
     times = json.loads((out / "times.json").read_text())
     (out / "index.html").unlink()
     with Bars() as bars:
-        result = demo.demo(out, bars)
+        result = demo.run_shapes_demo(out, bars)
     assert [stamps(out / name) for name in kept] == before
     assert (out / "index.html").exists()
     after = json.loads((out / "times.json").read_text())
@@ -94,7 +94,7 @@ def test_a_second_run_takes_up_what_is_there(out):
 
 def test_a_folder_with_another_demo_is_refused(out):
     with Bars() as bars, pytest.raises(ConfigError, match=r"seed is 0 there and 1 here.*--out"):
-        demo.demo(out, bars, seed=1)
+        demo.run_shapes_demo(out, bars, seed=1)
 
 
 def test_a_split_without_data_is_refused(tmp_path):

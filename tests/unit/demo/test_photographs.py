@@ -18,5 +18,5 @@ def test_unclear_split_is_refused_before_anything_is_written(tmp_path, splits):
     with pytest.raises(
         ConfigError, match=r"--split.*splits found: " + (", ".join(splits) or "none")
     ):
-        photographs.demo(tmp_path / "out", tmp_path / "coco", None, Bars())
+        photographs.run_photographs_demo(tmp_path / "out", tmp_path / "coco", None, Bars())
     assert not (tmp_path / "out").exists()

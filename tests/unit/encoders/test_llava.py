@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from transformers import LlavaModel
 
 import lens_cache.encoders.llava as llava_module
-from lens_cache.encoders.llava import LlavaEncoder, end_tower, image_features
+from lens_cache.encoders.llava import LlavaEncoder
+from lens_cache.encoders.llava_tower import image_features, truncate_tower
 from lens_cache.encoders.reference import PlainLlava
 from lens_cache.errors import ConfigError
 from lens_cache.features.packing import additive_mask, block_mask, chunks, position_ids
@@ -72,12 +73,12 @@ def test_the_tower_ends_where_it_is_read(folder, prompt, read, kept):
     model = LlavaModel.from_pretrained(folder, dtype=torch.float32)
     pixels = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     model.config.vision_feature_layer = read
-    if not isinstance(read, int):  # its projector takes the states of one layer
+    if not isinstance(read, int):  # the projector reads one layer
         model.multi_modal_projector.linear_1 = torch.nn.Linear(2 * 64, 64)
     with torch.inference_mode():
         expected = model.get_image_features(pixel_values=pixels).pooler_output[0]
         for _ in range(2):
-            end_tower(model)
+            truncate_tower(model)
             assert len(model.vision_tower.encoder.layers) == kept
             assert torch.equal(image_features(model, pixels)[0], expected)
 
@@ -188,7 +189,7 @@ def test_tapped_states_are_not_degenerate(encoder, prompt):
 
 
 def test_additive_masks_are_right_for_every_kernel_and_bool_masks_are_not(folder, prompt):
-    """Why ``encode`` hands over floats: under ``eager`` a bool mask is added, not applied."""
+    """Why ``encode`` passes floats: under ``eager`` a bool mask is added, not applied."""
     texts = text_ids(prompt, "a dog", "the red circle")
     owner = torch.tensor([[0] * len(texts[0]) + [1] * len(texts[1])])
     shared = len(prompt.prefix_ids)
@@ -219,7 +220,7 @@ def test_layers_out_of_range_are_refused(folder, layers):
 
 
 @pytest.mark.parametrize("shape", [(96, 64, 3), (96, 96), (96, 96, 4)])
-def test_an_image_that_is_no_square_is_refused(encoder, shape):
+def test_an_image_that_is_not_a_square_is_refused(encoder, shape):
     with pytest.raises(ValueError, match="square must have shape"):
         encoder.encode(np.zeros(shape, dtype=np.uint8), [])
 

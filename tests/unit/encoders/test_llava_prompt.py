@@ -63,7 +63,7 @@ def test_a_processor_that_crops_a_square_is_refused(folder, tmp_path):
     config = json.loads(file.read_text())
     config["image_processor"]["size"] = {"shortest_edge": 112}
     file.write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="resizes to 112 and cuts out 96 x 96"):
+    with pytest.raises(CheckpointError, match="resizes to 112 and crops to 96 x 96"):
         LlavaPrompt.from_folder(new)
 
 

@@ -104,13 +104,13 @@ def test_architecture_is_read_from_the_file(path):
 @pytest.mark.parametrize("load", [SamEncoder.from_checkpoint, PlainSam.from_checkpoint])
 def test_a_missing_weight_is_named(path, tmp_path, load):
     new = damaged(path, tmp_path, lambda s: s.pop("image_encoder.blocks.2.attn.qkv.bias"))
-    with pytest.raises(CheckpointError, match=r"lacks image_encoder\.blocks\.2\.attn\.qkv\.bias"):
+    with pytest.raises(CheckpointError, match=r"missing weights.*blocks\.2\.attn\.qkv\.bias"):
         load(new)
 
 
 def test_an_unknown_weight_is_named(path, tmp_path):
     new = damaged(path, tmp_path, lambda s: s.update({"image_encoder.odd": torch.zeros(1)}))
-    with pytest.raises(CheckpointError, match=r"unexpectedly has image_encoder\.odd"):
+    with pytest.raises(CheckpointError, match=r"unknown weights \(1\): odd"):
         SamEncoder.from_checkpoint(new)
 
 
@@ -161,7 +161,7 @@ def test_a_broken_file_is_one_line(tmp_path, capsys, write):
 def test_a_truncated_file_is_refused(path, tmp_path):
     content = path.read_bytes()
     (tmp_path / "half.pth").write_bytes(content[: len(content) // 2])
-    with pytest.raises(CheckpointError, match="download it again"):
+    with pytest.raises(CheckpointError, match="download the file again"):
         SamEncoder.from_checkpoint(tmp_path / "half.pth")
 
 

@@ -1,4 +1,4 @@
-"""Copies to a device and back; on a GPU where there is one."""
+"""Copies to a device and back, also on a GPU if there is one."""
 
 import pytest
 import torch

@@ -28,7 +28,7 @@ def test_rgb_is_read_unchanged(format):
 
 
 def _turned(pixels, orientation):
-    """What a viewer shows, by the EXIF standard."""
+    """Return the image as a viewer shows it, by the EXIF standard."""
     return {
         1: pixels,
         2: pixels[:, ::-1],
@@ -52,7 +52,7 @@ def test_exif_orientation_is_applied(orientation, format):
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 77])
-def test_senseless_orientation_is_no_orientation(orientation):
+def test_an_invalid_orientation_is_ignored(orientation):
     pixels = colours()
     np.testing.assert_array_equal(read_image(rotated(pixels, orientation)), pixels)
 
@@ -67,7 +67,7 @@ def test_jpeg_orientation_gives_size_and_pixels():
     assert picture[:, :15].max() < 15
 
 
-def test_broken_exif_does_not_matter():
+def test_a_broken_exif_block_is_ignored():
     data = encoded(colours(), "JPEG", exif=b"Exif\0\0garbage")
     assert image_size(data) == (12, 8)
     assert read_image(data).shape == (8, 12, 3)
@@ -95,14 +95,14 @@ def test_palette():
     np.testing.assert_array_equal(read_image(encoded(picture)), np.asarray(picture.convert("RGB")))
 
 
-def test_transparent_parts_lie_on_white():
+def test_transparent_parts_become_white():
     pixels = np.zeros((1, 3, 4), dtype=np.uint8)
     pixels[0, :, 3] = (0, 255, 51)
     expected = [[[255] * 3, [0] * 3, [204] * 3]]
     np.testing.assert_array_equal(read_image(encoded(pixels)), expected)
 
 
-def test_transparent_colour_of_a_palette_lies_on_white():
+def test_a_transparent_colour_of_a_palette_becomes_white():
     picture = Image.fromarray(np.array([[0, 1]], dtype=np.uint8)).convert("L").convert("P")
     picture.putpalette([10, 20, 30, 40, 50, 60])
     picture.putdata([0, 1])

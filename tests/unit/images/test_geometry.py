@@ -60,7 +60,7 @@ def test_padding_of_the_square_is_black_and_outside():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 70), st.integers(0, 2**31))
-def test_a_mask_is_brought_into_the_square_as_pillow_does(width, height, size, seed):
+def test_a_mask_is_resized_into_the_square_as_pillow_does(width, height, size, seed):
     mask = np.random.default_rng(seed).random((height, width)) > 0.5
     inside = resized_size(width, height, size)
     expected = np.zeros((size, size), dtype=bool)
@@ -89,7 +89,7 @@ def test_a_full_mask_covers_exactly_the_image(width, height):
 
 
 @pytest.mark.parametrize(("width", "height"), [(30, 20), (20, 30), (32, 32), (7, 90)])
-def test_logits_come_back_to_the_pixels_of_the_image(width, height):
+def test_logits_are_resized_to_the_pixels_of_the_image(width, height):
     mask = np.zeros((height, width), dtype=bool)
     mask[: height // 2, : width // 2] = True
     logits = torch.from_numpy(mask_to_square(encode(mask), 64)).float() * 2 - 1

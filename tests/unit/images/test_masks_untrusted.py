@@ -1,4 +1,4 @@
-"""Run-length encodings from outside: every one is read right or refused, none reaches C unread."""
+"""Run-length encodings from outside: each is read correctly or refused before it reaches C code."""
 
 import numpy as np
 import pytest

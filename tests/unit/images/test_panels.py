@@ -22,8 +22,8 @@ def panel(width, height, keypoints, *, prediction=None, truth=None, peak=None):
 
 
 def pixel(drawn, number, x, y):
-    """Return a pixel of picture ``number`` at (x, y) of its own frame."""
-    step = max(drawn.size[0], 0) and (PANEL_SIDE + GAP)
+    """Return a pixel of image ``number`` of the row, at (x, y) of its own frame."""
+    step = PANEL_SIDE + GAP
     return drawn.getpixel((GAP + number * step + round(x), TITLE + round(y)))
 
 
@@ -38,12 +38,12 @@ def test_a_keypoint_is_white_inside_the_prediction_and_red_elsewhere(with_truth)
 
 
 @pytest.mark.parametrize("points", [[], [[0.5, 0.9]], [[1.0, 1.0]], [[0.0, 0.0]]])
-def test_points_on_the_edge_or_in_the_padding_are_drawn_without_harm(points):
+def test_points_on_the_edge_or_in_the_padding_are_drawn(points):
     assert panel(40, 20, points, truth=np.ones((20, 40), bool)).draw().size[1] == 180 + TITLE + GAP
 
 
-def test_the_grounding_map_lies_in_the_frame_of_the_square():
-    """Its cell (0, 3) is at the top right of a wide picture, whose lower half is padding."""
+def test_the_grounding_map_is_drawn_in_the_frame_of_the_square():
+    """Cell (0, 3) is at the top right of a wide image, whose square has padding below."""
     drawn = panel(60, 30, [], peak=(0, 3)).draw()
     hot = pixel(drawn, 1, PANEL_SIDE * 3.5 / 4, PANEL_SIDE * 0.5 / 4)
     cold = pixel(drawn, 1, PANEL_SIDE * 0.5 / 4, PANEL_SIDE * 0.5 / 4)
@@ -51,7 +51,7 @@ def test_the_grounding_map_lies_in_the_frame_of_the_square():
     assert cold[0] < 100
 
 
-def test_masks_are_tinted_and_truth_is_a_fourth_picture():
+def test_masks_are_tinted_and_truth_is_a_fourth_image():
     mask = np.zeros((40, 40), bool)
     mask[:, :20] = True
     three = panel(40, 40, [], prediction=mask).draw()
@@ -65,10 +65,10 @@ def test_masks_are_tinted_and_truth_is_a_fourth_picture():
     assert len(set(left)) == 1
 
 
-def test_pictures_come_in_any_size():
-    pictures = panel(60, 30, [[0.5, 0.1]], truth=np.ones((30, 60), bool)).pictures(100)
-    assert list(pictures) == ["image", "grounding map", "prediction", "ground truth"]
-    assert {picture.size for picture in pictures.values()} == {(100, 50)}
+def test_images_are_drawn_in_any_size():
+    images = panel(60, 30, [[0.5, 0.1]], truth=np.ones((30, 60), bool)).images(100)
+    assert list(images) == ["image", "grounding map", "prediction", "ground truth"]
+    assert {image.size for image in images.values()} == {(100, 50)}
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2000, 3), (3, 2000)])

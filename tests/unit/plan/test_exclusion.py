@@ -90,7 +90,7 @@ def test_benchmarks_that_are_not_there_are_told(root):
 
 def test_no_benchmark_is_there(tmp_path):
     write_set(tmp_path, "ade20k", [("a.png", 1, ONE, "short")])
-    with pytest.raises(DatasetError, match=r"so nothing says which images to leave out"):
+    with pytest.raises(DatasetError, match=r"so the images to exclude are unknown"):
         build_plan(config(tmp_path))
 
 

@@ -190,9 +190,9 @@ def test_nothing_to_draw_from(tmp_path, world):
     with pytest.raises(DatasetError, match="1000 images of the semantic sets in a row"):
         build_plan(config(tmp_path, 1, sets=("ade20k",)))
     write_set(tmp_path, "refcoco", [("a.png", 1, [["a"]], "short")], "val")
-    with pytest.raises(ConfigError, match=r"draws from training splits; data.lisa.sets names none"):
+    with pytest.raises(ConfigError, match=r"training splits, but data.lisa.sets has none"):
         build_plan(config(tmp_path, 1, sets=("refcoco|val",)))
-    with pytest.raises(ConfigError, match=r"only semantic ones, whose data.lisa.rates are 0"):
+    with pytest.raises(ConfigError, match=r"only semantic ones, and their data.lisa.rates are 0"):
         build_plan(config(world, 1, sets=("ade20k",), rates=RatesConfig(semantic=0)))
 
 

@@ -238,7 +238,7 @@ def test_an_error_in_progress_stops_the_threads(coco):
 def test_save_and_load(coco, tmp_path):
     plan = build_plan(coco)
     plan.save(tmp_path / "plan")
-    loaded = Plan.load(tmp_path / "plan")
+    loaded = Plan.load(str(tmp_path / "plan"))
     assert loaded.digest() == plan.digest()
     assert loaded.queries_of(3) == plan.queries_of(3)
     assert loaded.image(3) == plan.image(3)
@@ -251,7 +251,7 @@ def test_save_and_load(coco, tmp_path):
 
 
 def test_load_of_what_is_not_a_plan(coco, tmp_path):
-    with pytest.raises(StoreError, match=r"it is not there; make it with `lens-cache plan`"):
+    with pytest.raises(StoreError, match=r"it does not exist; make it with `lens-cache plan`"):
         Plan.load(tmp_path / "plan")
     plan = build_plan(coco)
     plan.save(tmp_path / "plan")
@@ -271,7 +271,7 @@ def test_load_of_tables_of_two_plans(coco, order):
     with pytest.raises(StoreError, match=r"its tables do not belong together; plan again"):
         Plan.from_files(files)
     del files["images.parquet"]
-    with pytest.raises(StoreError, match=r"reading the plan/images: it is not there"):
+    with pytest.raises(StoreError, match=r"reading the plan/images: it does not exist"):
         Plan.from_files(files)
 
 

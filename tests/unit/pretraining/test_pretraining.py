@@ -25,7 +25,13 @@ from lens_cache.toy.trained_models import (
     to_pixels,
 )
 from lens_cache.toy.vocabulary import WORDS
-from pipelines.pretraining.llava import Lesson, Speaker, answers_right, make_lesson, predict
+from pipelines.pretraining.llava import (
+    Lesson,
+    QuestionTokenizer,
+    answers_right,
+    make_lesson,
+    predict,
+)
 from pipelines.pretraining.pretrain import Pretraining, build_stage, pretrain
 from pipelines.pretraining.sam import ABSENT, POSITIVE, sample_prompts
 from pipelines.pretraining.scenes import Scenes, write_scenes
@@ -40,8 +46,8 @@ def tokenizer():
 
 
 @pytest.fixture(scope="module")
-def speaker(tokenizer):
-    return Speaker(LlavaPrompt(shapes_processor(tokenizer)))
+def question_tokenizer(tokenizer):
+    return QuestionTokenizer(LlavaPrompt(shapes_processor(tokenizer)))
 
 
 def few_steps(steps, batch, lr):
@@ -196,10 +202,10 @@ def test_sam_is_prompted_with_points_inside_and_outside(seed):
         assert hit == meant, "a point on every thing that is meant"
 
 
-def test_only_answers_are_learnt(speaker, tokenizer):
+def test_only_answers_are_learnt(question_tokenizer, tokenizer):
     rng = np.random.default_rng(2)
     scenes = [sample_scene(rng) for _ in range(3)]
-    lesson = make_lesson(scenes, speaker, rng)
+    lesson = make_lesson(scenes, question_tokenizer, rng)
     for row, types in enumerate(lesson.types):
         for number in range(len(types)):
             mine = lesson.owner[row] == number
@@ -211,15 +217,15 @@ def test_only_answers_are_learnt(speaker, tokenizer):
             assert tokenizer.decode(ids[answer]).strip() == reply.strip()
 
 
-def test_a_packed_lesson_costs_what_its_questions_cost_alone(speaker, tokenizer):
+def test_a_packed_lesson_costs_what_its_questions_cost_alone(question_tokenizer, tokenizer):
     torch.manual_seed(0)
     model = build_llava(SHAPES_LLAVA, tokenizer, attention="eager").eval()
     states = torch.randn(1, 144, 128)
-    prefix = torch.tensor(speaker.prefix_ids)
+    prefix = torch.tensor(question_tokenizer.prefix_ids)
     asked = [Question("x", "Describe the star.", "a red star"), Question("y", "Is it?", "no")]
 
     def loss(questions):
-        rows = [speaker.ids(question) for question in questions]
+        rows = [question_tokenizer.ids(question) for question in questions]
         owner = [number for number, (ids, _) in enumerate(rows) for _ in ids]
         answer = [i >= len(ids) - count for ids, count in rows for i in range(len(ids))]
         lesson = Lesson(

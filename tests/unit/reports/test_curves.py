@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.reports.curves import HEIGHT, WIDTH, chart, read_log
+from pipelines.reports.curves import chart, draw, read_log
 
 
 def write(run, number, text):
@@ -18,13 +18,26 @@ def test_a_resumed_run_is_one_curve_whose_later_file_wins(tmp_path):
     assert read_log(tmp_path / "nothing") == {}
 
 
-def test_curves_share_their_axes():
-    found = chart({"a/x": [(4, 2.0), (9, 0.0)], "a/y": [(9, 1.0)]}, ["a/x", "a/y", "a/z"])
-    assert (found.top, found.steps) == (2.0, 10)
-    assert [(curve.name, curve.last) for curve in found.curves] == [("x", 0.0), ("y", 1.0)]
-    points = [tuple(map(float, point.split(","))) for point in found.curves[0].points.split()]
-    assert points == [pytest.approx((WIDTH / 2, 0)), pytest.approx((WIDTH, HEIGHT))]
+def test_curves_share_axes_that_start_at_zero():
+    figure = draw({"a/x": [(4, 2.0), (9, 0.0)], "a/_y": [(9, 1.0)]}, ["a/x", "a/_y", "a/z"])
+    (axes,) = figure.axes
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[5, 2], [10, 0]], [[10, 1]]]
+    assert (axes.get_xlim()[0], axes.get_ylim()[0]) == (0, 0)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["0 x", "1 _y"]
 
 
-def test_what_was_not_logged_is_no_chart():
-    assert chart({}, ["val/giou"]) is None
+def test_a_chart_is_an_element_with_the_colours_of_the_page():
+    log = {"a/<b>$x$": [(0, 1.0), (9, 2.0)]}
+    svg = chart(log, list(log))
+    assert svg.startswith("<svg")
+    assert "2 &lt;b&gt;$x$" in svg
+    assert "stroke: var(--curve-0)" in svg
+    assert "var(--ink)" in svg
+    assert "#1" not in svg
+    assert svg == chart(log, list(log))
+
+
+@pytest.mark.parametrize("log", [{}, {"train/total": [(0, 1.0)]}])
+def test_without_a_logged_value_there_is_no_chart(log):
+    assert chart(log, ["val/giou"]) is None

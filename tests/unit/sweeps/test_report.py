@@ -1,5 +1,4 @@
 import dataclasses
-from xml.etree import ElementTree
 
 import pytest
 
@@ -10,7 +9,7 @@ from lens_cache.evaluation.baseline_scores import Baselines, Line
 from lens_cache.evaluation.metrics import Interval
 from lens_cache.evaluation.scores import Score, Scores
 from pipelines.sweeps.one_run import Measured, Result
-from pipelines.sweeps.plot import plot
+from pipelines.sweeps.plot import draw, plot
 from pipelines.sweeps.report import markdown, write_report
 from pipelines.sweeps.summary import summarise
 from pipelines.sweeps.sweep import Failure, Outcome
@@ -71,7 +70,7 @@ def test_the_table_holds_mean_spread_and_paired_differences():
     assert own.seconds.mean == 90
 
 
-def test_the_text_says_it():
+def test_the_text_reports_every_difference():
     found = summarise(SWEEP, OUTCOME)
     assert found is not None
     text = markdown(found, OUTCOME.failures)
@@ -84,7 +83,7 @@ def test_the_text_says_it():
     assert "'own <idea>', seed 1 failed; the end of x.log:\n    boom" in text
 
 
-def test_what_the_frozen_models_give_stands_below_the_first_row():
+def test_the_baselines_are_listed_below_the_first_row():
     def score(percent):
         value = Interval(percent / 100, 0.0, 1.0)
         return Score(queries=40, giou=value, ciou=value)
@@ -96,7 +95,7 @@ def test_what_the_frozen_models_give_stands_below_the_first_row():
     lines = Baselines(development="val", lines=[line], notes=["no random thing"])
     text = markdown(found, (), lines)
     table = text[text.index("## Without LENS") :].splitlines()
-    assert "| line | all | class, short |" in table
+    assert "| baseline | all | class, short |" in table
     assert "| full | 62.0 ± 2.0 | 62.0 ± 2.0 |" in table
     assert "| attention peak | 41.0 | 38.0 |" in table
     assert {"- attention peak: SAM at it", "- no random thing"} <= set(table)
@@ -110,13 +109,29 @@ def test_a_better_row_where_the_paper_has_a_worse_one_disagrees():
     assert found.rows[1].differences["giou"].verdict == "disagrees"
 
 
-def test_the_picture_has_a_dot_per_run():
+def dots(axes):
+    return [dots.get_offsets().tolist() for dots in axes.collections]
+
+
+def test_the_figure_has_a_dot_per_run():
     found = summarise(SWEEP, OUTCOME)
     assert found is not None
-    svg = ElementTree.fromstring(plot(found))
-    titles = [node.text for node in svg.iter("{http://www.w3.org/2000/svg}title")]
-    assert len(titles) == 2 * 8
-    assert "own <idea>, seed 2: 66.0" in titles
+    giou, ciou = draw(found).axes
+    assert dots(giou) == [
+        [[60, 0], [62, 0], [64, 0]],
+        [[50, 1], [53, 1], [53, 1]],
+        [[61, 2], [66, 2]],
+    ]
+    assert [len(row) for row in dots(ciou)] == [3, 3, 2]
+    assert [label.get_text() for label in giou.get_yticklabels()] == ["full", "less", "own <idea>"]
+    assert [line.get_xdata()[0] for line in giou.lines if line.get_linestyle() == "--"] == [62]
+
+
+def test_equal_sweeps_give_equal_files():
+    found = summarise(SWEEP, OUTCOME)
+    assert found is not None
+    assert plot(found) == plot(found)
+    assert "own &lt;idea&gt;" in plot(found)
 
 
 def test_without_the_reference_rows_stand_alone():
@@ -125,7 +140,7 @@ def test_without_the_reference_rows_stand_alone():
     assert found is not None
     assert all(row.differences == {} for row in found.rows)
     assert "no seed has a result of both full and another row" in markdown(found, ())
-    assert "stroke-dasharray" not in plot(found)
+    assert all(line.get_linestyle() == "-" for axes in draw(found).axes for line in axes.lines)
 
 
 def test_without_any_result_there_is_no_report(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lens_cache.toy.instructions import sample_absent, sample_instructions
+from lens_cache.toy.instructions import sample_instructions
 from lens_cache.toy.scene import HARD, STANDARD, sample_scene
 from tests.support.shapes_reading import OUTER, SIDES, TOPICS, named, read
 
@@ -72,12 +72,6 @@ def test_a_place_is_named_where_looks_leave_it_open(seed, rules):
         noun = re.split("|".join(SIDES), phrase_of(instruction))[0].removeprefix("the ")
         noun = re.sub("|".join(OUTER), "", noun)
         assert len(named(noun, scene)) > 1, instruction
-
-
-@given(SEEDS, RULES)
-def test_what_is_absent_is_not_there(seed, rules):
-    scene, _, rng = sampled(seed, rules)
-    assert named(sample_absent(scene, rng).removeprefix("the "), scene) == set()
 
 
 @given(SEEDS, RULES)

@@ -98,7 +98,7 @@ def test_other_content_is_not_overwritten(tmp_path, content):
     folder = tmp_path / "used"
     folder.mkdir()
     (folder / content).write_text("mine")
-    with pytest.raises(LensCacheError, match="already holds something else"):
+    with pytest.raises(LensCacheError, match="already contains something else"):
         write_tiny_checkpoints(folder)
     assert [p.name for p in folder.iterdir()] == [content]
     assert (folder / content).read_text() == "mine"
@@ -107,5 +107,5 @@ def test_other_content_is_not_overwritten(tmp_path, content):
 
 def test_a_file_in_the_way_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(LensCacheError, match="already holds something else"):
+    with pytest.raises(LensCacheError, match="already contains something else"):
         write_tiny_checkpoints(tmp_path / "file")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lens_cache.toy.drawing import NOTHING, draw_scene, sample_picture
+from lens_cache.toy.drawing import NOTHING, paint_scene, sample_painted_scene
 from lens_cache.toy.scene import (
     COLOURS,
     HARD,
@@ -83,19 +83,19 @@ def owner_of(scene, x, y):
 @given(SEEDS, RULES)
 @settings(max_examples=10)
 def test_a_seed_gives_one_picture(seed, rules):
-    first, again = (sample_picture(generator(seed), rules) for _ in range(2))
+    first, again = (sample_painted_scene(generator(seed), rules) for _ in range(2))
     assert first.scene == again.scene
     assert first.image.tobytes() == again.image.tobytes()
     assert first.owner.tobytes() == again.owner.tobytes()
-    drawn = draw_scene(first.scene)
+    drawn = paint_scene(first.scene)
     np.testing.assert_array_equal(drawn.image, first.image)
-    assert not np.array_equal(sample_picture(generator([seed, 1]), rules).image, first.image)
+    assert not np.array_equal(sample_painted_scene(generator([seed, 1]), rules).image, first.image)
 
 
 @given(SEEDS, RULES)
 @settings(max_examples=8)
 def test_every_pixel_belongs_to_what_it_shows(seed, rules):
-    picture = sample_picture(generator(seed), rules)
+    picture = sample_painted_scene(generator(seed), rules)
     expected = [
         [owner_of(picture.scene, x + 0.5, y + 0.5) for x in range(SIDE)] for y in range(SIDE)
     ]
@@ -106,25 +106,25 @@ def test_every_pixel_belongs_to_what_it_shows(seed, rules):
 @pytest.mark.parametrize("angle", [0.0, 0.3])
 def test_every_shape_is_where_it_is_said_to_be(shape, angle):
     thing = dataclasses.replace(CIRCLE, shape=shape, x=40.31, y=80.73, angle=angle)
-    mask = draw_scene(Scene((thing,), seed=0)).mask(0)
+    mask = paint_scene(Scene((thing,), seed=0)).mask(0)
     expected = [[shows(thing, x + 0.5, y + 0.5) for x in range(SIDE)] for y in range(SIDE)]
     np.testing.assert_array_equal(mask, expected)
 
 
 def test_a_later_thing_hides_an_earlier_one():
     below, above = CIRCLE, dataclasses.replace(CIRCLE, colour="blue", x=75.0)
-    picture = draw_scene(Scene((below, above), seed=0))
-    alone = draw_scene(Scene((above,), seed=0)).mask(0)
+    picture = paint_scene(Scene((below, above), seed=0))
+    alone = paint_scene(Scene((above,), seed=0)).mask(0)
     np.testing.assert_array_equal(picture.mask(1), alone)
     assert not (picture.mask(0) & alone).any()
-    whole = draw_scene(Scene((below,), seed=0)).mask(0)
+    whole = paint_scene(Scene((below,), seed=0)).mask(0)
     np.testing.assert_array_equal(picture.mask(0, 1), whole | alone)
 
 
 @given(SEEDS, RULES)
 @settings(max_examples=20)
 def test_a_thing_has_the_colour_that_is_said(seed, rules):
-    picture = sample_picture(generator(seed), rules)
+    picture = sample_painted_scene(generator(seed), rules)
     for index, thing in enumerate(picture.scene.things):
         mean = picture.image[picture.mask(index)].mean(axis=0) / 255
         hue = 360 * colorsys.rgb_to_hsv(*mean)[0]
@@ -135,9 +135,9 @@ def test_a_thing_has_the_colour_that_is_said(seed, rules):
 @given(SEEDS, RULES)
 @settings(max_examples=20)
 def test_enough_of_everything_is_visible(seed, rules):
-    picture = sample_picture(generator(seed), rules)
+    picture = sample_painted_scene(generator(seed), rules)
     for index, thing in enumerate(picture.scene.things):
-        whole = draw_scene(Scene((thing,), seed=0)).mask(0).sum()
+        whole = paint_scene(Scene((thing,), seed=0)).mask(0).sum()
         assert picture.mask(index).sum() >= rules.visible * whole
 
 

@@ -1,7 +1,6 @@
 """A world of shapes on disk: whole, repeatable, and read by the jsonl adapter as it was meant."""
 
 import json
-import re
 from collections import Counter
 
 import numpy as np
@@ -12,7 +11,7 @@ from lens_cache.config.data import DataConfig
 from lens_cache.errors import ConfigError, DatasetError
 from lens_cache.images import masks
 from lens_cache.plan.build import build_plan
-from lens_cache.toy.drawing import sample_picture
+from lens_cache.toy.drawing import sample_painted_scene
 from lens_cache.toy.world import write_world
 from tests.support.shapes_reading import TOPICS
 
@@ -83,35 +82,17 @@ def test_a_mask_is_the_union_of_the_things_that_are_meant(world):
     assert min(checked.values()) > 3
 
 
-def test_negatives_ask_for_no_mask(world):
-    scenes = {scene["image"]: scene["things"] for scene in lines(world, "scenes")}
-    found = lines(world, "negatives")
-    instructions = {line["instruction"] for line in lines(world, "data")}
-    assert {line["text"] for line in found if line["intent"] == "dialogue"}.isdisjoint(instructions)
-    intents = {name: Counter() for name in scenes}
-    for line in found:
-        intents[line["image"]][line["intent"]] += 1
-        if line["intent"] == "dialogue":
-            assert re.fullmatch("[a-z ,]+", line["answer"])
-            continue
-        assert line["answer"] is None
-        said = set(line["text"].split()) - {"the", "thing"}
-        for thing in scenes[line["image"]]:
-            assert not said <= {thing["size"], thing["colour"], thing["shape"]}
-    assert all(each == {"dialogue": 2, "absent": 1} for each in intents.values())
-
-
 def test_equal_arguments_give_equal_bytes(world, tmp_path):
     write_world(tmp_path / "again", dict(reversed(COUNTS.items())), seed=0)
     assert contents(tmp_path / "again") == contents(world)
 
 
-def test_a_picture_follows_from_seed_split_and_index_alone(world, tmp_path):
+def test_an_image_depends_on_seed_split_and_index_alone(world, tmp_path):
     write_world(tmp_path / "other", {"val": 3, "train": 2})
     before, after = contents(world), contents(tmp_path / "other")
     for name in ("images/train/000001.png", "images/val/000001.png"):
         assert before[name] == after[name]
-        for kind in ("data", "scenes", "negatives"):
+        for kind in ("data", "scenes"):
             one, other = (
                 [line for line in lines(folder, kind) if line["image"] == name]
                 for folder in (world, tmp_path / "other")
@@ -120,7 +101,7 @@ def test_a_picture_follows_from_seed_split_and_index_alone(world, tmp_path):
     assert not (tmp_path / "other/images/hard").exists()
 
 
-def test_no_picture_is_there_twice(world, tmp_path):
+def test_no_image_is_written_twice(world, tmp_path):
     write_world(tmp_path / "other", COUNTS, seed=1)
     pictures = [
         content
@@ -136,7 +117,7 @@ def test_no_seed_repeats_a_picture_that_the_frozen_models_know(tmp_path):
     write_world(tmp_path / "world", {"train": 1}, seed=101)
     mine = image(tmp_path / "world", "images/train/000000.png")
     for number in (0, 11, 1011):
-        known = sample_picture(np.random.default_rng([101, number]))
+        known = sample_painted_scene(np.random.default_rng([101, number]))
         assert not np.array_equal(mine, known.image)
 
 
@@ -151,7 +132,7 @@ def test_the_same_world_is_left_alone(world, monkeypatch):
 @pytest.mark.parametrize(
     ("counts", "seed", "message"),
     [
-        ({**COUNTS, "train": 7}, 0, "another one: train is 6 there and 7 here; give a new folder"),
+        ({**COUNTS, "train": 7}, 0, "world: train is 6 there and 7 here; give a new folder"),
         ({"train": 6}, 3, "seed is 0 there and 3 here; val is 2 there and 0 here"),
     ],
 )
@@ -165,7 +146,7 @@ def test_another_world_is_refused_by_what_differs(world, counts, seed, message):
 def test_a_folder_with_something_else_is_refused(tmp_path):
     (tmp_path / "note").write_text("mine")
     for folder in (tmp_path, tmp_path / "note"):
-        with pytest.raises(DatasetError, match="already holds something else; give a new folder"):
+        with pytest.raises(DatasetError, match="contains something else; give a new folder"):
             write_world(folder, {"train": 1})
     assert [path.name for path in tmp_path.iterdir()] == ["note"]
 
@@ -187,10 +168,10 @@ def test_an_interrupted_world_is_not_there(tmp_path):
     ("counts", "seed", "message"),
     [
         ({"dev": 3}, 0, "expected the splits train, val, test, hard, found 'dev'"),
-        ({"train": -1}, 0, "numbers of pictures of at least 0"),
+        ({"train": -1}, 0, "numbers of images of at least 0"),
         ({"train": 1}, -1, "expected a seed"),
-        ({"train": 0}, 0, "a picture in some split"),
-        ({}, 0, "a picture in some split"),
+        ({"train": 0}, 0, "at least one image"),
+        ({}, 0, "at least one image"),
     ],
 )
 def test_wrong_arguments_are_named(tmp_path, counts, seed, message):

@@ -42,17 +42,17 @@ def refused(root, *sets):
     [("refer_seg", "refcoco"), ("reason_seg/ReasonSeg", "reason_seg"), ("ade20k", "ade20k")],
 )
 def test_a_root_that_is_an_inner_folder(world, given, name):
-    assert f"LISA's folder seems to be {world}: give that one" in refused(world / given, name)
+    assert f"LISA's folder seems to be {world}: use it as the root" in refused(world / given, name)
 
 
 def test_a_root_that_is_the_folder_above(world):
-    assert f"LISA's folder seems to be {world}: give that" in refused(world.parent, "mapillary")
+    assert f"LISA's folder seems to be {world}: use it" in refused(world.parent, "mapillary")
 
 
 def test_capital_letters(world):
     (world / "ade20k").rename(world / "ADE20K")
     message = refused(world, "ade20k")
-    assert "ADE20K/images/training is there: rename it, capital letters count" in message
+    assert "ADE20K/images/training exists: rename it, names are case-sensitive" in message
 
 
 def test_a_link_that_leads_nowhere(world):
@@ -61,23 +61,23 @@ def test_a_link_that_leads_nowhere(world):
     assert len(open_dataset(config(world, "ade20k"))) == 1
     (world / "elsewhere").rename(world / "moved")
     message = refused(world, "ade20k")
-    assert f"ade20k is a link to {world / 'elsewhere'}, which is not there" in message
+    assert f"ade20k is a link to {world / 'elsewhere'}, which does not exist" in message
 
 
 @pytest.mark.parametrize("path", [REFS, INSTANCES])
 @pytest.mark.parametrize(
     ("data", "found"),
     [
-        (b"\n<!DOCTYPE html><html>404</html>", "a web page in place of the file"),
+        (b"\n<!DOCTYPE html><html>404</html>", "it is a web page, not the file"),
         (b"", "the file is empty"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer of Git LFS"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "it is a Git LFS pointer"),
     ],
 )
-def test_what_a_download_left_in_place_of_a_file(world, path, data, found):
+def test_a_failed_download_is_named(world, path, data, found):
     (world / path).write_bytes(data)
     message = refused(world, "refcoco")
     assert message.startswith(f"reading {world / path}: {found}")
-    assert message.endswith("; get the file anew")
+    assert message.endswith("; download the file again")
 
 
 @pytest.mark.parametrize(
@@ -94,10 +94,10 @@ def test_a_file_that_was_cut(world, path, name):
     (world / path).write_bytes(data[: len(data) // 2])
     message = refused(world, name)
     assert message.startswith(f"reading {world / path}: not ")
-    assert message.endswith("; get the file anew")
+    assert message.endswith("; download the file again")
 
 
-def test_pictures_in_other_colours(world):
+def test_images_in_other_colour_modes(world):
     ade, coco = "ade20k/images/training/ADE_train_00000001.jpg", "coco/train2017/000000000009.jpg"
     for path, mode in ((ade, "L"), (coco, "CMYK")):
         Image.open(world / path).convert(mode).save(world / path, "JPEG")
@@ -109,5 +109,5 @@ def test_pictures_in_other_colours(world):
 
 def test_no_set_is_there(tmp_path):
     config = DataConfig(kind="lisa", root=tmp_path, lisa=LisaConfig(missing="skip"))
-    with pytest.raises(DatasetError, match=r"none of its sets is there; `lens-cache data check /"):
+    with pytest.raises(DatasetError, match=r"none of its sets was found; run `lens-cache"):
         open_dataset(config)

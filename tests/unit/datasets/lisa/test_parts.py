@@ -193,16 +193,16 @@ def test_entries_that_belong_nowhere_are_the_sets_own(tmp_path):
     found = opened(tmp_path, "pascal_part")
     assert len(found) == 1
     assert [(entry.what, entry.reason.split(",")[0]) for entry in found.rejected] == [
-        ("image 5", "the path '../../secret.jpg' leads outside the root"),
         ("image 2008000002", "another image has its id"),
         ("image at position 3", "expected an object"),
-        ("annotation 8", "no image has its image_id 77"),
+        ("image 5", "the path '../../secret.jpg' leads outside the root"),
         ("annotation 1", "another annotation has its id"),
         ("annotation at position 6", "its id must be an integer"),
+        ("annotation 8", "no image has its image_id 77"),
     ]
 
 
-def test_an_image_that_is_missing_is_set_aside_whole(tmp_path):
+def test_an_image_that_is_missing_is_skipped_whole(tmp_path):
     write_paco(tmp_path)
     (tmp_path / "coco/train2017/000000000007.jpg").unlink()
     record = opened(tmp_path, "paco_lvis")[0]

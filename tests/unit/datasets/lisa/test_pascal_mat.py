@@ -1,6 +1,7 @@
 """PASCAL-Part's MATLAB files to the COCO file that LISA reads."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from typer.testing import CliRunner
 from lens_cache.datasets.lisa import KINDS
 from lens_cache.datasets.lisa.pascal_mat import categories, convert
 from lens_cache.datasets.lisa.sets import parse_set
-from lens_cache.errors import DatasetError
+from lens_cache.errors import ConfigError, DatasetError
 from lens_cache.images import masks
 from pipelines.cli import app
 from tests.support.lisa_semantic import write_mat, write_photo
@@ -124,8 +125,8 @@ def test_the_command_makes_what_the_set_reads(tmp_path, given):
     out = folder / "train.json"
     result = CliRunner().invoke(app, ["data", "pascal-part", str(folder / given), str(out)])
     assert result.exit_code == 0, result.output
-    assert f"wrote {out}; images: 1, annotations: 1, set aside: 1" in result.output
-    assert "set aside: image 2008_000009" in result.output
+    assert f"wrote {out}; images: 1, annotations: 1, skipped: 1" in result.output
+    assert "skipped: image 2008_000009" in result.output
     assert [path.name for path in out.parent.glob("train*")] == ["train.json"]
     name = parse_set("pascal_part", KINDS)
     (record,) = KINDS["pascal_part"].open(tmp_path, name, "strict")
@@ -143,9 +144,23 @@ def test_the_command_says_what_is_missing(tmp_path):
     assert "no train.txt in VOCdevkit/VOC2010/ImageSets/Main in" in str(run(tmp_path, out))
     names = tmp_path / "names.txt"
     names.write_text("\n")
-    assert "names no image" in str(run(tmp_path, out, "--split", names))
+    assert "names.txt is empty" in str(run(tmp_path, out, "--split", names))
     names.write_text("2008_000003\n2008_000004\n")
     error = run(tmp_path, out, "--split", names)
     assert isinstance(error, DatasetError)
     assert "no image with a part of the categories; the first: image 2008_000004" in str(error)
     assert not out.exists()
+
+
+def test_without_scipy_the_command_names_the_extra(tmp_path, monkeypatch):
+    write_mat(tmp_path / "2008_000002.mat", [("dog", WHOLE, {"head": PART})])
+    (tmp_path / "names.txt").write_text("2008_000002\n")
+    monkeypatch.setitem(sys.modules, "scipy.io", None)  # its import fails
+    split = ["--split", str(tmp_path / "names.txt")]
+    arguments = ["data", "pascal-part", str(tmp_path), str(tmp_path / "out.json"), *split]
+    error = CliRunner().invoke(app, arguments).exception
+    assert isinstance(error, ConfigError)
+    assert "needs scipy" in str(error)
+    assert "run `pip install 'lens-cache[pascal]'`" in str(error)
+    assert "\n" not in str(error)
+    assert not (tmp_path / "out.json").exists()

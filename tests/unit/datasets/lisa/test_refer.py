@@ -333,11 +333,11 @@ def test_files_that_cannot_be_read_end_in_one_line(tmp_path):
     )
     instances = path.with_name("instances.json")
     good = instances.read_bytes()
-    for data, words in ((b"[", "not valid JSON"), (b'{"images": []}', "'annotations' is not")):
+    for data, words in ((b"[", "not valid JSON"), (b'{"images": []}', "'annotations' is missing")):
         instances.write_bytes(data)
         with pytest.raises(DatasetError, match=words):
             records(tmp_path, "refcoco")
     instances.write_bytes(good)
     path.write_bytes(pickle.dumps({"refs": []}))
-    with pytest.raises(DatasetError, match="expected a list of dicts, one a ref"):
+    with pytest.raises(DatasetError, match="expected a list of dicts, one per ref"):
         records(tmp_path, "refcoco")
