@@ -4,7 +4,7 @@ import re
 import shlex
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
 import pytest
 import typer
@@ -24,9 +24,10 @@ def settings(kind, prefix=""):
     names = set()
     for field in fields(kind):
         names.add(prefix + field.name)
-        section = get_type_hints(kind)[field.name]
-        if is_dataclass(section):
-            names |= settings(section, f"{prefix}{field.name}.")
+        hint = get_type_hints(kind)[field.name]
+        for section in (hint, *get_args(hint)):
+            if is_dataclass(section):
+                names |= settings(section, f"{prefix}{field.name}.")
     return names
 
 
