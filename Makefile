@@ -82,7 +82,7 @@ types: $(STAMP)  ## Check types with mypy --strict.
 
 docs: $(STAMP)  ## Generate docs/settings.md and build the documentation strictly, into site/.
 	@$(BIN)/lens-cache config docs > docs/settings.md
-	@$(BIN)/mkdocs build --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(STAMP)  ## Fix rules and formatting with ruff.
 	@$(BIN)/ruff check --fix .

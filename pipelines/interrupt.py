@@ -1,6 +1,12 @@
-"""SIGINT and SIGTERM: the first signal finishes the current shards, the second stops at once.
+"""SIGINT and SIGTERM: the first one finishes the work in progress, the second one stops at once.
 
-Outside of ``Stop.draining`` the first signal also stops at once. Committed shards are kept.
+Key decisions:
+
+* Inside ``Stop.draining`` the first signal is only recorded; the caller finishes its shards and
+  starts no new one. At the end of the block the recorded signal becomes a ``KeyboardInterrupt``.
+* Outside of it there is nothing to finish: the first signal raises ``KeyboardInterrupt`` at once.
+* A further signal always raises. Commit records are written last, so what is committed stays valid.
+* Callers see one exception, ``Interrupted``; its message says how to resume.
 """
 
 from __future__ import annotations
@@ -15,7 +21,7 @@ from types import FrameType
 from lens_cache.errors import LensCacheError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Options that must not be repeated when a command resumes, with their number of values.
+# Options that a resumed command must not repeat: option -> number of values it takes.
 _ONCE = {"--replace": 1, "--retry-quarantined": 0}
 
 
@@ -23,7 +29,7 @@ class Interrupted(LensCacheError):
     """The work was stopped by a signal.
 
     Args:
-        message: One line with the work that is done.
+        message: One line: what is committed, and how to resume.
         signum: The signal.
     """
 
@@ -33,31 +39,37 @@ class Interrupted(LensCacheError):
 
 
 class Stop:
-    """Whether a signal has requested a stop.
+    """The state of a stop requested by a signal.
+
+    Args:
+        show: Shows a line to the user.
 
     Attributes:
-        signum: The first signal; None before it.
+        signum: The first signal, or None.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
         self._draining = False
         self.signum: signal.Signals | None = None
 
     @property
     def requested(self) -> bool:
-        """Whether to start no new work."""
+        """Whether a signal was received, so that nothing new may be started."""
         return self.signum is not None
 
     def listen(self) -> None:
-        """Install the handlers, also after a library replaced them; only in the main thread."""
+        """Install the handlers; call it again after a library has replaced them.
+
+        Does nothing outside of the main thread, where Python installs no handlers.
+        """
         if threading.current_thread() is threading.main_thread():
             for signum in _SIGNALS:
                 signal.signal(signum, self._on_signal)
 
     @contextmanager
     def draining(self) -> Iterator[None]:
-        """Inside, the first signal only sets ``requested``; the block then ends with a stop."""
+        """Inside the block the first signal is only recorded; the end of the block raises it."""
         self._draining = True
         try:
             yield
@@ -67,29 +79,29 @@ class Stop:
             raise KeyboardInterrupt
 
     def _on_signal(self, signum: int, _: FrameType | None) -> None:
-        if self.requested:
+        if self.requested:  # a second signal: stop at once
             raise KeyboardInterrupt
         self.signum = signal.Signals(signum)
         if not self._draining:
             raise KeyboardInterrupt
-        self._say(
+        self._show(
             f"{self.signum.name}: finishing the current shards; press Ctrl-C or send the signal "
             "again to stop now"
         )
 
 
 @contextmanager
-def stop_on_signals(say: Callable[[str], None], describe: Callable[[], str]) -> Iterator[Stop]:
-    """Turn SIGINT and SIGTERM into ``Interrupted``; restores the previous handlers at the end.
+def stop_on_signals(show: Callable[[str], None], describe: Callable[[], str]) -> Iterator[Stop]:
+    """Turn SIGINT and SIGTERM into ``Interrupted``; restore the old handlers at the end.
 
     Args:
-        say: Shows a line to the user.
-        describe: Returns the work that is done at the stop.
+        show: Shows a line to the user.
+        describe: Returns what is committed and how to resume, for the message.
 
     Raises:
         Interrupted: If a signal stopped the block.
     """
-    stop = Stop(say)
+    stop = Stop(show)
     before = {signum: signal.getsignal(signum) for signum in _SIGNALS}
     stop.listen()
     try:
@@ -105,13 +117,14 @@ def stop_on_signals(say: Callable[[str], None], describe: Callable[[], str]) -> 
 
 
 def resume_command(arguments: Sequence[str]) -> str:
-    """Return the command line that resumes a stopped command with these arguments."""
-    kept, rest = ["lens-cache"], list(arguments)
-    while rest:
-        word = rest.pop(0)
+    """Return the command line that resumes a command with these arguments."""
+    kept = ["lens-cache"]
+    words = iter(arguments)
+    for word in words:
         name, equals, _ = word.partition("=")
         if name not in _ONCE:
             kept.append(word)
-        elif not equals:
-            del rest[: _ONCE[name]]
+        elif not equals:  # the values are the next words
+            for _ in range(_ONCE[name]):
+                next(words, None)
     return shlex.join(kept)

@@ -1,4 +1,4 @@
-"""What a person sees while something runs: bars with rates, on stderr."""
+"""Progress bars with rates, on stderr."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from rich.text import Text
 
 
 class Reporter(Protocol):
-    """Where a step of the work tells what it does."""
+    """Receives the progress and the messages of a step."""
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Show how far a step is."""
+        """Show the progress of a step."""
 
     def message(self, text: str) -> None:
         """Show one line."""
 
 
 class _Rate(ProgressColumn):
-    """Steps per second, or per hour where a step takes long."""
+    """Steps per second, or per hour if there are fewer than one in ten seconds."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -47,7 +47,7 @@ class Bars:
     """Progress bars by name; use it in a ``with`` block.
 
     Args:
-        window: Seconds over which rates are measured; a step must take less.
+        window: Seconds over which rates are measured; must be longer than a step.
     """
 
     def __init__(self, window: float = 30.0) -> None:
@@ -73,14 +73,14 @@ class Bars:
         self._progress.stop()
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Show how far a step is; the bar appears with its first call."""
+        """Show the progress of a step; the first call adds its bar."""
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=total)
         self._progress.update(self._tasks[what], completed=done, total=total)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the terminal to another progress bar; the finished bars stay where they are."""
+        """Inside the block another progress bar may use the terminal."""
         self._progress.stop()
         for task in self._tasks.values():
             self._progress.remove_task(task)

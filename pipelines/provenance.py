@@ -1,4 +1,4 @@
-"""What made an artefact: command line, versions, git commit, resolved settings."""
+"""Provenance of an artefact: command line, versions, git commit, resolved settings."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def record_run(folder: Path, config: object) -> None:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the checkout this package runs from, with ``-dirty`` if it was changed.
+    """Return the git commit of this package, with ``-dirty`` if tracked files were changed.
 
-    Nothing if it does not run from a checkout.
+    Returns None if it does not run from a checkout.
     """
     here = Path(__file__).parent
     try:

@@ -19,7 +19,7 @@ Tree = dict[str, Any]
 _PRESETS = Path(__file__).parent / "presets"
 
 
-def load_config(kind: type[T], path: Path | None = None, overrides: Iterable[str] = ()) -> T:
+def load_config(kind: type[T], path: str | Path | None = None, overrides: Iterable[str] = ()) -> T:
     """Build a configuration from defaults, preset, file and overrides, in that order.
 
     Args:
@@ -33,7 +33,7 @@ def load_config(kind: type[T], path: Path | None = None, overrides: Iterable[str
     """
     source = str(path) if path is not None else "the settings"
     overrides = tuple(overrides)
-    tree = read_yaml(path) if path is not None else {}
+    tree = read_yaml(Path(path)) if path is not None else {}
     for override in overrides:
         _set_dotted(tree, override)
     tree = _with_preset(kind, tree, origin("preset", source, overrides))

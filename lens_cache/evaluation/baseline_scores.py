@@ -1,4 +1,4 @@
-"""The reference lines of a store: what the frozen models give on its queries without LENS."""
+"""Scores of the baselines on a store: the frozen models without LENS."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from lens_cache.store.store import Store
 
 EVERYTHING, ATTENTION_MASK, ATTENTION_PEAK = "everything", "attention mask", "attention peak"
 RANDOM_THING, ORACLE = "random thing", "oracle points"
-# Reference lines are many, and their intervals need no third digit.
+# There are many baselines, and their intervals need no third digit.
 _RESAMPLES = 1000
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One reference line.
+    """One baseline.
 
     Attributes:
         name: Its name.
-        note: What it is, with what was chosen for it.
-        ceiling: Whether it has seen the true masks: not to be beaten, but to be measured against.
+        note: Its description, with the chosen layer, rows and share.
+        ceiling: Whether it uses the true masks, so that it is an upper bound.
         splits: Its scores on each split.
     """
 
@@ -49,12 +49,12 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Baselines:
-    """Every reference line.
+    """All baselines.
 
     Attributes:
         development: The split on which layers, rows and share were chosen.
-        lines: The lines; the ceiling last.
-        notes: What could not be measured, and why.
+        lines: The baselines; the ceiling last.
+        notes: Baselines that could not be measured, with the reason.
     """
 
     development: str
@@ -64,7 +64,7 @@ class Baselines:
 
 @dataclass(frozen=True)
 class _Choice:
-    """What did best on the development split: where and at which share to cut, where to point."""
+    """The best readings on the development split: to threshold, at a share, and to point."""
 
     cut: Reading
     share: float
@@ -80,19 +80,19 @@ def baselines(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Baselines:
-    """Measure every reference line on splits of a store.
+    """Measure every baseline on splits of a store.
 
     Args:
         store: A complete store.
-        splits: Where the lines are measured.
+        splits: The splits to measure.
         development: Another split, on which layer, rows and share are chosen.
-        limit: Only the first images of each split.
-        seed: Draws the random thing of each query.
-        progress: Called with the step's name, images done and in all.
+        limit: Use only this many images of each split, the first ones.
+        seed: Seed of the random thing of each query.
+        progress: Called with the name of the step, images done and images in all.
 
     Raises:
         StoreError: If a split is empty, or the store has the weights of none of its layers.
-        DatasetError: If the data lists the things of its pictures, but not of every picture.
+        DatasetError: If the data lists the things of some images, but not of all.
     """
     things = read_things(
         store.manifest.data_root,
@@ -136,7 +136,7 @@ def _cases(
 
 
 def _choose(frozen: FrozenMasks, seen: Iterator[Case]) -> _Choice:
-    """Choose by gIoU."""
+    """Choose layers, rows and share by gIoU."""
     by_cut = {reading: torch.zeros(len(SHARES), dtype=torch.float64) for reading in frozen.readings}
     by_peak = dict.fromkeys(frozen.readings, 0.0)
     for case in seen:
@@ -152,7 +152,7 @@ def _choose(frozen: FrozenMasks, seen: Iterator[Case]) -> _Choice:
 def _measure(
     frozen: FrozenMasks, case: Case, choice: _Choice, things: Things | None, seed: int
 ) -> Iterator[tuple[str, list[Sample]]]:
-    """Yield every line's samples on an image."""
+    """Yield the samples of every baseline on an image."""
     yield EVERYTHING, case.samples(torch.ones_like(case.targets))
     cut = frozen.attention(case.draw, choice.cut, [choice.share])[:, 0]
     yield ATTENTION_MASK, case.samples(cut)
@@ -167,8 +167,8 @@ def _random_things(case: Case, things: Things, seed: int) -> Iterator[Sample]:
     path = case.image.path.as_posix()
     if path not in things:
         raise DatasetError(
-            f"measuring the line {RANDOM_THING!r}: {SCENES_FILE} has no entry for {path}; "
-            "write the data anew"
+            f"measuring the baseline {RANDOM_THING!r}: {SCENES_FILE} has no entry for {path}; "
+            "write the data again"
         )
     here = stack(things[path])
     for number, place in enumerate(case.draw.queries):
@@ -184,13 +184,13 @@ def _random_things(case: Case, things: Things, seed: int) -> Iterator[Sample]:
 
 
 def _notes(choice: _Choice) -> dict[str, str]:
-    """Say of every line what it is."""
+    """Return the description of every baseline."""
     return {
         EVERYTHING: "the whole image",
         ATTENTION_MASK: f"the MLLM's raw attention of {_name(choice.cut)}, cut at "
         f"{choice.share:.0%} of its peak",
         ATTENTION_PEAK: f"SAM prompted at the peak of the raw attention of {_name(choice.peak)}",
-        RANDOM_THING: "a perfect mask of one random thing of the picture: gIoU is the exact "
+        RANDOM_THING: "a perfect mask of one random thing of the image: gIoU is the exact "
         "expectation, cIoU that of a draw",
         ORACLE: f"a ceiling: SAM prompted by up to {ORACLE_POINTS} points inside the true mask",
     }

@@ -1,6 +1,6 @@
-"""What the frozen models give without LENS: the lines that a gIoU has to be read against.
+"""Baselines: masks from the frozen models without LENS, to compare a gIoU with.
 
-Nothing here is trained. Masks are bool over the pixels of the image, maps lie over the grid, points
+Nothing here is trained. Masks are bool over the pixels of the image, maps are over the grid, points
 are (x, y) in normalised coordinates of the square.
 """
 
@@ -29,8 +29,8 @@ from lens_cache.training.sampling import Draw
 
 Rows = Literal["mean", "last"]
 ORACLE_POINTS = 3
-# Oracle points lie this far apart, as a share of the longest side, and at least this deep inside
-# the mask, as a share of its deepest point.
+# Minimal distance of oracle points as a share of the longest side, and their minimal depth inside
+# the mask as a share of its greatest depth.
 _APART, _DEEP = 1 / 8, 0.25
 
 
@@ -39,8 +39,8 @@ class Reading:
     """One way to read the MLLM's raw attention.
 
     Attributes:
-        layer: The decoder layer whose attention it is.
-        rows: Over which text tokens: their ``mean``, or the ``last`` one.
+        layer: The decoder layer.
+        rows: The ``mean`` over the text tokens, or the ``last`` one.
     """
 
     layer: int
@@ -48,10 +48,10 @@ class Reading:
 
 
 class FrozenMasks:
-    """Masks from a store's frozen parts and features alone, image by image, on the CPU.
+    """Masks from the frozen parts and features of a store, image by image, on the CPU.
 
     Attributes:
-        readings: Every reading that the stored weights allow; none of the MLLM's last layer.
+        readings: Every reading with stored decoder weights; the MLLM's last layer has none.
     """
 
     def __init__(self, store: Store) -> None:
@@ -70,16 +70,16 @@ class FrozenMasks:
         ]
         if not self.readings:
             raise StoreError(
-                f"measuring reference lines on {store.root}: expected the weights of a layer it "
-                f"holds and of the next, found those of none of {list(store.layers)}; extract an "
+                f"measuring baselines on {store.root}: expected the weights of a cached layer "
+                f"and of the next, found none for {list(store.layers)}; extract an "
                 "earlier layer with --set encoders.llava.layers=[...]"
             )
         self._heads = {reading: attention_reader(frozen, reading) for reading in self.readings}
-        # A map is cut and pointed at: two questions, one after the other.
+        # Each map is used twice in a row: thresholded, and pointed at.
         self._maps = lru_cache(maxsize=1)(self._read_maps)
 
     def attention(self, draw: Draw, reading: Reading, shares: Sequence[float]) -> Tensor:
-        """Cut each query's raw attention at shares of its peak; bool (Q, len(shares), H, W)."""
+        """Threshold each raw attention map at shares of its peak; bool (Q, len(shares), H, W)."""
         maps = self._maps(draw, reading)
         return torch.stack([masks_above(one, shares, **self._sizes(draw)) for one in maps])
 
@@ -92,7 +92,7 @@ class FrozenMasks:
         layer = self._store.layers[0]
         embedding = self._store.read(draw.image, (), layer).image_embedding.float()
         logits: dict[int, Tensor] = {}
-        # Not padded to one length: SAM's padding point changes the answer.
+        # Grouped by length, not padded: SAM's padding point changes the answer.
         for count in {len(mine) for mine in points}:
             same = [number for number, mine in enumerate(points) if len(mine) == count]
             answers = self._sam(embedding, torch.stack([points[number] for number in same]))
@@ -113,7 +113,7 @@ class FrozenMasks:
 def attention_reader(frozen: FrozenParts, reading: Reading) -> SegmentationHead:
     """Return a head whose grounding map is the MLLM's own attention, mean over its heads.
 
-    The untrained head's first layer *is* the MLLM's layer L, and reads the states that go into it.
+    The first layer of the untrained head is the MLLM's layer L, and its input are the states of L.
     """
     config = ModelConfig(attention_rows=reading.rows, attention_normalisation="none")
     head = SegmentationHead(config, frozen, reading.layer).eval().requires_grad_(False)
@@ -124,14 +124,14 @@ def attention_reader(frozen: FrozenParts, reading: Reading) -> SegmentationHead:
 def masks_above(
     grounding_map: Tensor, shares: Sequence[float], *, width: int, height: int, side: int
 ) -> Tensor:
-    """Cut a map, brought to the image, at shares of its peak.
+    """Threshold a map, resized to the image, at shares of its peak.
 
     Args:
         grounding_map: Over the square, shape (rows, columns).
-        shares: Where to cut, each in (0, 1).
-        width: Of the image in pixels.
-        height: Of the image in pixels.
-        side: Of the square in pixels.
+        shares: Thresholds as shares of the peak, each in (0, 1).
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+        side: Side of the square in pixels.
 
     Returns:
         Bool, shape (len(shares), height, width).
@@ -150,11 +150,11 @@ def peak_points(grounding_maps: Tensor) -> Tensor:
 
 
 def points_inside(mask: Tensor, count: int = ORACLE_POINTS) -> Tensor:
-    """Choose points well inside a mask and well apart from each other.
+    """Choose points deep inside a mask and far from each other.
 
     Args:
         mask: Bool, shape (H, W), with some foreground.
-        count: How many points at most.
+        count: Maximal number of points.
 
     Returns:
         Shape (n, 2) with 1 <= n <= ``count``, the deepest point first.
@@ -168,7 +168,7 @@ def points_inside(mask: Tensor, count: int = ORACLE_POINTS) -> Tensor:
 
 @dataclass(frozen=True)
 class RandomThing:
-    """A perfect mask of one random thing of the picture, held against a target.
+    """A perfect mask of one random thing of the image, compared with a target.
 
     Attributes:
         expected_iou: The exact mean over the things.
@@ -182,13 +182,13 @@ class RandomThing:
 
 
 def random_thing(things: Tensor, target: Tensor, ignore: Tensor, drawn: int) -> RandomThing:
-    """Hold every thing of a picture against a target.
+    """Compare every thing of an image with a target.
 
     Args:
         things: Masks, bool, shape (n, H, W).
         target: True mask, bool, shape (H, W).
-        ignore: Pixels that count nowhere, bool, shape (H, W).
-        drawn: The thing that stands for all in pixel counts, 0 <= drawn < n.
+        ignore: Pixels that are not counted, bool, shape (H, W).
+        drawn: The thing used for the pixel counts, 0 <= drawn < n.
     """
     intersection, union = intersection_and_union(
         things, target.expand_as(things), ignore.expand_as(things)
@@ -201,11 +201,11 @@ def random_thing(things: Tensor, target: Tensor, ignore: Tensor, drawn: int) -> 
 
 
 def _depth(mask: Tensor) -> Tensor:
-    """Return how many one-pixel erosions each pixel survives, float32, shape (H, W)."""
+    """Return the number of one-pixel erosions that each pixel survives, float32, (H, W)."""
     left = mask.float()
     depth = torch.zeros_like(left)
     while left.any():
         depth += left
-        # Beyond the border is background too.
+        # Pixels outside the image are background.
         left = -F.max_pool2d(-F.pad(left, (1, 1, 1, 1))[None], 3, stride=1)[0]
     return depth

@@ -1,4 +1,4 @@
-"""Images of a split with the true masks of their queries, to hold predictions against."""
+"""Images of a split with the true masks of their queries, to score predictions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from lens_cache.evaluation.metrics import intersection_and_union, iou
 from lens_cache.evaluation.scores import Sample
 from lens_cache.images import masks
-from lens_cache.plan.plan import PlannedImage, PlannedQuery
+from lens_cache.plan.planned import PlannedImage, PlannedQuery
 from lens_cache.progress import Progress
 from lens_cache.store.store import Store
 from lens_cache.training.data import evaluation_draws
@@ -48,7 +48,7 @@ class Case:
 def cases(
     store: Store, split: str | None, limit: int | None, progress: Progress | None, what: str
 ) -> Iterator[Case]:
-    """Yield every image of a split that has its features; ``progress`` is told of ``what``.
+    """Yield every usable image of a split; ``what`` is the name of the step for ``progress``.
 
     Raises:
         StoreError: If the split is empty.

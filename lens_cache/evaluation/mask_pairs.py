@@ -1,4 +1,4 @@
-"""Predicted masks beside true ones, at the resolution of each image."""
+"""Predicted and true masks at the resolution of each image."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class MaskPair:
 
     Attributes:
         query: Index of the query in the plan.
-        index: Its place among the questions of the batch.
+        index: Its index among the questions of the batch.
         prediction: Predicted mask, bool (H, W).
         truth: True mask, bool (H, W).
-        ignore: Pixels that do not count, bool (H, W), if there are any.
+        ignore: Pixels that are not counted, bool (H, W), or None.
     """
 
     query: int
@@ -41,9 +41,9 @@ def masks_of(
     """Yield predicted and true masks of every question of a batch, in order.
 
     Args:
-        store: Where the questions come from.
+        store: The store of the queries.
         draws: The batch's images and queries.
-        segmentation: The model's answer.
+        segmentation: The output of the model.
         threshold: Probability above which a pixel is foreground.
     """
     index = 0

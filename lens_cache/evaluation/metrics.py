@@ -1,8 +1,8 @@
 """gIoU and cIoU with LISA's semantics, counted in integers.
 
 gIoU is the mean IoU over masks (not the "generalised IoU" of boxes), cIoU the IoU of all pixels of
-a split together. Pixels marked to be ignored count nowhere. An empty target with an empty
-prediction scores 1, an empty target with any foreground 0.
+a split together. Ignored pixels are not counted. An empty target with an empty prediction scores 1,
+an empty target with any foreground scores 0.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _CHUNK = 256  # resamples drawn at once, which bounds memory
 
 
 class MaskIoU(Metric):
-    """Accumulates gIoU and cIoU over a split, and of groups of it; sums over processes are exact.
+    """Accumulates gIoU and cIoU over a split and over groups of it; sums over processes are exact.
 
-    Every mask must be given to exactly one process: LISA's evaluation repeats samples to equalise
-    its processes, which this metric cannot undo.
+    Each mask must be added in exactly one process. LISA's evaluation repeats samples to give each
+    process as many, which this metric cannot undo.
 
     Args:
-        groups: Names; a mask may belong to several.
+        groups: Names of the groups; a mask may belong to several.
     """
 
     full_state_update = False
@@ -53,9 +53,13 @@ class MaskIoU(Metric):
         *,
         groups: Iterable[str] = (),
     ) -> None:
-        """Add one mask of shape (H, W), or several of one size, shape (..., H, W); bool.
+        """Add one mask, bool (H, W), or several of one size, bool (..., H, W).
 
-        They belong to some groups.
+        Args:
+            prediction: Predicted masks.
+            target: True masks.
+            ignore: Pixels that are not counted.
+            groups: The groups they belong to.
         """
         intersection, union = intersection_and_union(prediction, target, ignore)
         places = [0, *(self._places[name] for name in groups)]
@@ -67,9 +71,9 @@ class MaskIoU(Metric):
         self.count = self.count + mine * intersection.numel()
 
     def compute(self) -> dict[str, Tensor]:
-        """Return ``giou`` and ``ciou``, float64 in [0, 1]; NaN if there was no mask.
+        """Return ``giou`` and ``ciou``, float64 in [0, 1]; NaN if there is no mask.
 
-        And ``giou/GROUP`` and ``ciou/GROUP`` of every group that had one.
+        Also ``giou/GROUP`` and ``ciou/GROUP`` of every group with a mask.
         """
         giou = self.iou_sum / self.count
         ciou = self.intersection.double() / (self.union.double() + CIOU_EPSILON)
@@ -88,6 +92,10 @@ class Interval:
     value: float
     low: float
     high: float
+
+    def percent(self) -> str:
+        """Return the estimate and its bounds in percent, e.g. ``61.2 (58.0 - 64.1)``."""
+        return f"{100 * self.value:.1f} ({100 * self.low:.1f} - {100 * self.high:.1f})"
 
 
 def intersection_and_union(

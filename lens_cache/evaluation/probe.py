@@ -1,8 +1,8 @@
-"""Which cached layer points best: the MLLM's own attention against the true masks, untrained.
+"""Rank the cached layers by the MLLM's own attention, compared with the true masks. No training.
 
-The pointing game (Zhang et al. 2018, without its tolerance): does the centre of a map's strongest
-cell lie in the mask? And mean IoU: what a map covers, cut at the share of its peak that is best for
-the layer. A point that means nothing hits as often as masks cover their images.
+Two scores: the pointing game (Zhang et al. 2018, without its tolerance), i.e. whether the centre of
+the strongest cell is inside the mask; and the mean IoU of the map thresholded at the share of its
+peak that is best for the layer. A random point hits with the mean area of the masks.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class ProbedReading:
     """How well one layer's attention points, over some text rows.
 
     Attributes:
-        layer: The decoder layer whose attention it is.
-        rows: ``mean`` over the words, or the ``last`` one.
-        pointing: Share of queries whose strongest cell lies in the mask.
-        iou: Mean IoU of the map cut at ``share``.
-        share: Share of the peak at which cutting was best.
+        layer: The decoder layer.
+        rows: ``mean`` over the text tokens, or the ``last`` one.
+        pointing: Share of queries with the strongest cell inside the mask.
+        iou: Mean IoU of the map thresholded at ``share``.
+        share: The best threshold as a share of the peak.
         by_kind: Pointing on the queries of each kind and length.
     """
 
@@ -61,12 +61,12 @@ class Probe:
 
     Attributes:
         store: The store.
-        split: Whose queries were asked; all if not given.
-        images: How many.
-        queries: How many.
-        chance: Mean share of an image that a mask covers: what a random point hits.
-        readings: What was found.
-        without_weights: Cached layers whose decoder weights the store does not hold.
+        split: Split of the queries; all if None.
+        images: Number of images.
+        queries: Number of queries.
+        chance: Mean share of the image covered by a mask: the pointing score of a random point.
+        readings: The results.
+        without_weights: Cached layers without decoder weights in the store.
     """
 
     store: str
@@ -80,7 +80,7 @@ class Probe:
 
 @dataclass
 class _Found:
-    """What one reading got, query by query."""
+    """Results of one reading, by query."""
 
     hits: list[float] = field(default_factory=list)
     ious: list[Tensor] = field(default_factory=list)
@@ -98,10 +98,10 @@ def probe(
 
     Args:
         store: A complete store.
-        split: Ask its queries; all if not given.
-        limit: Only the first images.
-        device: Where the attention is computed.
-        progress: Called with the step's name, images done and in all.
+        split: Split of the queries; all if None.
+        limit: Use only this many images, the first ones.
+        device: Device of the attention.
+        progress: Called with the name of the step, images done and images in all.
 
     Raises:
         StoreError: If the split is empty, or the store has the weights of none of its layers.
@@ -142,7 +142,7 @@ def probe(
 
 
 def _measure(found: _Found, maps: Tensor, case: Case, side: int) -> None:
-    """Hold the maps of an image's queries, (Q, rows, columns), against the masks."""
+    """Compare the maps of an image's queries, (Q, rows, columns), with their masks."""
     width, height = case.image.width, case.image.height
     points = normalised_to_image(
         peak_points(maps)[:, 0].double().numpy(), width=width, height=height

@@ -1,4 +1,4 @@
-"""What a model or a reference line got on each query, and the scores that follow."""
+"""Results of a model or a baseline by query, and their scores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from lens_cache.evaluation.mask_pairs import MaskPair
 from lens_cache.evaluation.metrics import Interval, bootstrap, intersection_and_union, iou
-from lens_cache.plan.plan import PlannedImage, PlannedQuery
+from lens_cache.plan.planned import PlannedImage, PlannedQuery
 from lens_cache.store.store import Store
 
 
@@ -32,7 +32,7 @@ class Sample:
     def of(
         cls, query: PlannedQuery, image: PlannedImage, intersection: int, union: int, iou: float
     ) -> Sample:
-        """Say what was got on a query of the plan."""
+        """Return the result of a query of the plan."""
         return cls(
             query_id=query.query_id,
             image_id=query.image_id,
@@ -64,8 +64,8 @@ class Scores:
     Attributes:
         overall: Over every query.
         by_kind: Over the queries of each kind and length, e.g. ``class, short``.
-        by_topic: Over the queries of each topic; empty where the dataset names none.
-        by_dataset: Over the queries of each dataset; empty where there is but one.
+        by_topic: Over the queries of each topic; empty if the dataset has no topics.
+        by_dataset: Over the queries of each dataset; empty if there is only one.
     """
 
     overall: Score
@@ -78,8 +78,8 @@ def score_all(samples: Sequence[Sample], *, resamples: int = 10_000) -> Scores:
     """Score samples together, by kind, by topic and by dataset; at least one sample.
 
     Args:
-        samples: Their ``iou`` need not be the quotient of the counts: it may be an expected value.
-        resamples: Of the bootstrap.
+        samples: Their ``iou`` may be an expected value instead of the quotient of their counts.
+        resamples: Number of resamples of the bootstrap.
     """
     kinds, topics, datasets = defaultdict(list), defaultdict(list), defaultdict(list)
     for sample in samples:

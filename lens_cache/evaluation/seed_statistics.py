@@ -1,4 +1,4 @@
-"""Mean and spread over seeds, differences paired by seed, and what may be said of them."""
+"""Mean and spread over seeds, differences paired by seed, and their significance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 Direction = Literal["higher", "lower", "no clear difference"]
 Verdict = Literal["agrees", "disagrees", "no clear difference"]
-# A difference counts from so many standard errors on.
+# A difference is clear from this many standard errors on.
 CLEAR = 2.0
 
 
@@ -21,7 +21,7 @@ class Spread:
     Attributes:
         mean: Their mean.
         deviation: Their standard deviation (n - 1 in the denominator); None for a single one.
-        count: How many there are.
+        count: Number of measurements.
     """
 
     mean: float
@@ -43,16 +43,16 @@ def spread(values: Sequence[float]) -> Spread:
 def paired_difference(row: Mapping[int, float], reference: Mapping[int, float]) -> Spread | None:
     """Return ``row`` minus ``reference`` over the seeds that both have; None if there is none.
 
-    The runs of a seed saw the same data in the same order: what the seed does to both drops out.
+    Runs of one seed see the same data in the same order, so its effect on both cancels.
     """
     differences = [row[seed] - reference[seed] for seed in sorted(row.keys() & reference.keys())]
     return spread(differences) if differences else None
 
 
 def direction(difference: Spread) -> Direction:
-    """Tell where a difference points, if its mean is ``CLEAR`` standard errors away from zero.
+    """Return the direction of a difference if its mean is ``CLEAR`` standard errors from zero.
 
-    A single pair has no standard error: nothing is clear then.
+    A single pair has no standard error, so it has no clear direction.
     """
     error, mean = difference.standard_error, difference.mean
     if error is None or mean == 0 or abs(mean) < CLEAR * error:
@@ -61,7 +61,7 @@ def direction(difference: Spread) -> Direction:
 
 
 def verdict(difference: Spread, published: float) -> Verdict:
-    """Tell whether a measured difference has the sign of a published one."""
+    """Return whether a measured difference has the sign of a published one."""
     found = direction(difference)
     if found == "no clear difference":
         return found

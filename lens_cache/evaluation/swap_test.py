@@ -1,7 +1,7 @@
-"""The swap test: one picture, two instructions that mean different things, two masks.
+"""The swap test: one image, two instructions about different things, two masks.
 
-A model that finds things and ignores the words gives the same mask twice and passes no pair,
-however good its IoU.
+A model that ignores the instruction returns the same mask twice and passes no pair, whatever its
+IoU.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def swap_test(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Test every pair of instructions of a picture whose targets share no pixel.
+    """Test every pair of instructions about an image with targets that share no pixel.
 
     A pair passes if each of the two masks has a higher IoU with its own target than with the
     other's.

@@ -101,6 +101,11 @@ class Features:
         )
 
 
+def default_device() -> str:
+    """Return ``cuda`` if PyTorch can use a GPU, ``cpu`` otherwise."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def move(values: Tensor, device: torch.device | str) -> Tensor:
     """Return a tensor on a device; asynchronous from pinned memory."""
     return values.to(device, non_blocking=values.is_pinned())

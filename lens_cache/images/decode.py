@@ -68,17 +68,26 @@ def read_image(data: bytes) -> NDArray[np.uint8]:
         ImageError: If the file is empty, of an unknown format, truncated or too large.
     """
     with _open(io.BytesIO(data)) as image:
-        transpose = _TRANSPOSES.get(_orientation(image))
-        try:
-            image.load()
-            rgb = _to_rgb(image)
-        except MemoryError:
-            raise
-        except Exception as error:  # decoders raise exceptions of any type on broken data
-            raise ImageError(f"cannot be decoded: {_stable(error)}") from None
-        if transpose is not None:
-            rgb = rgb.transpose(transpose)
-        return np.array(rgb, dtype=np.uint8)
+        return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Convert a PIL image as ``read_image`` does, shape (H, W, 3), uint8.
+
+    Raises:
+        ImageError: If its file is truncated or broken.
+    """
+    transpose = _TRANSPOSES.get(_orientation(image))
+    try:
+        image.load()
+        rgb = _to_rgb(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise exceptions of any type on broken data
+        raise ImageError(f"cannot be decoded: {_stable(error)}") from None
+    if transpose is not None:
+        rgb = rgb.transpose(transpose)
+    return np.array(rgb, dtype=np.uint8)
 
 
 def _open(stream: BinaryIO) -> Image.Image:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from itertools import chain
@@ -27,6 +27,7 @@ from lens_cache.store.layout import GROUPS, IMAGE_EMBEDDINGS, array_name
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.paths import FROZEN_FOLDER
 from lens_cache.store.quarantine import quarantined
+from lens_cache.store.records import Record, read_records
 
 Views = list[NDArray[np.uint8]]
 _REQUESTS = 16  # in parallel per process, behind a URL
@@ -129,12 +130,7 @@ class Store:
         Raises:
             StoreError: If there is none; the message names the splits.
         """
-        chosen = [
-            image
-            for image in self.plan.select(split)
-            if (self.shards is None or image // self.catalogue.shard_size in self.shards)
-            and self.plan.image(image).image_id not in self._missing
-        ]
+        chosen = self._readable(split)
         if not chosen:
             raise StoreError(
                 f"choosing split {split!r} of the store {self.root}: no image; it has "
@@ -143,6 +139,35 @@ class Store:
                 )
             )
         return chosen[:limit]
+
+    def _readable(self, split: str | None) -> list[int]:
+        return [
+            image
+            for image in self.plan.select(split)
+            if (self.shards is None or image // self.catalogue.shard_size in self.shards)
+            and self.plan.image(image).image_id not in self._missing
+        ]
+
+    def __len__(self) -> int:
+        """Return the number of images that can be read."""
+        return len(self._readable(None))
+
+    def __iter__(self) -> Iterator[Record]:
+        """Iterate over ``records()``; of several cached layers the first."""
+        return self.records()
+
+    def records(self, split: str | None = None, *, layer: int | None = None) -> Iterator[Record]:
+        """Iterate over the images of a split with their queries and features, in plan order.
+
+        Args:
+            split: Only images with a query in this split, and only those queries; all if None.
+            layer: A cached layer; the first one if None.
+
+        Raises:
+            StoreError: If the split has no image, or the store does not hold the layer.
+            CorruptShardError: If a shard is damaged or an object is missing.
+        """
+        return read_records(self, split, layer)
 
     def read(self, image: int, queries: Sequence[int], layer: int) -> ImageFeatures:
         """Read an image's features and those of some of its queries.

@@ -1,4 +1,4 @@
-"""Training and evaluation data from a store: a batch is B images with a few questions each."""
+"""Batches from a store, for training and evaluation: B images with a few questions each."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from lens_cache.training.targets import Targets, make_targets
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step sees.
+    """The input of a step.
 
     Attributes:
-        draws: Where the batch comes from.
-        features: B images, Q questions.
-        targets: What the losses compare with, for the Q questions.
+        draws: The images and queries of the batch, as indices in the plan.
+        features: Features of B images with Q questions in all.
+        targets: Targets of the Q questions.
     """
 
     draws: tuple[Draw, ...]
@@ -32,26 +32,28 @@ class Batch:
     targets: Targets
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
-        """Move to a device; features come to a floating-point precision there."""
+        """Move to a device, and there cast the features to a floating-point dtype."""
         return Batch(self.draws, self.features.to(device, dtype), self.targets.to(device))
 
     def pin_memory(self) -> Batch:
-        """Copy to memory from which a GPU can fetch by itself; the ``DataLoader`` asks for it."""
+        """Copy to pinned memory; ``DataLoader`` calls this if ``pin_memory`` is set."""
         return Batch(self.draws, self.features.pin_memory(), self.targets.pin_memory())
 
 
 class FeatureDataset(Dataset[Any]):
-    """Reads a draw's features and masks; the sampler decides what is drawn."""
+    """Reads the features and masks of a draw; the keys are draws, not integers."""
 
     def __init__(self, store: Store, layer: int, loss: LossConfig) -> None:
-        self.store, self._layer, self._loss = store, layer, loss
+        self.store = store
+        self._layer = layer
+        self._loss = loss
 
     def __getitem__(self, draw: Draw) -> tuple[Draw, ImageFeatures, Targets]:
         """Read one image with its drawn queries."""
         return self.item(draw, self.store.read(draw.image, draw.queries, self._layer))
 
     def item(self, draw: Draw, features: ImageFeatures) -> tuple[Draw, ImageFeatures, Targets]:
-        """Add the targets to a draw's features."""
+        """Return a draw with its features and its targets."""
         queries = [self.store.plan.query(query) for query in draw.queries]
         return draw, features, make_targets(queries, self._loss)
 
@@ -74,19 +76,19 @@ def training_loader(
     share: Share,
     pin_memory: bool = False,
 ) -> DataLoader[Batch]:
-    """Return this process's share of the endless training stream.
+    """Return this process's part of the endless stream of training batches, in random access.
 
     Args:
-        store: Where the features come from.
-        layer: The tapped layer.
-        loss: How the masks are compared.
-        batch: What a batch holds.
-        share: Which batches.
-        pin_memory: Hand batches over in memory from which a GPU can fetch by itself.
+        store: The store to read.
+        layer: The cached layer.
+        loss: The resolutions of the targets.
+        batch: Size, split and order of the batches.
+        share: This process's part.
+        pin_memory: Yield batches in pinned memory.
 
     Raises:
         StoreError: If the split has no image.
-        ConfigError: If the mixture does not fit the store, or it has no draws to replay.
+        ConfigError: If the mixture does not fit the store, or the plan has no draws to replay.
     """
     sampler = (
         ReplaySampler(replayed_draws(store, batch), batch.images, share)
@@ -97,15 +99,40 @@ def training_loader(
         FeatureDataset(store, layer, loss),
         batch_sampler=sampler,
         collate_fn=FeatureDataset.collate,
-        num_workers=batch.loader_workers,
         persistent_workers=batch.loader_workers > 0,
-        pin_memory=pin_memory,
-        multiprocessing_context=store.worker_context if batch.loader_workers else None,
+        **worker_options(store, batch, pin_memory),
     )
 
 
+def evaluation_loader(
+    store: Store,
+    draws: Sequence[Draw],
+    *,
+    layer: int,
+    loss: LossConfig,
+    batch: BatchConfig,
+    pin_memory: bool = False,
+) -> DataLoader[Batch]:
+    """Return batches of one image each; see ``evaluation_draws`` and ``training_loader``."""
+    return DataLoader(
+        FeatureDataset(store, layer, loss),
+        batch_sampler=[[draw] for draw in draws],
+        collate_fn=FeatureDataset.collate,
+        **worker_options(store, batch, pin_memory),
+    )
+
+
+def worker_options(store: Store, batch: BatchConfig, pin_memory: bool) -> dict[str, Any]:
+    """Return the arguments of a ``DataLoader`` over a store that do not depend on the order."""
+    return {
+        "num_workers": batch.loader_workers,
+        "multiprocessing_context": store.worker_context if batch.loader_workers else None,
+        "pin_memory": pin_memory,
+    }
+
+
 def evaluation_draws(store: Store, split: str | None, limit_images: int | None) -> list[Draw]:
-    """Return every query of a split once, image by image.
+    """Return one draw per image of a split, with all its queries in the split.
 
     Raises:
         StoreError: If the split has no image.

@@ -1,4 +1,4 @@
-"""What a training says about its questions: sums by dataset, from which every mean follows."""
+"""Sums of losses and keypoints by dataset, from which every logged mean is computed."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ _COLUMNS = ("questions", *LOSSES, "keypoints", "keypoints_inside")
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over some questions.
+    """Sums over some questions, by dataset.
 
     Attributes:
-        datasets: Names.
-        values: Of each dataset the number of its questions, the sums of their losses, of their
-            keypoints, and of those inside the true mask; float64 on the CPU, (datasets, columns).
+        datasets: Names of the datasets.
+        values: Float64 on the CPU, shape (datasets, 6). The columns are the number of questions,
+            the sums of their dice, BCE and attention losses, the number of their keypoints, and
+            of those inside the true mask.
     """
 
     datasets: tuple[str, ...]
@@ -38,36 +39,38 @@ class Sums:
 
     @property
     def questions(self) -> float:
-        """Return their number."""
+        """Number of questions."""
         return float(self.values[:, 0].sum())
 
     def losses(self, weights: LossConfig) -> dict[str, float]:
         """Return the mean losses over all questions; ``total`` is eq. 7."""
-        means = dict(zip(_COLUMNS, (self.values.sum(dim=0) / self.questions).tolist(), strict=True))
-        parts = {name: means[name] for name in LOSSES}
+        means = (self.values.sum(dim=0) / self.questions).tolist()
+        parts = {name: means[_COLUMNS.index(name)] for name in LOSSES}
         return {"total": sum(getattr(weights, name) * parts[name] for name in LOSSES), **parts}
 
     def losses_by_dataset(self) -> dict[str, float]:
-        """Return the mean losses of every dataset that had a question, as ``loss/dataset``."""
+        """Return the mean losses of each dataset with a question, as ``loss/dataset``."""
         return {
-            f"{loss}/{name}": float(row[column] / row[0])
+            f"{loss}/{name}": float(row[_COLUMNS.index(loss)] / row[0])
             for name, row in zip(self.datasets, self.values, strict=True)
-            for column, loss in enumerate(LOSSES, start=1)
+            for loss in LOSSES
             if row[0]
         }
 
     def keypoints(self) -> dict[str, float]:
-        """Return how many keypoints a question keeps, and their share inside the true mask."""
-        questions, *_, kept, inside = self.values.sum(dim=0).tolist()
-        found = {"keypoints": kept / questions}
-        return found | ({"keypoints_inside": inside / kept} if kept else {})
+        """Return the keypoints per question, and the share of them inside the true mask."""
+        sums = dict(zip(_COLUMNS, self.values.sum(dim=0).tolist(), strict=True))
+        means = {"keypoints": sums["keypoints"] / sums["questions"]}
+        if sums["keypoints"]:
+            means["keypoints_inside"] = sums["keypoints_inside"] / sums["keypoints"]
+        return means
 
 
 class Tally:
-    """Adds up what a training says; the sums stay on the device until they are asked for.
+    """Accumulates losses and keypoints on the device, until ``take`` copies the sums to the CPU.
 
     Args:
-        plan: Tells the datasets of the queries.
+        plan: The plan of the queries, which names their datasets.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -95,14 +98,19 @@ class Tally:
         self._sums.index_add_(0, owner, torch.cat(columns, dim=1).detach())
 
     def take(self, over_processes: Callable[[Tensor], Tensor]) -> Sums:
-        """Return the sums since the last time, over all processes, and begin anew."""
-        assert self._sums is not None, "nothing was added"
-        sums, self._sums = over_processes(self._sums), None
+        """Return the sums since the last call, over all processes, and reset them.
+
+        Args:
+            over_processes: Sums a tensor over all processes.
+        """
+        assert self._sums is not None, "take() without add()"
+        sums = over_processes(self._sums)
+        self._sums = None
         return Sums(self.datasets, sums.double().cpu())
 
 
 def _inside(points: Tensor, masks: Tensor) -> Tensor:
-    """Tell which points lie inside masks of the square.
+    """Return which points are inside masks of the square.
 
     Args:
         points: (x, y) in normalised coordinates of the square, shape (Q, m, 2).

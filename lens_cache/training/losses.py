@@ -1,7 +1,7 @@
-"""The losses of LENS (paper eq. 5 to 7), computed in float32 whatever the precision of the model.
+"""The losses of LENS (paper eq. 5 to 7), always computed in float32.
 
-Dice and cross-entropy have LISA's semantics: logits in, each mask averaged over its pixels, then
-the mean over masks.
+Dice and cross-entropy are LISA's: they take logits, average over the pixels of each mask, then over
+masks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lens_cache.images.geometry import logits_to_image
 from lens_cache.training.targets import Targets
 
 DICE_EPSILON = 1e-6
-DICE_SCALE = 1000.0  # LISA divides all sums by it; it sets how much DICE_EPSILON counts.
+DICE_SCALE = 1000.0  # LISA divides all sums by it, so it sets the weight of DICE_EPSILON.
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class LensLoss(nn.Module):
         """Compare Q answers with their targets.
 
         Raises:
-            ValueError: If the targets are not of the kind that ``mask_size`` asks for, or not as
-                many as the answers.
+            ValueError: If the number of targets is not that of the answers, or the masks do not
+                have the resolution of ``mask_size``.
         """
         logits = segmentation.low_res_logits
         if not len(logits) == len(targets.masks) == len(targets.attention) > 0:
@@ -79,8 +79,6 @@ class LensLoss(nn.Module):
         return Losses(total=total, dice=dice, bce=bce, attention=attention, each=each)
 
     def _at_image_resolution(self, logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-        if isinstance(targets.masks, Tensor):
-            raise ValueError("mask_size is empty: expected a list of masks of shape (H, W)")
         dice, bce = [], []
         for row, mask, valid in zip(logits, targets.masks, targets.valid, strict=True):
             height, width = mask.shape
@@ -90,14 +88,13 @@ class LensLoss(nn.Module):
         return torch.cat(dice), torch.cat(bce)
 
     def _in_square(self, logits: Tensor, targets: Targets, size: int) -> tuple[Tensor, Tensor]:
-        masks, valid = targets.masks, targets.valid
-        expected = (len(logits), size, size)
-        if (
-            not (isinstance(masks, Tensor) and isinstance(valid, Tensor))
-            or masks.shape != expected
-            or valid.shape != expected
-        ):
-            raise ValueError(f"mask_size is {size}: expected masks and valid of shape {expected}")
+        shapes = {tuple(mask.shape) for mask in (*targets.masks, *targets.valid)}
+        if shapes != {(size, size)}:
+            raise ValueError(
+                f"mask_size is {size}: expected masks and valid of shape ({size}, {size}), found "
+                f"{sorted(shapes)}"
+            )
+        masks, valid = torch.stack(list(targets.masks)), torch.stack(list(targets.valid))
         resized = F.interpolate(
             logits[:, None].float(), (size, size), mode="bilinear", align_corners=False
         )[:, 0]
@@ -109,9 +106,9 @@ def attention_loss(grounding_map: Tensor, target: Tensor, valid: Tensor | None =
 
     Args:
         grounding_map: Normalised A_c^1 in [0, 1], shape (Q, rows, columns).
-        target: Masks in the square, bool, shape (Q, s, s). The map is brought to s x s, bilinear
+        target: Masks in the square, bool, shape (Q, s, s). The map is resized to s x s, bilinear
             with aligned corners, as in the released code.
-        valid: Pixels that are compared, bool, shape (Q, s, s); all if not given.
+        valid: Pixels that are compared, bool, shape (Q, s, s); all if None.
 
     Returns:
         The mean over each map's pixels, shape (Q,).
@@ -120,11 +117,12 @@ def attention_loss(grounding_map: Tensor, target: Tensor, valid: Tensor | None =
         values = _at_least_float32(grounding_map)
         size = (target.shape[1], target.shape[2])
         upsampled = F.interpolate(values[:, None], size, mode="bilinear", align_corners=True)[:, 0]
-        # PyTorch fails an assertion on NaN, which ends a CUDA process: let NaN come out instead.
+        # On a GPU, PyTorch ends the process if a probability is NaN: compute without, return NaN.
         loss = F.binary_cross_entropy(
             upsampled.nan_to_num(nan=0.5).clamp(0, 1), target.to(values.dtype), reduction="none"
         )
-        return _mean_over(loss, valid) + 0 * values.flatten(1).sum(dim=1)
+        finite = values.flatten(1).isfinite().all(dim=1)
+        return torch.where(finite, _mean_over(loss, valid), torch.nan)
 
 
 def dice_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -133,10 +131,10 @@ def dice_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Te
     Args:
         logits: Shape (Q, H, W).
         target: Bool, shape (Q, H, W).
-        valid: Pixels that are compared, bool, shape (Q, H, W); all if not given.
+        valid: Pixels that are compared, bool, shape (Q, H, W); all if None.
 
     Returns:
-        The loss of each mask, shape (Q,). An empty target with an empty prediction costs nothing.
+        The loss of each mask, shape (Q,); 0 for an empty target with an empty prediction.
     """
     with torch.autocast(logits.device.type, enabled=False):
         probability = _at_least_float32(logits).sigmoid()
@@ -155,7 +153,7 @@ def mask_bce_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None) -
     Args:
         logits: Shape (Q, H, W).
         target: Bool, shape (Q, H, W).
-        valid: Pixels that are compared, bool, shape (Q, H, W); all if not given.
+        valid: Pixels that are compared, bool, shape (Q, H, W); all if None.
     """
     with torch.autocast(logits.device.type, enabled=False):
         values = _at_least_float32(logits)

@@ -1,4 +1,4 @@
-"""A loss that is not finite: which questions are to blame, and their batch in a file."""
+"""Diagnosis of a loss that is not finite: the questions that caused it, and their batch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _SHOWN = 3
 
 
 class NotFiniteError(TrainingError):
-    """Says that a loss is NaN or infinite.
+    """A loss is NaN or infinite.
 
     Attributes:
-        batch: What it is kept as: plain tensors, lists and numbers.
+        batch: The batch as plain tensors, lists and numbers.
     """
 
     def __init__(self, message: str, batch: dict[str, Any]) -> None:
@@ -29,20 +29,20 @@ class NotFiniteError(TrainingError):
         self.batch = batch
 
     def keep(self, path: Path) -> TrainingError:
-        """Write the batch; return the error that tells where."""
+        """Write the batch to a file; return the error that names the file."""
         torch.save(self.batch, path)
         look = f"import torch; print(torch.load({str(path)!r}, weights_only=True)['queries'])"
-        return TrainingError(f'{self}; the batch is kept: python -c "{look}"')
+        return TrainingError(f'{self}; the batch was saved: python -c "{look}"')
 
 
 def not_finite(step: int, batch: Batch, losses: Losses, store: Store) -> NotFiniteError:
-    """Return what to raise about a batch whose loss is not finite.
+    """Return the error for a batch with a loss that is not finite.
 
     Args:
         step: Optimizer step.
         batch: The batch.
-        losses: What it gave.
-        store: Where it comes from.
+        losses: Its losses.
+        store: The store it was read from.
     """
     broken = ~losses.each.isfinite().all(dim=1)
     rows = [(draw.image, query) for draw in batch.draws for query in draw.queries]
@@ -56,9 +56,11 @@ def not_finite(step: int, batch: Batch, losses: Losses, store: Store) -> NotFini
         }
         for (image, query), each in zip(rows, losses.each.tolist(), strict=True)
     ]
-    blamed = [one for one, bad in zip(queries, broken.tolist(), strict=True) if bad]
-    shown = ", ".join(f"{one['query_id']} of image {one['image_id']}" for one in blamed[:_SHOWN])
-    more = f" and {len(blamed) - _SHOWN} more" if len(blamed) > _SHOWN else ""
+    failed = [query for query, bad in zip(queries, broken.tolist(), strict=True) if bad]
+    shown = ", ".join(
+        f"{query['query_id']} of image {query['image_id']}" for query in failed[:_SHOWN]
+    )
+    more = f" and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
     parts = ", ".join(f"{name} {getattr(losses, name).item():g}" for name in LOSSES)
     return NotFiniteError(
         f"training step {step}: the loss is not finite ({parts}) for query {shown}{more}; "
@@ -68,23 +70,23 @@ def not_finite(step: int, batch: Batch, losses: Losses, store: Store) -> NotFini
 
 
 def _advice(batch: Batch, store: Store) -> str:
-    """Say what to do, which depends on who is to blame."""
+    """Return the cause, features or weights, and what to do."""
     features = batch.features
-    for what, values in (
+    for name, values in (
         ("hidden states of the image", features.image_tokens),
         ("SAM's embedding of the image", features.image_embeddings),
-        ("hidden states of a question", features.texts.tokens),
+        ("hidden states of a question about the image", features.texts.tokens),
     ):
         broken = ~values.isfinite().flatten(1).all(dim=1)
         if broken.any():
             image = batch.draws[int(broken.nonzero()[0])].image
             return (
-                f"the stored {what} {store.catalogue.image_id(image)} are not finite; run "
+                f"the stored {name} {store.catalogue.image_id(image)} are not finite; run "
                 f"`lens-cache verify {store.root} --recompute 16`"
             )
     return (
-        "the stored features are finite, so the weights are not; lower optimizer.lr, and go on "
-        "from the last checkpoint in a new run or start anew"
+        "the stored features are finite, so the weights are not; lower optimizer.lr and train a "
+        "new run"
     )
 
 
@@ -109,8 +111,9 @@ def _tensors(batch: Batch) -> dict[str, Any]:
     }
 
 
-def elsewhere(step: int) -> TrainingError:
-    """Return what a process raises whose own questions are fine, but not those of another."""
+def not_finite_elsewhere(step: int) -> TrainingError:
+    """Return the error for a process with finite losses while those of another are not."""
     return TrainingError(
-        f"training step {step}: the loss is not finite in another process, which says of what"
+        f"training step {step}: the loss is not finite in another process, whose message names "
+        "the queries"
     )

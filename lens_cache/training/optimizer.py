@@ -18,13 +18,13 @@ from lens_cache.errors import ConfigError
 def build_optimizer(
     parameters: Iterable[nn.Parameter], settings: OptimizerConfig, *, fused: bool = True
 ) -> Optimizer:
-    """Return AdamW over the parameters that are trained; frozen ones are left out.
+    """Return AdamW over the parameters that require a gradient.
 
     Args:
-        parameters: All of a model.
+        parameters: All parameters of a model.
         settings: The settings.
-        fused: Let one kernel take the step. A loss scale (``16-mixed``) would be undone inside
-            it, too late to clip gradients.
+        fused: Use one kernel for the step. Not for ``16-mixed``: the kernel would unscale the
+            gradients itself, after they are clipped.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     shared: dict[str, Any] = {
@@ -39,7 +39,7 @@ def build_optimizer(
 
 
 def learning_rate_factor(step: int, max_steps: int, settings: OptimizerConfig) -> float:
-    """Return what the learning rate is multiplied with at an optimizer step.
+    """Return the factor of the learning rate at an optimizer step.
 
     Linear from 0 over the warm-up, then linear to 0 at the end (LISA's WarmupDecayLR), or constant.
     """
@@ -52,7 +52,7 @@ def learning_rate_factor(step: int, max_steps: int, settings: OptimizerConfig) -
 
 
 def require_states(settings: OptimizerConfig) -> None:
-    """Refuse 8-bit states without the package that makes them.
+    """Refuse 8-bit states if their package is missing.
 
     Raises:
         ConfigError: If bitsandbytes is not installed.
@@ -66,4 +66,4 @@ def require_states(settings: OptimizerConfig) -> None:
 
 
 def _adamw_8bit() -> Any:
-    return import_module("bitsandbytes.optim").AdamW8bit  # loads CUDA's libraries: not before
+    return import_module("bitsandbytes.optim").AdamW8bit  # imported late: it loads CUDA's libraries

@@ -1,7 +1,7 @@
-"""Train on the very draws of LISA's sampler that a plan holds, one after another.
+"""Train on the draws of LISA's sampler that a plan stores, in their order.
 
-Batches follow the order of the plan, so that draw number n of all processes together is the n-th
-draw that can be used; behind the last one comes the first again. Nothing is drawn anew.
+Draw n, counted over all processes, is the n-th usable draw of the plan; after the last one the
+first follows again. No query is drawn at training time.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from lens_cache.plan.plan import Plan
 from lens_cache.store.store import Store
 from lens_cache.training.sampling import Draw, Share
 
-# What decides between images elsewhere, and has no say where every draw is laid down.
-_NO_SAY = ("mixture", "window", "limit_images")
+# Settings that choose images in other orders; here the plan fixes every draw.
+_IGNORED = ("mixture", "window", "limit_images")
 
 
 def replayed_draws(store: Store, batch: BatchConfig) -> list[Draw]:
-    """Return the draws of a store's plan; those whose image could not be read are passed over.
+    """Return the draws of a store's plan; skip those of images that were not extracted.
 
     Raises:
-        ConfigError: If the plan holds no draws, or the batch asks for anything else of them.
-        StoreError: If no image of the store can be used.
+        ConfigError: If the plan has no draws, or a setting contradicts them.
+        StoreError: If the store has no usable image.
     """
     _check(store, batch)
-    there = set(store.images(None))
-    draws = [draw for draw in _in_order(store.plan) if draw.image in there]
+    usable = set(store.images(None))
+    draws = [draw for draw in _in_order(store.plan) if draw.image in usable]
     if not draws:
         raise ConfigError(
             f"replaying the draws of the store {store.root}: no drawn image could be extracted; "
@@ -41,7 +41,7 @@ def replayed_draws(store: Store, batch: BatchConfig) -> list[Draw]:
 
 
 def _in_order(plan: Plan) -> Iterator[Draw]:
-    """Yield every draw that asks something; all its queries are of one image."""
+    """Yield every draw that has a query; all its queries belong to one image."""
     for index in range(plan.num_draws):
         queries = tuple(plan.drawn(index))
         if queries:
@@ -49,40 +49,42 @@ def _in_order(plan: Plan) -> Iterator[Draw]:
 
 
 def _check(store: Store, batch: BatchConfig) -> None:
-    what = f"replaying the draws of the store {store.root}"
+    doing = f"replaying the draws of the store {store.root}"
     if store.plan.draws is None:
         raise ConfigError(
-            f"{what}: its plan holds none; extract with data.kind=lisa and data.lisa.draws=NUMBER, "
+            f"{doing}: its plan has none; extract with data.kind=lisa and data.lisa.draws=NUMBER, "
             "or set batch.order=random"
         )
-    named = next((name for name in _NO_SAY if getattr(batch, name)), None)
+    named = next((name for name in _IGNORED if getattr(batch, name)), None)
     if batch.split is not None and not is_training(batch.split):
         named = "split"
     if named:
         raise ConfigError(
-            f"{what}: they say already which images come when, batch.{named} cannot; leave it out, "
-            "or set batch.order=random"
+            f"{doing}: the plan fixes every draw, so batch.{named} cannot be used; remove it, or "
+            "set batch.order=random"
         )
 
 
 class ReplaySampler(Sampler[list[Draw]]):
-    """The draws as batches, the same however often the stream is interrupted.
+    """The draws as batches, identical however often the stream is interrupted.
 
     Args:
-        draws: In their order; they start again when they end.
+        draws: In their order; repeated without end.
         size: Images in a batch.
-        share: This process's part; no two processes see the same draw of a round.
+        share: This process's part; no two processes see the same draw of a pass.
     """
 
     def __init__(self, draws: list[Draw], size: int, share: Share) -> None:
-        self._draws, self._size, self._share = draws, size, share
+        self._draws = draws
+        self._size = size
+        self._share = share
 
     def __len__(self) -> int:
-        """Return the length of the whole stream, wherever it starts."""
+        """Return the length of the whole stream, including batches before ``share.start``."""
         return self._share.num_batches
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Yield the batches that are still to be seen."""
+        """Yield the batches from ``share.start`` on."""
         share = self._share
         for number in range(share.start, share.num_batches):
             places = number * self._size + np.arange(self._size)

@@ -1,7 +1,6 @@
-"""A training run as a folder: its settings, its frozen parts, its checkpoints.
+"""The folder of a training run: settings, frozen parts, checkpoints.
 
-A run is self-contained: it can be evaluated and used for prediction without the store that it was
-trained from.
+A run is self-contained: evaluation and prediction do not need the store it was trained from.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ CHECKPOINTS = "checkpoints"
 CONFIG_FILE = "config.yaml"
 FROZEN_FOLDER = "frozen"
 USED_FILE = "used_shards.json"
-WEIGHTS_FILE = "weights.ckpt"  # in a checkpoint that is a folder
+WEIGHTS_FILE = "weights.ckpt"  # in a checkpoint that is a folder (DeepSpeed)
 
 Which = Literal["best", "last"]
-# What ``torch.load`` and a model raise on a file that is not what it should be.
+# Raised by ``torch.load`` and ``load_state_dict`` on a broken or foreign file.
 _UNREADABLE = (RuntimeError, KeyError, OSError, ValueError, EOFError, TypeError, UnpicklingError)
 
 
@@ -43,9 +42,9 @@ class Run:
     """A finished or running training.
 
     Attributes:
-        folder: Where it lies.
+        folder: Its folder.
         config: Its resolved settings.
-        manifest: Manifest of the store it was trained from.
+        manifest: The manifest of the store it was trained from.
     """
 
     folder: Path
@@ -53,22 +52,23 @@ class Run:
     manifest: Manifest
 
     @classmethod
-    def open(cls, folder: Path) -> Run:
-        """Open a run's folder.
+    def open(cls, folder: str | Path) -> Run:
+        """Open the folder of a training run.
 
         Raises:
-            CheckpointError: If it is not the folder of a run.
+            CheckpointError: If the folder is not a run.
         """
+        folder = Path(folder)
         if not (folder / CONFIG_FILE).exists() or not (folder / MANIFEST_FILE).exists():
             raise CheckpointError(
-                f"opening the run {folder}: no {CONFIG_FILE} with a {MANIFEST_FILE} there; run "
-                f"`lens-cache train {folder} --store STORE`"
+                f"opening the run {folder}: expected {CONFIG_FILE} and {MANIFEST_FILE} in it, "
+                f"found not both; run `lens-cache train {folder} --store STORE`"
             )
         config = load_config(TrainConfig, folder / CONFIG_FILE)
         return cls(folder=folder, config=config, manifest=Manifest.load(folder))
 
     def checkpoint(self, which: Which | None = None) -> Path:
-        """Return a checkpoint; the best one where there is one, unless asked otherwise.
+        """Return a checkpoint's path; by default the best one, or the last if there is no best.
 
         Raises:
             CheckpointError: If there is none.
@@ -108,7 +108,7 @@ class Run:
         return model.eval()
 
     def require_features_of(self, store: Store) -> None:
-        """Refuse a store whose features another model, layer or prompt made.
+        """Refuse a store with features of another model, layer or prompt (invariant I5).
 
         Raises:
             StoreMismatchError: If the features differ; the message names every differing field.
@@ -123,11 +123,11 @@ class Run:
 
 
 def require_frozen_fits(store: Store, frozen: FrozenParts, layer: int) -> None:
-    """Refuse frozen parts that were not made for a store's features.
+    """Refuse frozen parts that do not fit the features of a store.
 
     Args:
         store: The store.
-        frozen: What the model is built from.
+        frozen: The frozen parts to build the model from.
         layer: The layer the head reads.
 
     Raises:
@@ -146,31 +146,31 @@ def require_frozen_fits(store: Store, frozen: FrozenParts, layer: int) -> None:
         "image tokens": tokens,
         "SAM embedding": list(spec("image_embeddings").image_shape),
     }
-    advice = f"Run `lens-cache verify {store.root} --repair`: the folder {FROZEN_FOLDER} is another"
-    require_same(store.root, "what the head is built from", found, wanted, advice)
+    advice = f"Run `lens-cache verify {store.root} --repair`: {FROZEN_FOLDER}/ is of another model"
+    require_same(store.root, "the frozen parts", found, wanted, advice)
 
 
 def require_same_features(trained: Manifest, found: Manifest, where: Path, layer: int) -> None:
-    """Refuse features that differ from those a run was trained on (invariant I5)."""
+    """Refuse features that differ from those of the run (invariant I5)."""
     for group, fingerprint in found.fingerprints.items():
         stored, wanted = dict(fingerprint), dict(trained.fingerprints[group])
         layers = stored.pop("layers", [layer])
         wanted.pop("layers", None)
         if layer not in layers:
             raise StoreMismatchError(
-                f"the features of {where}: the run reads layer {layer}, the store holds {layers}"
+                f"the features of {where}: the run reads layer {layer}, the store has {layers}"
             )
         advice = "Use a store that was extracted with the run's encoders, or train a new run"
         require_same(where, f"the group {group}", stored, wanted, advice)
 
 
 def begin_run(folder: Path, store: Store, frozen: FrozenParts) -> None:
-    """Write what makes a run self-contained: the store's manifest and SAM's frozen parts.
+    """Write the files that make a run self-contained.
 
-    And which shards of the store it uses.
+    They are the manifest of the store, SAM's frozen parts, and the list of the shards in use.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # A run that was killed before its first checkpoint may have left those of another store.
+    # A run that was killed before its first checkpoint may have left parts of another store.
     shutil.rmtree(folder / FROZEN_FOLDER, ignore_errors=True)
     dataclasses.replace(frozen, decoder_layers={}).save(folder / FROZEN_FOLDER)
     (folder / MANIFEST_FILE).write_bytes((store.root / MANIFEST_FILE).read_bytes())
@@ -182,14 +182,14 @@ def begin_run(folder: Path, store: Store, frozen: FrozenParts) -> None:
 
 
 def used_shards(folder: Path) -> frozenset[int] | None:
-    """Return the shards that a run uses of a store which was incomplete when the run began."""
+    """Return the shards a run uses, or None (all) if the store was complete at its start."""
     path = folder / USED_FILE
     shards = json.loads(path.read_text())["shards"] if path.exists() else None
     return None if shards is None else frozenset(shards)
 
 
 def autocast(config: TrainConfig, device: str) -> AbstractContextManager[object]:
-    """Return the precision that a run was trained in, for inference."""
+    """Return a context in which inference has the precision of the training."""
     names = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     dtype = names.get(config.trainer.precision)
     kind = torch.device(device).type

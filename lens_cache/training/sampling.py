@@ -1,8 +1,8 @@
-"""Which images a training sees in which order: one source of images, or a mixture of several.
+"""The order of images in training: one source of images, or a mixture of several.
 
-Draw number n of a training, over all its processes, follows from the seed and n alone. So no two
-processes see the same draw, a resumed training goes on with exactly the draws it would have seen,
-and neither depends on how many processes load them.
+Draw n of a training run, counted over all its processes, depends on the seed and n alone. So no two
+processes see the same draw, a resumed run sees exactly the draws of an uninterrupted one, and
+neither depends on the number of loader workers.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from lens_cache.errors import ConfigError
 from lens_cache.plan.plan import Plan
 from lens_cache.store.store import Store
 
-_BLOCK = 4096  # draws of which it is decided at a time where they come from
+_BLOCK = 4096  # draws whose sources are chosen together
 
 
 @dataclass(frozen=True)
 class Draw:
-    """An image and the queries that are asked of it, as indices in the plan."""
+    """An image and some of its queries, as indices in the plan."""
 
     image: int
     queries: tuple[int, ...]
@@ -32,14 +32,14 @@ class Draw:
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """What one process trains on of an endless stream of batches.
+    """The part of an endless stream of batches that one process trains on.
 
     Attributes:
         num_batches: Length of the whole stream, on each rank.
-        seed: Decides every draw.
-        rank: This process.
+        seed: Seed of every draw.
+        rank: Index of this process.
         world: Number of processes.
-        start: Number of the first batch that is still to be seen.
+        start: Index of the first batch to yield; earlier ones were trained on before a resume.
     """
 
     num_batches: int
@@ -54,11 +54,11 @@ class Source:
     """Images to draw from.
 
     Attributes:
-        name: What they are called.
-        rate: How often it is their turn, among several sources; only ratios matter.
-        images: Their indices in the plan.
-        queries: Of each image those that may be asked.
-        shards: Of each image the shard it lies in.
+        name: Name of the source.
+        rate: Relative frequency among several sources; only ratios matter.
+        images: Indices of images in the plan.
+        queries: Per image, the queries to draw from.
+        shards: Per image, its shard.
     """
 
     name: str
@@ -69,13 +69,13 @@ class Source:
 
 
 def sources(store: Store, batch: BatchConfig) -> list[Source]:
-    """Return what a training draws from: all images of its split, or each dataset of its mixture.
+    """Return the sources of a training run: all images of its split, or its mixture's datasets.
 
     Datasets of one group share its rate evenly, as in LISA.
 
     Raises:
         StoreError: If the split has no image.
-        ConfigError: If a dataset of the mixture has no image in the split, or stands there twice.
+        ConfigError: If a dataset of the mixture has no image in the split, or is listed twice.
     """
     images = store.images(batch.split, batch.limit_images)
     queries = split_queries(store.plan, images, batch.split)
@@ -89,9 +89,9 @@ def sources(store: Store, batch: BatchConfig) -> list[Source]:
             mine = [tuple(q for q in row if names[q] == name) for row in queries]
             kept = [place for place, row in enumerate(mine) if row]
             if not kept or name in found:
-                problem = "stands there twice" if name in found else "has no image in the split"
+                problem = "is listed twice" if name in found else "has no image in the split"
                 raise ConfigError(
-                    f"batch.mixture: {name} {problem}; the store {store.root} holds "
+                    f"batch.mixture: {name} {problem}; the store {store.root} has "
                     f"{', '.join(sorted(set(names)))}"
                 )
             chosen = [images[place] for place in kept]
@@ -106,35 +106,36 @@ def sources(store: Store, batch: BatchConfig) -> list[Source]:
 
 
 def split_queries(plan: Plan, images: Sequence[int], split: str | None) -> list[tuple[int, ...]]:
-    """Return per image its queries in a split; all of them if no split is given."""
+    """Return the queries of each image in a split; all of them if ``split`` is None."""
     wanted = plan.in_split(split)
     return [tuple(q for q in plan.query_range(image) if wanted[q]) for image in images]
 
 
 class DrawSampler(Sampler[list[Draw]]):
-    """A seeded stream of batches, the same however often it is interrupted.
+    """A seeded stream of batches, identical however often it is interrupted.
 
-    Whose turn it is, is drawn by the sources' rates. The images of a source come in passes, each a
-    new permutation; of each image up to ``queries_per_image`` queries are drawn without
-    replacement.
+    Each draw chooses a source by the rates. The images of a source come in passes, each a new
+    permutation. Up to ``queries_per_image`` queries of an image are drawn without replacement.
 
     Args:
-        sources: What to draw from.
-        batch: Images per batch, queries per image, and how far apart images may lie.
-        share: This process's part; together all see every image of a source once per pass.
+        sources: The sources.
+        batch: Images per batch, queries per image, and the window of shards.
+        share: This process's part; together all processes see every image once per pass.
     """
 
     def __init__(self, sources: Sequence[Source], batch: BatchConfig, share: Share) -> None:
-        self._sources, self._batch, self._share = sources, batch, share
+        self._sources = sources
+        self._batch = batch
+        self._share = share
         self._turns = _Turns([source.rate for source in sources], share.seed)
         self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
 
     def __len__(self) -> int:
-        """Return the length of the whole stream, wherever it starts."""
+        """Return the length of the whole stream, including batches before ``share.start``."""
         return self._share.num_batches
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Yield the batches that are still to be seen."""
+        """Yield the batches from ``share.start`` on."""
         share, size = self._share, self._batch.images
         for number in range(share.start, share.num_batches):
             yield [
@@ -143,7 +144,7 @@ class DrawSampler(Sampler[list[Draw]]):
             ]
 
     def _draw(self, number: int) -> Draw:
-        """Return draw ``number`` of all ranks together."""
+        """Return draw ``number``, counted over all ranks."""
         which, earlier = self._turns[number]
         source = self._sources[which]
         turn, place = divmod(earlier, len(source.images))
@@ -162,13 +163,16 @@ class DrawSampler(Sampler[list[Draw]]):
 
 
 class _Turns:
-    """Whose turn each draw is, and how many draws of the same source came before it."""
+    """The source of each draw, and the number of earlier draws from the same source."""
 
     def __init__(self, rates: Sequence[float], seed: int) -> None:
         self._rates = np.asarray(rates, np.float64) / sum(rates)
         self._seed = seed
-        self._before = [np.zeros(len(rates), np.int64)]  # per block
-        self._number, self._block = -1, np.empty((0, 2), np.int64)
+        # Draws from each source before each block.
+        self._before = [np.zeros(len(rates), np.int64)]
+        # The block read last.
+        self._number = -1
+        self._block = np.empty((0, 2), np.int64)
 
     def __getitem__(self, number: int) -> tuple[int, int]:
         wanted, place = divmod(number, _BLOCK)
@@ -177,7 +181,8 @@ class _Turns:
                 chosen = self._choose(len(self._before) - 1)
                 counts = np.bincount(chosen, minlength=len(self._rates))
                 self._before.append(self._before[-1] + counts)
-            self._number, self._block = wanted, self._describe(wanted)
+            self._block = self._describe(wanted)
+            self._number = wanted
         which, earlier = self._block[place]
         return int(which), int(earlier)
 
@@ -186,7 +191,7 @@ class _Turns:
         return generator.choice(len(self._rates), size=_BLOCK, p=self._rates)
 
     def _describe(self, block: int) -> NDArray[np.int64]:
-        """Return source and number of earlier draws of every draw of a block, (_BLOCK, 2)."""
+        """Return source and number of earlier draws for each draw of a block, (_BLOCK, 2)."""
         chosen = self._choose(block)
         earlier = np.empty_like(chosen)
         for which, before in enumerate(self._before[block]):
@@ -202,9 +207,9 @@ def shuffled(
 
     Args:
         shards: The shard of each image.
-        window: Mix the images of so many shards at a time, each shard once, so that what is read
-            within a while lies together; all if not given.
-        generator: Draws it.
+        window: Shuffle this many shards at a time, each shard once, so that reads stay close
+            together; all shards if None.
+        generator: Random generator.
     """
     if window is None:
         return generator.permutation(len(shards))
@@ -219,6 +224,6 @@ def shuffled(
 def choose_queries(
     queries: Sequence[int], most: int, generator: np.random.Generator
 ) -> tuple[int, ...]:
-    """Draw up to ``most`` queries without replacement, in their order."""
+    """Draw up to ``most`` queries without replacement, in ascending position."""
     chosen = generator.choice(len(queries), size=min(most, len(queries)), replace=False)
     return tuple(queries[i] for i in sorted(chosen))

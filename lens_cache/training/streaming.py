@@ -1,9 +1,9 @@
-"""Training data from the tars of a WebDataset store, each read from its beginning to its end.
+"""Training batches from the tars of a WebDataset store, read sequentially.
 
-Storage behind a network likes long reads and dislikes many short ones. Here every loader process of
-every rank reads whole tars and draws images from a buffer that it keeps full of them; an image
-still comes with a few of its queries, as in ``data``. Which tar is read when, what the buffer gives
-and which queries are drawn follow from the seed alone.
+Network storage is fast at long reads and slow at many short ones. Every loader worker of every rank
+reads whole tars and draws images from a shuffle buffer; each image comes with a few of its queries,
+as in ``data``. The order of the tars, the draws from the buffer and the queries depend on the seed
+alone.
 """
 
 from __future__ import annotations
@@ -23,28 +23,34 @@ from lens_cache.features.types import ImageFeatures
 from lens_cache.store.layout import array_name
 from lens_cache.store.store import Store
 from lens_cache.store.webdataset.stream import SampleStream, Values
-from lens_cache.training.data import Batch, FeatureDataset
+from lens_cache.training.data import Batch, FeatureDataset, worker_options
 from lens_cache.training.sampling import Draw, Share, choose_queries, split_queries
 from lens_cache.training.targets import Targets
 
 
 @dataclass(frozen=True)
-class _Turn:
-    """An image's turn: in which pass, and its features unless its tar was passed over."""
+class _Visit:
+    """One visit to an image.
 
-    turn: int
+    Attributes:
+        number: The pass over all tars.
+        image: Index of the image in the plan.
+        values: Its arrays, or None if its tar was skipped after a resume.
+    """
+
+    number: int
     image: int
     values: Values | None
 
 
 class StreamedBatches(IterableDataset[Batch]):
-    """A seeded stream of batches, the same however often it is interrupted.
+    """A seeded stream of batches, identical however often it is interrupted.
 
-    The tars of one pass after another, each pass in an order of its own, are dealt out in turn to
-    all loader processes of all ranks; so every rank has as many batches as it needs, whatever the
-    number of tars. With the same number of ranks and processes a stream that starts at batch i goes
-    on exactly as an uninterrupted one: it reckons what was drawn before without reading it, opens
-    the tar that comes next, and reads what lay in the buffer one by one.
+    Each pass visits all tars in an order of its own. Tars are assigned in turn to the loader
+    workers of all ranks, without end, so any number of tars serves any number of ranks. With the
+    same number of ranks and workers, a stream that starts at batch i equals the rest of an
+    uninterrupted one: earlier draws are repeated without reading, and the images that were in the
+    buffer are read one by one.
 
     The arguments are those of ``data.training_loader``.
     """
@@ -52,8 +58,11 @@ class StreamedBatches(IterableDataset[Batch]):
     def __init__(
         self, store: Store, *, layer: int, loss: LossConfig, batch: BatchConfig, share: Share
     ) -> None:
-        self._store, self._layer, self._loss = store, layer, loss
-        self._batch, self._share = batch, share
+        self._store = store
+        self._layer = layer
+        self._loss = loss
+        self._batch = batch
+        self._share = share
         self._dataset = FeatureDataset(store, layer, loss)
         self._names = (
             array_name(layer, "image_tokens"),
@@ -69,7 +78,7 @@ class StreamedBatches(IterableDataset[Batch]):
             self._shards.setdefault(image // store.catalogue.shard_size, []).append(image)
 
     def __reduce__(self) -> tuple[Callable[..., StreamedBatches], tuple[Any, ...]]:
-        """Let a loader process that does not fork make its own tables: they may be large."""
+        """Pickle the arguments only: a spawned worker builds its own tables, which may be large."""
         make = partial(
             StreamedBatches,
             layer=self._layer,
@@ -80,74 +89,80 @@ class StreamedBatches(IterableDataset[Batch]):
         return make, (self._store,)
 
     def __len__(self) -> int:
-        """Return the length of the whole stream, wherever it starts."""
+        """Return the length of the whole stream, including batches before ``share.start``."""
         return self._share.num_batches
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield this process's part of the batches that are still to be seen.
+        """Yield this worker's part of the batches from ``share.start`` on.
 
         Raises:
-            CorruptShardError: If a tar is damaged or ends too early.
+            CorruptShardError: If a tar is damaged or truncated.
         """
-        share, info = self._share, get_worker_info()
-        processes, process = (info.num_workers, info.id) if info else (1, 0)
-        # Batch i is the business of process i; the loader asks the first process for batch start.
-        role = (process + share.start) % processes
-        behind = len(range(role, share.start, processes))
-        wanted = len(range(role, share.num_batches, processes)) - behind
-        turns = self._shuffled(share.rank * processes + role, share.world * processes, behind)
+        share = self._share
+        info = get_worker_info()
+        workers = info.num_workers if info else 1
+        worker = info.id if info else 0
+        # Worker w yields batches w, w + workers, ...; DataLoader reads worker 0 first, so shift
+        # the workers by ``start``.
+        role = (worker + share.start) % workers
+        done = len(range(role, share.start, workers))
+        wanted = len(range(role, share.num_batches, workers)) - done
+        visits = self._shuffled(share.rank * workers + role, share.world * workers, done)
         for _ in range(wanted):
-            items = [self._item(turn) for turn in islice(turns, self._batch.images)]
+            items = [self._item(visit) for visit in islice(visits, self._batch.images)]
             yield FeatureDataset.collate(items)
 
-    def _shuffled(self, consumer: int, consumers: int, batches_behind: int) -> Iterator[_Turn]:
-        """Yield one process's images in random order, but for those of its first batches."""
-        behind, size = batches_behind * self._batch.images, self._batch.shuffle_buffer
+    def _shuffled(self, consumer: int, consumers: int, batches_done: int) -> Iterator[_Visit]:
+        """Yield the images of one worker in random order, after those of its first batches."""
+        done = batches_done * self._batch.images
+        size = self._batch.shuffle_buffer
         generator = np.random.default_rng([self._share.seed, consumer, 2])
-        buffer: list[_Turn] = []
+        buffer: list[_Visit] = []
         drawn = 0
-        for turn in self._turns(consumer, consumers, passed=behind + size - 1 if behind else 0):
-            buffer.append(turn)
+        skipped = done + size - 1 if done else 0
+        for visit in self._visits(consumer, consumers, skipped):
+            buffer.append(visit)
             if len(buffer) < size:
                 continue
             place = int(generator.integers(size))
             buffer[place], buffer[-1] = buffer[-1], buffer[place]
             chosen = buffer.pop()
-            if drawn >= behind:
+            if drawn >= done:
                 yield chosen
             drawn += 1
 
-    def _turns(self, consumer: int, consumers: int, passed: int) -> Iterator[_Turn]:
-        """Yield one process's images as they lie in its tars, without end.
+    def _visits(self, consumer: int, consumers: int, skipped: int) -> Iterator[_Visit]:
+        """Yield the images of one worker in the order of its tars, without end.
 
-        Tars that hold nothing but the first ``passed`` images are not opened.
+        Tars that contain only images among the first ``skipped`` are not opened.
         """
-        number = 0
+        images_seen = 0
         for position in count(consumer, consumers):
-            turn, place = divmod(position, len(self._shards))
-            generator = np.random.default_rng([self._share.seed, turn])
+            number, place = divmod(position, len(self._shards))
+            generator = np.random.default_rng([self._share.seed, number])
             order = generator.permutation(sorted(self._shards))
             shard = int(order[place])
             images = self._shards[shard]
-            number += len(images)
-            if number <= passed:
-                yield from (_Turn(turn, image, None) for image in images)
+            images_seen += len(images)
+            if images_seen <= skipped:
+                yield from (_Visit(number, image, None) for image in images)
             else:
                 samples = self._stream.read(shard, images)
-                yield from (_Turn(turn, image, values) for image, values in samples)
+                yield from (_Visit(number, image, values) for image, values in samples)
 
-    def _item(self, turn: _Turn) -> tuple[Draw, ImageFeatures, Targets]:
-        """Return what one image adds to a batch."""
-        generator = np.random.default_rng([self._share.seed, turn.turn, turn.image, 3])
+    def _item(self, visit: _Visit) -> tuple[Draw, ImageFeatures, Targets]:
+        """Draw queries of an image; return them with features and targets."""
+        generator = np.random.default_rng([self._share.seed, visit.number, visit.image, 3])
         most = self._batch.queries_per_image
-        draw = Draw(turn.image, choose_queries(self._queries[turn.image], most, generator))
-        if turn.values is None:
+        draw = Draw(visit.image, choose_queries(self._queries[visit.image], most, generator))
+        if visit.values is None:
             return self._dataset[draw]
-        return self._dataset.item(draw, self._features(draw, turn.values))
+        return self._dataset.item(draw, self._features(draw, visit.values))
 
     def _features(self, draw: Draw, values: Values) -> ImageFeatures:
-        """Return the features of a draw out of its image's sample."""
-        reader, (image_tokens, text_tokens, embeddings) = self._store.features, self._names
+        """Return the features of a draw from the sample of its image."""
+        reader = self._store.features
+        image_tokens, text_tokens, embeddings = self._names
         text = reader.tensor(text_tokens, values[text_tokens])
         rows = [self._store.catalogue.rows_of(query) for query in draw.queries]
         return ImageFeatures(
@@ -159,16 +174,16 @@ class StreamedBatches(IterableDataset[Batch]):
 
 
 def require_stream(store: Store, batch: BatchConfig) -> None:
-    """Refuse a store that cannot be streamed, or a batch that a stream cannot give.
+    """Refuse a store that cannot be streamed, or settings that need random access.
 
     Raises:
-        ConfigError: If it holds no tars, or the batch asks for a mixture.
+        ConfigError: If it is not a WebDataset store, or the batch has a mixture or a window.
     """
     if batch.mixture or batch.window:
         name = "mixture" if batch.mixture else "window"
         raise ConfigError(
-            f"streaming the store {store.root}: batch.{name} needs any image at any time; set "
-            f"batch.order=random, or leave batch.{name} out"
+            f"streaming the store {store.root}: batch.{name} needs random access; set "
+            f"batch.order=random, or remove batch.{name}"
         )
     if store.manifest.format != "webdataset":
         raise ConfigError(
@@ -187,12 +202,12 @@ def streaming_loader(
     share: Share,
     pin_memory: bool = False,
 ) -> DataLoader[Batch]:
-    """Return this process's share of the endless training stream out of tars.
+    """Return this process's part of the endless stream of training batches, from tars.
 
-    Does what ``data.training_loader`` does, in an order that reads tars from end to end.
+    Like ``data.training_loader``, in an order that reads each tar sequentially.
 
     Raises:
-        ConfigError: If the store holds no tars, or the batch asks for a mixture.
+        ConfigError: As ``require_stream``.
         StoreError: If the split has no image.
     """
     require_stream(store, batch)
@@ -200,8 +215,6 @@ def streaming_loader(
     return DataLoader(
         batches,
         batch_size=None,
-        num_workers=batch.loader_workers,
-        multiprocessing_context=store.worker_context if batch.loader_workers else None,
         persistent_workers=batch.loader_workers > 0,
-        pin_memory=pin_memory,
+        **worker_options(store, batch, pin_memory),
     )

@@ -1,4 +1,4 @@
-"""Masks as the losses compare them."""
+"""Target masks at the resolutions of the losses."""
 
 from __future__ import annotations
 
@@ -14,73 +14,75 @@ from lens_cache.features.types import move
 from lens_cache.images import masks
 from lens_cache.images.geometry import inside_image, mask_to_square
 from lens_cache.images.masks import Rle
-from lens_cache.plan.plan import PlannedQuery
+from lens_cache.plan.planned import PlannedQuery
 
 
 def make_targets(queries: Sequence[PlannedQuery], loss: LossConfig) -> Targets:
-    """Bring the masks of queries about one image to what the losses compare with.
+    """Resize the masks of queries about one image to the resolutions of the losses.
 
-    Pixels to be ignored are not compared, nor is padding but by the attention loss.
+    Ignored pixels are never compared. Padding of the square is compared by the attention loss only.
     """
-    attention, compared = [], []
-    found: list[Tensor] = []
-    valid: list[Tensor] = []
-    for query in queries:
-        target, ignore = query.target(), query.ignore()
-        height, width = query.size
-        attention.append(_in_square(target, loss.attention_size))
-        compared.append(_counts(ignore, loss.attention_size))
-        if loss.mask_size is None:
-            found.append(torch.from_numpy(masks.decode(target)))
-            ignored = masks.decode(ignore) if ignore else np.zeros((height, width), np.bool_)
-            valid.append(torch.from_numpy(~ignored))
-        else:
-            found.append(_in_square(target, loss.mask_size))
-            inside = torch.from_numpy(inside_image(width, height, loss.mask_size))
-            valid.append(inside & _counts(ignore, loss.mask_size))
-    square = loss.mask_size is not None
+    pairs = [
+        _image_masks(query) if loss.mask_size is None else _square_masks(query, loss.mask_size)
+        for query in queries
+    ]
+    size = loss.attention_size
     return Targets(
-        attention=torch.stack(attention),
-        attention_valid=torch.stack(compared),
-        masks=torch.stack(found) if square else found,
-        valid=torch.stack(valid) if square else valid,
+        attention=torch.stack([_in_square(query.target(), size) for query in queries]),
+        attention_valid=torch.stack([_not_ignored(query.ignore(), size) for query in queries]),
+        masks=[mask for mask, _ in pairs],
+        valid=[valid for _, valid in pairs],
     )
+
+
+def _image_masks(query: PlannedQuery) -> tuple[Tensor, Tensor]:
+    """Return the mask and the valid pixels at the resolution of the image, bool, (H, W)."""
+    ignore = query.ignore()
+    ignored = np.zeros(query.size, np.bool_) if ignore is None else masks.decode(ignore)
+    return torch.from_numpy(masks.decode(query.target())), torch.from_numpy(~ignored)
+
+
+def _square_masks(query: PlannedQuery, size: int) -> tuple[Tensor, Tensor]:
+    """Return the mask and the valid pixels in the square, bool, (size, size)."""
+    height, width = query.size
+    inside = torch.from_numpy(inside_image(width, height, size))
+    return _in_square(query.target(), size), inside & _not_ignored(query.ignore(), size)
 
 
 def _in_square(mask: Rle, size: int) -> Tensor:
     return torch.from_numpy(mask_to_square(mask, size))
 
 
-def _counts(ignore: Rle | None, size: int) -> Tensor:
-    """Return which pixels of the square are not to be ignored, bool, (size, size)."""
+def _not_ignored(ignore: Rle | None, size: int) -> Tensor:
+    """Return which pixels of the square are not ignored, bool, (size, size)."""
     return torch.ones(size, size, dtype=torch.bool) if ignore is None else ~_in_square(ignore, size)
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What the answers to Q questions should have been.
+    """The targets of Q questions.
 
     Attributes:
         attention: Masks in the square, bool, shape (Q, s, s); padding is background.
         attention_valid: Which of those pixels are compared, bool, shape (Q, s, s).
-        masks: Either a list of Q masks at the resolution of their images, bool, shapes (H, W), or
-            masks in the square, bool, shape (Q, n, n).
-        valid: Which of those pixels are compared, in the same form.
+        masks: Q masks, bool: of shape (H, W) at the resolution of each image if ``mask_size`` is
+            None, otherwise of shape (mask_size, mask_size) in the square.
+        valid: Which of those pixels are compared, in the same shapes.
     """
 
     attention: Tensor
     attention_valid: Tensor
-    masks: Sequence[Tensor] | Tensor
-    valid: Sequence[Tensor] | Tensor
+    masks: Sequence[Tensor]
+    valid: Sequence[Tensor]
 
     @classmethod
     def concatenate(cls, parts: Sequence[Targets]) -> Targets:
-        """Put the targets of several images one after another; all of one form."""
+        """Concatenate the targets of several images."""
         return cls(
             attention=torch.cat([part.attention for part in parts]),
             attention_valid=torch.cat([part.attention_valid for part in parts]),
-            masks=_concatenate([part.masks for part in parts]),
-            valid=_concatenate([part.valid for part in parts]),
+            masks=[mask for part in parts for mask in part.masks],
+            valid=[mask for part in parts for mask in part.valid],
         )
 
     def to(self, device: torch.device | str) -> Targets:
@@ -88,21 +90,13 @@ class Targets:
         return self._map(lambda masks: move(masks, device))
 
     def pin_memory(self) -> Targets:
-        """Copy to memory from which a GPU can fetch by itself."""
+        """Copy to pinned memory."""
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Targets:
-        def each(masks: Sequence[Tensor] | Tensor) -> Sequence[Tensor] | Tensor:
-            return change(masks) if isinstance(masks, Tensor) else [change(mask) for mask in masks]
-
         return Targets(
             attention=change(self.attention),
             attention_valid=change(self.attention_valid),
-            masks=each(self.masks),
-            valid=each(self.valid),
+            masks=[change(mask) for mask in self.masks],
+            valid=[change(mask) for mask in self.valid],
         )
-
-
-def _concatenate(parts: Sequence[Sequence[Tensor] | Tensor]) -> Sequence[Tensor] | Tensor:
-    square = [part for part in parts if isinstance(part, Tensor)]
-    return torch.cat(square) if square else [mask for part in parts for mask in part]

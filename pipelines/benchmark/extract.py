@@ -12,13 +12,13 @@ from torch import Tensor
 
 from lens_cache.errors import ConfigError, ExtractionError
 from lens_cache.extraction.estimate import measure_flops_per_second
-from pipelines.benchmark.extract_report import CPU, Benchmark, Measurement
+from pipelines.benchmark.extract_report import CPU, ExtractionBenchmark, ExtractionSpeed
 from pipelines.benchmark.extract_ways import Features, Way, Work
 from pipelines.benchmark.memory import extra_memory
 from pipelines.benchmark.models import CPU_SIZE, FULL_SIZE, PairSizes, build_pair
 from pipelines.progress import Reporter
 
-# Largest ||ours - plain|| / ||plain||; beyond it the ways do not compute the same thing.
+# Largest ||ours - plain|| / ||plain|| at which the ways compute the same features.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-1}
 _CEILING_SECONDS = 0.5
 
@@ -32,27 +32,27 @@ def benchmark_extract(
     images: int | None = None,
     images_per_batch: int | None = None,
     rounds: int = 3,
-) -> Benchmark:
-    """Run the three ways in turns.
+) -> ExtractionBenchmark:
+    """Measure the three ways in turns.
 
     Args:
-        reporter: Where progress goes.
+        reporter: Receives the progress.
         full_size: LLaVA-1.5-7B and SAM ViT-H in bfloat16 instead of small models in float32.
-        device: Where they run.
-        instructions: Instructions per picture.
-        images: Pictures per round.
-        images_per_batch: What goes through a model at once.
-        rounds: Rounds.
+        device: The device that runs them.
+        instructions: Instructions per image.
+        images: Images per round.
+        images_per_batch: Batch size.
+        rounds: Number of rounds.
 
     Raises:
-        ConfigError: If the full size is asked for without a GPU.
+        ConfigError: If full size is requested without a GPU.
         ExtractionError: If the ways do not compute the same features.
     """
     on_gpu = torch.device(device).type == "cuda"
     if full_size and not on_gpu:
         raise ConfigError(
-            "measuring at full size: expected a GPU with 40 GB or more, found none; run it where "
-            "there is one, or without --full-size"
+            "measuring at full size: expected a GPU with 40 GB or more, found none; run it on a "
+            "machine with one, or without --full-size"
         )
     sizes, dtype = (FULL_SIZE, "bfloat16") if full_size else (CPU_SIZE, "float32")
     return measure(
@@ -77,7 +77,7 @@ def measure(
     images: int,
     batch: int,
     rounds: int,
-) -> Benchmark:
+) -> ExtractionBenchmark:
     """Measure a pair of models of any size; see ``benchmark_extract``."""
     steps = 1 + rounds
     reporter.progress("benchmark", 0, steps)
@@ -86,7 +86,7 @@ def measure(
         pair, sizes, images=images, instructions=instructions, batch=min(batch, images)
     ).ways()
     found: list[Features] = []
-    # The warm-up, too.
+    # These runs also warm up the models.
     extra = [extra_memory(partial(_keep, way, found), device) for way in ways]
     errors = {name: _distance(found[-1][name], found[0][name]) for name in found[0]}
     if max(errors.values()) > _TOLERANCE[dtype]:
@@ -107,7 +107,7 @@ def measure(
         [statistics.median(timing[clock] for timing in taken) for taken in timings]
         for clock in (0, 1)
     )
-    return Benchmark(
+    return ExtractionBenchmark(
         models=sizes.name,
         device=device_name(device),
         dtype=dtype,
@@ -119,7 +119,7 @@ def measure(
         ceiling_tflops_per_second=max(ceilings) / 1e12,
         relative_error=errors,
         ways=tuple(
-            Measurement(
+            ExtractionSpeed(
                 name=way.name,
                 seconds=taken,
                 cpu_seconds=busy,
@@ -142,9 +142,9 @@ def _keep(way: Way, found: list[Features]) -> None:
 
 
 def _timed(way: Way) -> tuple[float, float]:
-    """Return a run's seconds on the clock and on processors.
+    """Return the wall-clock and CPU seconds of a run.
 
-    Its features come to the host, so the device has ended.
+    The features end in host memory, so the device has finished.
     """
     began, cpu = time.perf_counter(), time.process_time()
     way.run()
@@ -152,7 +152,7 @@ def _timed(way: Way) -> tuple[float, float]:
 
 
 def weights_bytes(modules: Sequence[torch.nn.Module]) -> int:
-    """Return the bytes of the weights of some modules; what they share counts once."""
+    """Return the bytes of the weights of some modules; shared weights count once."""
     tensors = {id(t): t for m in modules for t in [*m.parameters(), *m.buffers()]}
     return sum(tensor.nbytes for tensor in tensors.values())
 
@@ -162,5 +162,5 @@ def _distance(ours: Tensor, plain: Tensor) -> float:
 
 
 def device_name(device: str) -> str:
-    """Return what a device is called."""
+    """Return the name of a device."""
     return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else CPU

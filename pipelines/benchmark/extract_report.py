@@ -1,4 +1,4 @@
-"""What a benchmark of extractions found, and its table."""
+"""The result of `benchmark extract` and its table."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ CPU = "CPU"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """What a way reached.
+class ExtractionSpeed:
+    """The result of one way.
 
     Attributes:
-        name: The way.
-        seconds: Median over the rounds, for all pictures.
-        cpu_seconds: The same in time that this process had a processor, summed over its threads.
-        images_per_second: Pictures per second.
+        name: The name of the way.
+        seconds: Median over the rounds, for all images.
+        cpu_seconds: The same in CPU time, summed over the threads of this process.
+        images_per_second: Images per second.
         instructions_per_second: Pairs of (image, instruction) per second.
         ratio: Its speed over that of the first way.
-        cpu_ratio: The same by CPU time, in which other work on the machine does not count.
-        tflops_per_second: Operations asked for per second, in TFLOP/s.
-        ceiling_share: The same as a share of a matrix product's speed.
-        weights_bytes: What its models take.
-        peak_bytes: The same with what it needs beside them; nothing where it cannot be told.
+        cpu_ratio: The same in CPU time, which does not count other work on the machine.
+        tflops_per_second: Floating-point operations per second, in TFLOP/s.
+        ceiling_share: The same as a fraction of the speed of a matrix product.
+        weights_bytes: Bytes of the weights of its models.
+        peak_bytes: Peak memory, weights included; None where it cannot be measured.
     """
 
     name: str
@@ -41,21 +41,21 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Benchmark:
-    """The measurements and what they were made with.
+class ExtractionBenchmark:
+    """The results of all ways and the conditions of the measurement.
 
     Attributes:
-        models: Which models; their weights are random.
-        device: Where they ran.
-        dtype: Their precision.
+        models: Names of the models; their weights are random.
+        device: The device that ran them.
+        dtype: Precision of the models.
         threads: CPU threads.
-        images: Pictures per round.
-        instructions: Instructions per picture.
-        images_per_batch: What went through a model at once: pairs, or pictures in the last way.
-        rounds: Rounds, each of which ran every way once.
-        ceiling_tflops_per_second: Speed of a matrix product, in TFLOP/s; the best of several.
-        relative_error: How far the features of the last way are from those of the first.
-        ways: The measurements.
+        images: Images per round.
+        instructions: Instructions per image.
+        images_per_batch: Batch size: pairs of (image, instruction); in the last way images.
+        rounds: Number of rounds; each ran every way once.
+        ceiling_tflops_per_second: Speed of a matrix product, in TFLOP/s; the best of several runs.
+        relative_error: Distance between the features of the last way and the first.
+        ways: The results.
     """
 
     models: str
@@ -68,11 +68,11 @@ class Benchmark:
     rounds: int
     ceiling_tflops_per_second: float
     relative_error: dict[str, float]
-    ways: tuple[Measurement, ...]
+    ways: tuple[ExtractionSpeed, ...]
 
 
-def report(found: Benchmark) -> Report:
-    """Report a benchmark as a table."""
+def report_extract(found: ExtractionBenchmark) -> Report:
+    """Format the result as a table."""
     lines = [
         f"{found.models}, random weights, {found.dtype}, on {found.device} with {found.threads} "
         "CPU threads",
@@ -94,13 +94,13 @@ def report(found: Benchmark) -> Report:
         "",
         "per instruction: the whole MLLM with all hidden states, and SAM, for every (image, "
         "instruction), as the authors' code does it",
-        "early exit:      the same, but the MLLM ends at the tapped layer",
-        "lens-cache:      the extraction's engine, once an image; results on the host",
+        "early exit:      the same, with the MLLM cut off at the tapped layer",
+        "lens-cache:      the extraction's engine, once per image; results in host memory",
         f"ceiling:         a matrix product runs at {found.ceiling_tflops_per_second:.3g} TFLOP/s; "
-        "padding and masked attention count as no work",
+        "padding and masked attention are not counted",
         f"features of lens-cache and of the first way differ by {error:.0e} (relative)",
     ]
     if found.device == CPU:
         ratios = ", ".join(f"{way.cpu_ratio:.1f}x" for way in found.ways)
-        lines.append(f"by CPU time, in which other work on the machine does not count: {ratios}")
+        lines.append(f"ratios by CPU time, without other work on the machine: {ratios}")
     return Report(asdict(found), "\n".join(lines))

@@ -1,11 +1,11 @@
-"""Three ways to extract the same features of the same pictures with the same random weights.
+"""Three ways to extract the same features of the same images with the same random weights.
 
 - ``per instruction``: as the authors' code does it, the whole MLLM with all its hidden states and
   SAM for every (image, instruction);
-- ``early exit``: the same, but the MLLM ends at the tapped layer;
-- ``lens-cache``: the engine of an extraction, once an image, results on the host.
+- ``early exit``: the same, with the MLLM cut off at the tapped layer;
+- ``lens-cache``: the engine of an extraction, once per image, results in host memory.
 
-Pictures are decoded and resized beforehand: all ways do that in threads beside the models.
+Images are decoded and resized beforehand: all ways do that in threads next to the models.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Way:
 
     Attributes:
         name: Its name.
-        run: Extracts every picture; returns the features of the last (image, instruction).
-        flops: Floating-point operations that the way asks for; padding is not counted.
-        modules: What has to be in memory for it.
+        run: Extracts every image; returns the features of the last (image, instruction).
+        flops: Floating-point operations of the way; padding is not counted.
+        modules: The models that it needs in memory.
     """
 
     name: str
@@ -53,19 +53,19 @@ class Way:
 
 
 class Work:
-    """Random pictures with random questions, and the three ways over them."""
+    """Random images with random questions, and the three ways to extract them."""
 
     def __init__(
         self, pair: Pair, sizes: PairSizes, *, images: int, instructions: int, batch: int
     ) -> None:
-        """Make pictures and questions.
+        """Generate images and questions.
 
         Args:
             pair: The models.
             sizes: Their sizes.
-            images: How many pictures.
-            instructions: Questions of each picture.
-            batch: What goes through a model at once: pairs, or pictures in the last way.
+            images: Number of images.
+            instructions: Questions per image.
+            batch: Batch size: pairs of (image, instruction); in the last way images.
         """
         self._pair, self._sizes, self._batch = pair, sizes, batch
         rng = np.random.default_rng(0)
@@ -90,7 +90,7 @@ class Work:
         ]
 
     def ways(self) -> list[Way]:
-        """Return the three ways; the first is what the others are compared with."""
+        """Return the three ways; the others are compared with the first."""
         pair = self._pair
         whole, early, ours = self._flops()
         return [
@@ -102,7 +102,7 @@ class Work:
     @torch.inference_mode()
     def _whole(self) -> Features:
         def states(inputs: Mapping[str, Tensor]) -> Tensor:
-            # Logits of all tokens would be more work for nothing.
+            # Logits of all tokens would be wasted work.
             output = self._pair.whole(
                 **inputs, use_cache=False, output_hidden_states=True, logits_to_keep=1
             )
@@ -149,7 +149,7 @@ class Work:
         return {name: value.cpu() for name, value in found.items()}
 
     def _engine(self) -> Features:
-        """Run an extraction's engine, with batches in flight as there."""
+        """Run the engine of an extraction, with batches in flight as in an extraction."""
         waiting: deque[list[list[Flight]]] = deque()
         last: list[Mapping[str, Tensor]] = []
         for chunk in batched(zip(self._pictures, self._texts, strict=True), self._batch):
@@ -167,21 +167,21 @@ class Work:
         }
 
     def _collect(self, flights: Sequence[Sequence[Flight]]) -> list[Mapping[str, Tensor]]:
-        """Wait for a batch; return what the last picture has become in each group."""
+        """Wait for a batch; return the features of its last image in each group."""
         last: list[Mapping[str, Tensor]] = []
         for runner, queued in zip(self._runners, flights, strict=True):
             outcomes, _ = runner.collect(queued)
             for outcome in outcomes.values():
                 if isinstance(outcome, str):
                     raise ExtractionError(
-                        f"measuring an extraction: a picture failed ({outcome}); run it with "
+                        f"measuring an extraction: an image failed ({outcome}); run it with "
                         "smaller --images-per-batch"
                     )
             last.append(outcomes[max(outcomes)])  # type: ignore[arg-type]
         return last
 
     def _flops(self) -> tuple[float, float, float]:
-        """Return the operations that each way asks for."""
+        """Return the floating-point operations of each way."""
         vision, text = self._pair.configs
         tower, embed = vision_flops(vision), sam_flops(self._sizes.sam)
         prompt = self._pair.llava.prompt
@@ -193,7 +193,7 @@ class Work:
         def alone(layers: int) -> float:
             return sum(tower + embed + decoder_flops(text, layers, shared, [n]) for n in every)
 
-        # The prefix runs once a worker, and the tower's last layers not at all.
+        # The prefix runs once per worker, and the last layers of the tower are not run.
         read = len(self._pair.llava.model.vision_tower.encoder.layers)
         begun = decoder_flops(text, layer, len(prompt.prefix_ids), [])
         tower_read = vision_flops({**vision, "num_hidden_layers": read})

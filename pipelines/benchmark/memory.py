@@ -1,4 +1,4 @@
-"""The most memory that a piece of work takes, and what becomes of it afterwards."""
+"""Peak memory of a piece of work, and memory that is ready before a measurement."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import torch
 
 from lens_cache.features.sizes import ceil_div
 
-# Numbers of glibc's mallopt, with the largest values that it takes.
+# Options of glibc's mallopt (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD) with their largest values.
 _KEEP_FREED = {-1: 2**31 - 1, -3: 32 << 20}
 _BLOCK = 16 << 20
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def extra_memory(work: Callable[[], object], device: str) -> int | None:
-    """Run some work; return the bytes it took at its peak beyond what was there before.
+    """Run some work and return its peak memory in bytes, minus the memory in use before.
 
-    On a GPU they are those of PyTorch's allocator, else those of the process as Linux counts them;
-    nothing where neither says.
+    On a GPU it is the memory of PyTorch's allocator, otherwise the resident memory of the process.
+    Returns None where the system does not report it.
     """
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
@@ -35,14 +35,14 @@ def extra_memory(work: Callable[[], object], device: str) -> int | None:
         work()
         return None
     _give_back()
-    _RESET.write_text("5")  # sets the process's peak to what it holds now
+    _RESET.write_text("5")  # resets the peak to the current size
     before = _kibibytes("VmRSS")
     work()
     return 1024 * (_kibibytes("VmHWM") - before)
 
 
 def _give_back() -> None:
-    """Hand what was freed back to the system: work before would lend it to the work measured."""
+    """Return freed memory to the system, so that the measured work cannot reuse it."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -50,14 +50,14 @@ def _give_back() -> None:
 
 
 def ready_memory(size: int) -> None:
-    """Have memory at hand, and let this process keep what it frees, where the C library is glibc.
+    """Allocate and free memory, and keep freed memory in this process, where libc is glibc.
 
-    Otherwise it is chance, which depends on what was freed before, whether an allocation of
-    megabytes is fresh pages or not, and whether these are huge ones; either can cost more than
-    filling them. NumPy asks for huge pages where it allocates 4 MB or more.
+    Otherwise earlier frees decide whether an allocation of megabytes needs fresh pages, and whether
+    these are huge pages; fresh pages can cost more than filling them. NumPy requests huge pages for
+    allocations of 4 MB or more.
 
     Args:
-        size: Bytes.
+        size: Number of bytes.
     """
     tune = getattr(ctypes.CDLL(None), "mallopt", None)
     if tune is not None:

@@ -1,7 +1,6 @@
 """LLaVA and SAM of chosen sizes with random weights, as published and as an extraction runs them.
 
-What is the same in both shares its memory: the second model is a copy of the first around the same
-weights.
+Both versions of a model share the memory of their weights.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class PairSizes:
     """Sizes of a LLaVA and a SAM.
 
     Attributes:
-        name: What the pair is called.
+        name: Name of the pair.
         layer: The tapped layer.
         llava: Sizes of the LLaVA.
         sam: Sizes of the SAM.
@@ -82,8 +81,8 @@ FULL_SIZE = PairSizes(
         **_DECODER,
     ),
 )
-# Small enough for a CPU, and in proportion: the layer lies as deep, and SAM costs two thirds of a
-# forward of the whole LLaVA.
+# Small enough for a CPU, in the proportions of the full size: the tapped layer at the same relative
+# depth, and SAM at two thirds of the cost of a forward of the whole LLaVA.
 CPU_SIZE = PairSizes(
     name="a small LLaVA and SAM",
     layer=7,
@@ -113,7 +112,7 @@ CPU_SIZE = PairSizes(
 )
 
 
-# For trainings: as many layers and image tokens as LLaVA-1.5-7B, since a step of the head costs
+# For training: as many layers and image tokens as LLaVA-1.5-7B, since a step of the head costs
 # twice a layer, and a SAM that costs two thirds of a forward of the whole LLaVA.
 TRAIN_CPU_SIZE = PairSizes(
     name="a narrow LLaVA and a small SAM",
@@ -146,11 +145,11 @@ TRAIN_CPU_SIZE = PairSizes(
 
 @dataclass(frozen=True)
 class Pair:
-    """A LLaVA and a SAM twice around the same weights.
+    """A LLaVA and a SAM in two versions that share their weights.
 
     Attributes:
         whole: ``LlavaForConditionalGeneration`` as published.
-        early: Its ``LlavaModel``, ended at the tapped layer.
+        early: Its ``LlavaModel``, cut off at the tapped layer.
         llava: The same as an extraction runs it.
         plain_sam: The image encoder as published.
         sam: The same as an extraction runs it.
@@ -207,7 +206,7 @@ def _around_same_weights(model: Module) -> Module:
 
 
 def _ended(model: Any, layer: int) -> Any:
-    """Return a LlavaModel that ends before decoder layer ``layer``."""
+    """Return a LlavaModel cut off before decoder layer ``layer``."""
     ended = _around_same_weights(model)
     ended.language_model.layers = ended.language_model.layers[:layer]
     ended.language_model.config.num_hidden_layers = layer

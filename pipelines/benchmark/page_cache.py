@@ -1,4 +1,4 @@
-"""What lies in memory of a file: the kernel's page cache, and what this process has mapped."""
+"""The kernel's page cache, and the files that this process has mapped."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _BLOCK = 8 << 20
 
 
 def reload(paths: Sequence[Path]) -> None:
-    """Bring files into the page cache from the disk, as another process finds them.
+    """Read files from the disk into the page cache, as another process would.
 
-    Straight after writing, the size of the kernel's pages, and with it the speed of a memory map,
-    still depends on how much a way wrote at once.
+    Directly after writing, the size of the kernel's pages, and so the speed of a memory map,
+    depends on the size of the writes.
     """
     drop_pages(paths)
     for path in paths:
@@ -34,7 +34,7 @@ def drop_pages(paths: Sequence[Path]) -> None:
 
 
 def mapped_file(address: int) -> str | None:
-    """Return the file that is mapped at an address of this process, where Linux tells."""
+    """Return the file mapped at an address of this process; None if there is none."""
     maps = Path("/proc/self/maps")
     for line in maps.read_text().splitlines() if maps.exists() else ():
         span, _, _, _, _, *path = line.split(maxsplit=5)

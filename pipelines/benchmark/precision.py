@@ -1,4 +1,4 @@
-"""Measure what storing less precisely saves and costs: bytes, reading, error."""
+"""Measure each stored precision: bytes, reading speed, error."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class PrecisionCost:
     Attributes:
         precision: Its name.
         record_bytes: Bytes of an image's features in the store.
-        records_per_second: Images that one process reads, decoded, by the median round.
-        ratio: The same over that of ``model``.
+        records_per_second: Images that one process reads and decodes per second, median round.
+        ratio: Speed relative to ``model``.
         errors: Per array ||stored - exact|| / ||exact||.
     """
 
@@ -45,13 +45,13 @@ class PrecisionCost:
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionBenchmark:
-    """All precisions, and what they were measured on.
+    """The results of all precisions and the conditions of the measurement.
 
     Attributes:
-        records: What was stored.
-        images: How many.
-        rounds: Rounds, each of which read every store once.
-        precisions: What was found.
+        records: Name of the models whose features have these shapes.
+        images: Number of records.
+        rounds: Number of rounds; each read every store once.
+        precisions: The results.
     """
 
     records: str
@@ -66,10 +66,10 @@ def benchmark_precision(
     """Write random features, convert them to every precision, and read all of them in turns.
 
     Args:
-        reporter: Where progress goes.
+        reporter: Receives the progress.
         full_size: Records of LLaVA-1.5-7B and SAM ViT-H instead of smaller ones.
-        images: How many records.
-        rounds: Rounds.
+        images: Number of records.
+        rounds: Number of rounds.
     """
     features = RandomFeatures(FULL_SIZE if full_size else SMALL_SIZE, images)
     with tempfile.TemporaryDirectory() as scratch:
@@ -79,9 +79,8 @@ def benchmark_precision(
             if precision == "model":
                 write_store(folder, features, "zarr", shard_size=_SHARD_SIZE)
             else:
-                source = Path(scratch) / "model"
                 convert(
-                    source,
+                    Path(scratch) / "model",
                     folder,
                     hidden_states=precision,
                     image_embeddings=precision,
@@ -145,8 +144,8 @@ def _feature_bytes(root: Path) -> int:
     return sum(folder_size(root / name) for name in ("hidden_states", "image_embeddings"))
 
 
-def report(found: PrecisionBenchmark) -> Report:
-    """Report a benchmark as a table."""
+def report_precision(found: PrecisionBenchmark) -> Report:
+    """Format the result as a table."""
     lines = [
         f"{found.images} records of {found.records}, random; median of {found.rounds} rounds, "
         "precisions in turns, one process, files in the page cache",

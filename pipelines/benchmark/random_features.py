@@ -1,4 +1,4 @@
-"""Random features with the shapes of real ones, the same each time they are asked for."""
+"""Random features with the shapes of real ones, the same at every call."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class RecordSizes:
     """Shapes of an image's features, all in bfloat16.
 
     Attributes:
-        name: What they are called.
-        image_tokens: Tokens of an image.
+        name: Name of the models with features of these shapes.
+        image_tokens: Number of tokens of an image.
         hidden_size: Width of the LLM.
         channels: Channels of SAM's embedding.
         side: Its rows and columns.
-        questions: Questions of an image, of 20 to 40 tokens each.
+        questions: Number of questions of an image, of 20 to 40 tokens each.
     """
 
     name: str
@@ -47,12 +47,12 @@ SMALL_SIZE = RecordSizes(
 
 @dataclass(frozen=True)
 class Record:
-    """An image's features as a reader delivers them.
+    """The features of an image as a reader returns them.
 
     Attributes:
         image_tokens: Shape (N, d).
         image_embedding: Shape (C, h, w).
-        text_tokens: Those of every question, shape (T_q, d) each, or one after another in one.
+        text_tokens: Tokens of every question, shape (T_q, d) each, or concatenated in one tensor.
     """
 
     image_tokens: Tensor
@@ -77,7 +77,7 @@ class Record:
 
 
 class RandomFeatures:
-    """Features of some images; every image is made when it is asked for, none is kept."""
+    """Features of some images, generated at every access."""
 
     def __init__(self, sizes: RecordSizes, images: int) -> None:
         self.sizes, self.images = sizes, images

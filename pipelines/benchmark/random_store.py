@@ -1,4 +1,4 @@
-"""A store of random features, complete but for the frozen parts, which reading does not need."""
+"""A store of random features, without the frozen parts, which reading does not need."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from pipelines.benchmark.random_features import RandomFeatures
 
 LAYER = 14
 _PREFIX = 35  # tokens of the prompt before the image
-_SIDE = 64  # of the pictures that the plan speaks of
+_SIDE = 64  # of the images in the plan
 _SPLIT = "train"
 
 
 def write_store(
     root: Path, features: RandomFeatures, format: StoreFormat, *, shard_size: int
 ) -> None:
-    """Write a store as an extraction does; its shards are flushed and committed as there."""
+    """Write a store as an extraction does, with flushed and committed shards."""
     plan = _plan(features)
     shards = shard_images(features.images, shard_size)
     token_ids = [np.zeros(n, np.int32) for lengths in features.lengths for n in lengths]

@@ -1,4 +1,4 @@
-"""Measure how fast a store is read, beside the limit and how others keep the same records."""
+"""Measure how fast a store is read, next to the limit and to other packages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipelines.benchmark.random_features import (
     RecordSizes,
 )
 from pipelines.benchmark.store_peers import LitData, MosaicStreaming, SafetensorsFiles, WebDataset
-from pipelines.benchmark.store_report import Measurement, Speed, StoreBenchmark
+from pipelines.benchmark.store_report import ReadSpeed, StoreBenchmark, StoreSpeed
 from pipelines.benchmark.store_ways import (
     SHUFFLE_BUFFER,
     OurStream,
@@ -48,10 +48,10 @@ WAYS: tuple[type[Way], ...] = (
     SafetensorsFiles,
 )
 ORDERS = ("sequential", "shuffled")
-# What some ways need that this package does not: the module, and how to get it.
+# Ways that need a package which is not a core dependency: its module, and how to install it.
 EXTRAS: dict[type[Way], tuple[str, str]] = {
     LitData: ("litdata", "pip install 'lens-cache[benchmark]'"),
-    # It asks for old versions of NumPy and Transformers, but does without.
+    # It requires old versions of NumPy and Transformers, but runs with new ones.
     MosaicStreaming: (
         "streaming",
         "pip install --no-deps mosaicml-streaming Brotli catalogue cramjam python-snappy xxhash "
@@ -73,16 +73,16 @@ def benchmark_store(
     """Write the same random records in every way and read them in turns.
 
     Args:
-        reporter: Where progress goes.
+        reporter: Receives the progress.
         full_size: Records of LLaVA-1.5-7B and SAM ViT-H (7.5 MB) instead of smaller ones (3.5 MB).
-        images: Records.
-        rounds: Rounds.
+        images: Number of records.
+        rounds: Number of rounds.
         cold: Drop the files from the page cache before each pass.
-        out: A new folder to keep everything in; a scratch folder if not given.
+        out: A new folder in which the files are kept; by default a temporary folder.
 
     Raises:
-        ConfigError: If ``out`` holds something already.
-        StoreError: If the disk has no room, or a way does not return what was written.
+        ConfigError: If ``out`` is not empty.
+        StoreError: If the disk is too small, or a way does not return the written records.
     """
     sizes = FULL_SIZE if full_size else SMALL_SIZE
     images = images or (_IMAGES_FULL_SIZE if full_size else _IMAGES)
@@ -127,7 +127,7 @@ def measure(
         cold=cold,
         threads=torch.get_num_threads(),
         ways=tuple(
-            Measurement(
+            StoreSpeed(
                 name=way.name,
                 how=way.how,
                 disk_bytes=sum(path.stat().st_size for path in _files(way)),
@@ -150,7 +150,7 @@ def _new_folder(out: Path) -> Path:
 
 
 def _written(kind: type[Way], folder: Path, features: RandomFeatures) -> Way:
-    """Write the records in a way and open what was written."""
+    """Write the records in one way and open them."""
     own = folder / "-".join(kind.name.replace(",", "").split())
     own.mkdir(parents=True)
     way = kind(own, features)
@@ -161,10 +161,10 @@ def _written(kind: type[Way], folder: Path, features: RandomFeatures) -> Way:
 
 
 def _check(ways: Sequence[Way], features: RandomFeatures) -> None:
-    """Read every way once in each order, which warms it up, too, and compare all values.
+    """Read every way once in each order and compare all values; this is also the warm-up.
 
     Raises:
-        StoreError: If a way does not return what was written, or returns views of a file.
+        StoreError: If a way returns other values, or views of a file.
     """
     expected = [record.checksum() for record in features]
     for way in ways:
@@ -178,7 +178,7 @@ def _check(ways: Sequence[Way], features: RandomFeatures) -> None:
 
 
 def _own(way: Way, record: Record) -> Record:
-    """Return a record if none of its values lies in a mapped file."""
+    """Return a record after checking that none of its tensors is a view of a mapped file."""
     for tensor in record.tensors():
         if (path := mapped_file(tensor.data_ptr())) is not None:
             raise StoreError(
@@ -200,7 +200,7 @@ def _timed_rounds(
             way = ways[place]
             for order in ORDERS:
                 if cold:
-                    way.close()  # what is mapped is not dropped
+                    way.close()  # the kernel keeps pages that are mapped
                     drop_pages(_files(way))
                     way.open()
                 seconds[place][order].append(_timed(way, order, number))
@@ -209,7 +209,7 @@ def _timed_rounds(
 
 
 def _timed(way: Way, order: str, seed: int) -> float:
-    """Return the seconds of a pass; a record is thrown away when the next one is there."""
+    """Return the seconds of a pass; each record is freed when the next one has been read."""
     began = time.perf_counter()
     for _ in _records(way, order, seed):
         pass
@@ -220,9 +220,10 @@ def _records(way: Way, order: str, seed: int) -> Iterator[Record]:
     return way.sequential() if order == "sequential" else way.shuffled(seed)
 
 
-def _speed(seconds: Sequence[float], limit: float, features: RandomFeatures) -> Speed:
-    megabytes, median = features.num_bytes() / 1e6, statistics.median(seconds)
-    return Speed(
+def _speed(seconds: Sequence[float], limit: float, features: RandomFeatures) -> ReadSpeed:
+    megabytes = features.num_bytes() / 1e6
+    median = statistics.median(seconds)
+    return ReadSpeed(
         seconds=tuple(seconds),
         mb_per_second=megabytes / median,
         slowest=megabytes / max(seconds),

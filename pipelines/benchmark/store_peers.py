@@ -1,14 +1,13 @@
-"""How others keep tensors, each in the best configuration found for records of megabytes.
+"""Other packages that store tensors, each in its fastest configuration for records of megabytes.
 
-All values are handed over as bfloat16 in memory of their own; where a package hands out a view of
-a file it is cloned, where it hands out a copy nothing is added. bfloat16 is kept as its bits where
-a package does not know it.
+All ways return bfloat16 tensors that own their memory: where a package returns a view of a file it
+is cloned. Packages without bfloat16 store its bits.
 
 - ``webdataset``: tars of .npy members written by its ShardWriter, read by
   ``WebDataset(...).decode()``, shuffled by ``shardshuffle`` and ``.shuffle``. Its own .ten format
-  was no faster: ``tarfile`` sets the pace.
+  was no faster: ``tarfile`` is the bottleneck.
 - ``mosaicml-streaming``: local MDS shards, uncompressed, without hashes, ``ndarray`` columns with
-  type and, where it is always the same, shape in the index. Records are asked for by index, which
+  type and, where it is always the same, shape in the index. Records are read by index, which
   was faster than iterating.
 - ``litdata``: chunks made by ``optimize``, uncompressed, NumPy arrays; by index, too.
 - ``safetensors``: a file per record, ``load_file`` and a clone of its lazy tensors, which was
@@ -41,14 +40,15 @@ from pipelines.benchmark.store_ways import (
     from_bits,
 )
 
-# Where it puts what it is about to write; by default it leaves folders behind.
+# Folders for its temporary files; with the defaults it does not remove them.
 _LITDATA_SCRATCH = ("DATA_OPTIMIZER_CACHE_FOLDER", "DATA_OPTIMIZER_DATA_CACHE_FOLDER")
 
 
 class WebDataset(Way):
     """Tars written and streamed by webdataset."""
 
-    name, how = "webdataset", "WebDataset(...).decode(), .npy members"
+    name = "webdataset"
+    how = "WebDataset(...).decode(), .npy members"
 
     def write(self) -> None:
         """Write the tars."""
@@ -67,7 +67,7 @@ class WebDataset(Way):
         return map(self._record, webdataset.WebDataset(self._tars, shardshuffle=False).decode())
 
     def shuffled(self, seed: int) -> Iterator[Record]:
-        """Yield them out of a buffer, the tars in random order."""
+        """Yield them from a shuffle buffer, the tars in random order."""
         tars = webdataset.WebDataset(self._tars, shardshuffle=len(self._tars), seed=seed)
         return map(self._record, tars.decode().shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER))
 
@@ -78,7 +78,8 @@ class WebDataset(Way):
 class SafetensorsFiles(RandomAccess):
     """A folder of safetensors files."""
 
-    name, how = "safetensors", "a file per record, load_file"
+    name = "safetensors"
+    how = "a file per record, load_file"
 
     def write(self) -> None:
         """Write the files."""
@@ -101,7 +102,8 @@ class SafetensorsFiles(RandomAccess):
 class MosaicStreaming(RandomAccess):
     """Local MDS shards read by mosaicml-streaming."""
 
-    name, how = "mosaicml-streaming", "local MDS, ndarray columns, by index"
+    name = "mosaicml-streaming"
+    how = "local MDS, ndarray columns, by index"
 
     def write(self) -> None:
         """Write the shards."""
@@ -122,7 +124,7 @@ class MosaicStreaming(RandomAccess):
                 writer.write(_arrays(record))
 
     def open(self) -> None:
-        """Open the data set, which takes shared memory; ``close`` gives it back."""
+        """Open the data set, which allocates shared memory; ``close`` frees it."""
         from streaming import StreamingDataset
 
         self._data = StreamingDataset(local=str(self.folder), batch_size=1, shuffle=False)
@@ -135,7 +137,7 @@ class MosaicStreaming(RandomAccess):
         return _record(self._data[image])
 
     def close(self) -> None:
-        """Give the shared memory back."""
+        """Free the shared memory."""
         from streaming.base.util import clean_stale_shared_memory
 
         super().close()
@@ -145,7 +147,8 @@ class MosaicStreaming(RandomAccess):
 class LitData(RandomAccess):
     """Chunks read by litdata."""
 
-    name, how = "litdata", "optimize, NumPy arrays, by index"
+    name = "litdata"
+    how = "optimize, NumPy arrays, by index"
 
     def write(self) -> None:
         """Write the chunks, in a process that litdata starts."""

@@ -1,4 +1,4 @@
-"""What a benchmark of stores found, and how it is shown."""
+"""The result of `benchmark store` and its table."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pipelines.reports.report import Report
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
-    """How fast a way reads in one order.
+class ReadSpeed:
+    """Speed of one way in one order.
 
     Attributes:
-        seconds: Of every round, for all records.
-        mb_per_second: Megabytes (10^6 bytes) of features per second, by the median round.
-        slowest: The same by the slowest round.
-        fastest: The same by the fastest round.
-        records_per_second: Records per second, by the median round.
+        seconds: Seconds of every round, for all records.
+        mb_per_second: Megabytes (10^6 bytes) of features per second, in the median round.
+        slowest: The same in the slowest round.
+        fastest: The same in the fastest round.
+        records_per_second: Records per second in the median round.
         ratio: ``mb_per_second`` over that of the raw memory map.
     """
 
@@ -29,35 +29,35 @@ class Speed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """What a way reached.
+class StoreSpeed:
+    """The result of one way.
 
     Attributes:
-        name: The way.
+        name: The name of the way.
         how: Its configuration.
-        disk_bytes: What it takes on disk.
-        orders: By order, ``sequential`` and ``shuffled``.
+        disk_bytes: Bytes on disk.
+        orders: Speed by order, ``sequential`` and ``shuffled``.
     """
 
     name: str
     how: str
     disk_bytes: int
-    orders: dict[str, Speed]
+    orders: dict[str, ReadSpeed]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreBenchmark:
-    """The measurements and what they were made with.
+    """The results of all ways and the conditions of the measurement.
 
     Attributes:
-        records: Whose shapes the records have.
-        images: Records.
-        bytes: Of all records.
-        rounds: Rounds, each of which read every way in both orders.
-        cold: Whether the page cache was emptied of a way's files before each pass.
+        records: Name of the models whose features have these shapes.
+        images: Number of records.
+        bytes: Bytes of all records.
+        rounds: Number of rounds; each read every way in both orders.
+        cold: Whether the files of a way were dropped from the page cache before each pass.
         threads: CPU threads of PyTorch.
-        ways: The measurements; the first is the limit.
-        not_installed: Ways that were left out, and what installs them.
+        ways: The results; the first way is the limit.
+        not_installed: Ways that were skipped, with the command that installs them.
     """
 
     records: str
@@ -66,12 +66,12 @@ class StoreBenchmark:
     rounds: int
     cold: bool
     threads: int
-    ways: tuple[Measurement, ...]
+    ways: tuple[StoreSpeed, ...]
     not_installed: dict[str, str]
 
 
-def report(found: StoreBenchmark) -> Report:
-    """Report a benchmark as a table."""
+def report_store(found: StoreBenchmark) -> Report:
+    """Format the result as a table."""
     record = found.bytes / found.images / 1e6
     head = f"{'MB/s':>7} {'(of the rounds)':>17} {'records/s':>10} {'of raw':>7}"
     lines = [
@@ -92,5 +92,5 @@ def report(found: StoreBenchmark) -> Report:
         lines.append(f"{way.name:<26} {'   '.join(cells)}")
     lines += [f"{name:<26} not installed: {how}" for name, how in found.not_installed.items()]
     lines += ["", *(f"{way.name + ':':<26} {way.how}" for way in found.ways)]
-    lines.append("every way gave back the same values (CRC-32C of every record)")
+    lines.append("every way returned the same values (CRC-32C of every record)")
     return Report(asdict(found), "\n".join(lines))

@@ -1,7 +1,7 @@
-"""Ways to keep features and read them back: ours, plain Zarr, and the limit.
+"""Ways to store features and read them: ours, plain Zarr, and the limit.
 
-Every way delivers records whose tensors lie in memory of their own, writable, as a training needs
-them: a view of a file is copied, by whoever hands one out.
+Every way returns records whose tensors are writable and own their memory, as training needs them; a
+way that reads a view of a file copies it.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _NAMES = (
 
 
 class Way(ABC):
-    """One way to keep and read features.
+    """One way to store and read features.
 
     Attributes:
         name: Its name.
-        how: In which configuration it runs, a few words.
+        how: Its configuration in a few words.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Way(ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """Do what a training does once, before it reads."""
+        """Open the files, as a training run does once."""
 
     @abstractmethod
     def sequential(self) -> Iterator[Record]:
@@ -63,17 +63,17 @@ class Way(ABC):
 
     @abstractmethod
     def shuffled(self, seed: int) -> Iterator[Record]:
-        """Yield the records in an order that follows from a seed."""
+        """Yield the records in an order determined by a seed."""
 
     def close(self) -> None:
-        """Give back what ``open`` took, memory maps above all."""
+        """Release the resources of ``open``, such as memory maps."""
         for name in vars(self).keys() - {"folder", "features"}:
             delattr(self, name)
-        gc.collect()  # readers hold caches of their own methods
+        gc.collect()  # readers have caches that refer to themselves
 
 
 class RandomAccess(Way):
-    """A way that can read any record."""
+    """A way with random access."""
 
     @abstractmethod
     def read(self, image: int) -> Record:
@@ -93,7 +93,8 @@ class RandomAccess(Way):
 class Raw(RandomAccess):
     """The limit: all records one after another in a file; a read is one copy out of its map."""
 
-    name, how = "raw memory map", "np.memmap, one copy a record"
+    name = "raw memory map"
+    how = "np.memmap, one copy a record"
 
     def write(self) -> None:
         """Write the file."""
@@ -103,7 +104,7 @@ class Raw(RandomAccess):
                     file.write(as_bits(tensor).tobytes())
 
     def open(self) -> None:
-        """Map the file; reckon where records begin."""
+        """Map the file and compute the offsets of the records."""
         self._map = np.memmap(self.folder / "records.bin", dtype=np.uint8, mode="r")
         images = range(self.features.images)
         self._shapes = [list(self.features.shapes(image).values()) for image in images]
@@ -111,7 +112,7 @@ class Raw(RandomAccess):
         self._ends = np.cumsum([0, *sizes]).tolist()
 
     def read(self, image: int) -> Record:
-        """Copy a record and cut it into its parts."""
+        """Copy a record and split it into its parts."""
         values = torch.from_numpy(np.array(self._map[self._ends[image] : self._ends[image + 1]]))
         shapes = self._shapes[image]
         parts = torch.split(values.view(torch.bfloat16), [math.prod(shape) for shape in shapes])
@@ -142,19 +143,24 @@ class _OurStore(RandomAccess):
 class OurZarr(_OurStore):
     """Our Zarr store by memory map."""
 
-    name, how, format = "lens-cache, zarr", "Store.read by memory map", "zarr"
+    name = "lens-cache, zarr"
+    how = "Store.read by memory map"
+    format = "zarr"
 
 
 class OurTars(_OurStore):
     """Our WebDataset store by memory map, as a validation reads it."""
 
-    name, how, format = "lens-cache, tars at random", "Store.read by memory map", "webdataset"
+    name = "lens-cache, tars at random"
+    how = "Store.read by memory map"
+    format = "webdataset"
 
 
 class OurStream(Way):
     """Our WebDataset store from end to end, every part checked, as a streamed training reads it."""
 
-    name, how = "lens-cache, tars streamed", "whole tars, CRC-32C of every part"
+    name = "lens-cache, tars streamed"
+    how = "whole tars, CRC-32C of every part"
 
     def write(self) -> None:
         """Write a store."""
@@ -170,7 +176,7 @@ class OurStream(Way):
         return self._tars(range(self._store.catalogue.num_shards))
 
     def shuffled(self, seed: int) -> Iterator[Record]:
-        """Yield them out of a buffer, the tars in random order."""
+        """Yield them from a shuffle buffer, the tars in random order."""
         rng = np.random.default_rng(seed)
         tars = self._tars(rng.permutation(self._store.catalogue.num_shards).tolist())
         buffer: list[Record] = []
@@ -191,16 +197,17 @@ class OurStream(Way):
 
 
 class PlainZarr(RandomAccess):
-    """Our Zarr store as any Zarr client sees it."""
+    """Our Zarr store read by zarr-python, which decodes bfloat16 to float32."""
 
-    name, how = "zarr-python", "our store, array[i]"
+    name = "zarr-python"
+    how = "our store, array[i] to float32 and back to bfloat16"
 
     def write(self) -> None:
         """Write a store."""
         write_store(self.folder, self.features, "zarr", shard_size=SHARD_SIZE)
 
     def open(self) -> None:
-        """Open the arrays; the rows of the text come from our tables."""
+        """Open the arrays; the rows of text tokens come from our tables."""
         group = zarr.open_group(self.folder, mode="r")
         catalogue = Store(self.folder).catalogue
         self._arrays = [group[catalogue.manifest.specs[name].path] for name in _NAMES]
@@ -213,20 +220,20 @@ class PlainZarr(RandomAccess):
         """Read one entry of each array."""
         tokens, embeddings, text = self._arrays
         return Record(
-            from_bits(tokens[image]),  # type: ignore[index,arg-type]
-            from_bits(embeddings[image]),  # type: ignore[index,arg-type]
-            [from_bits(text[self._rows[image]])],  # type: ignore[index,arg-type]
+            torch.from_numpy(tokens[image]).bfloat16(),  # type: ignore[index]
+            torch.from_numpy(embeddings[image]).bfloat16(),  # type: ignore[index]
+            [torch.from_numpy(text[self._rows[image]]).bfloat16()],  # type: ignore[index]
         )
 
 
 def as_bits(tensor: Tensor) -> NDArray[np.uint16]:
-    """Return bfloat16 values as NumPy knows them: their bits."""
+    """Return the bits of bfloat16 values, which NumPy does not have."""
     bits: NDArray[np.uint16] = tensor.view(torch.uint16).numpy()
     return bits
 
 
 def from_bits(values: NDArray[np.uint16]) -> Tensor:
-    """Return values of ``as_bits`` as they were, in the same memory."""
+    """Return the values of ``as_bits``; shares memory."""
     return torch.from_numpy(values).view(torch.bfloat16)
 
 

@@ -1,4 +1,4 @@
-"""Measure how much faster a training is from a cache, and grouped by image."""
+"""Measure how much faster training is from a cache, and grouped by image."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ _LOSS = LossConfig(attention_size=128, mask_size=256)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSpeed:
-    """What a way reached.
+    """The result of one way.
 
     Attributes:
-        name: The way.
+        name: The name of the way.
         seconds: Median over the rounds, for one step.
         images_per_second: Images per second.
         instructions_per_second: Samples per second: pairs of (image, instruction).
         ratio: Its speed over that of the first way.
-        frozen_bytes: What its frozen models take.
-        peak_bytes: What a step needs beside them and beside the trained modules with their
-            optimizer; nothing where it cannot be told.
-        hours: Computed: how long LISA's 800,000 draws of an image take at this speed.
+        frozen_bytes: Bytes of its frozen models.
+        peak_bytes: Memory of a step without the frozen models, the trained modules and their
+            optimizer; None where it cannot be measured.
+        hours: Hours of LISA's 800,000 draws of an image, computed from this speed.
     """
 
     name: str
@@ -59,20 +59,20 @@ class TrainingSpeed:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBenchmark:
-    """The measurements and what they were made with.
+    """The results of all ways and the conditions of the measurement.
 
     Attributes:
-        models: Which models; their weights are random.
-        device: Where they ran.
+        models: Names of the models; their weights are random.
+        device: The device that ran them.
         threads: CPU threads.
         images: Images of a step.
         instructions: Instructions of an image.
-        rounds: Rounds, each of which ran every way.
+        rounds: Number of rounds; each ran every way.
         steps: Steps of a way in a round.
-        parameters: Trained ones.
-        trained_bytes: What they take with gradients and optimizer states.
-        relative_error: How far the losses of the two cached ways are apart.
-        ways: The measurements.
+        parameters: Number of trained parameters.
+        trained_bytes: Their bytes with gradients and optimizer states.
+        relative_error: Relative difference between the losses of the two cached ways.
+        ways: The results.
     """
 
     models: str
@@ -98,26 +98,26 @@ def benchmark_train(
     images: int = 4,
     rounds: int = 3,
 ) -> TrainingBenchmark:
-    """Run the ways in turns.
+    """Measure the ways in turns.
 
     Args:
-        reporter: Where progress goes.
+        reporter: Receives the progress.
         full_size: LLaVA-1.5-7B and SAM ViT-H in bfloat16 instead of small models.
-        device: Where they run.
-        cached: Only the two that read a store; the frozen models are not needed.
+        device: The device that runs them.
+        cached: Measure only the two ways that read a store; they need no frozen models.
         instructions: Instructions of an image.
         images: Images of a step.
-        rounds: Rounds.
+        rounds: Number of rounds.
 
     Raises:
-        ConfigError: If the full size of the frozen models is asked for without a GPU.
+        ConfigError: If full-size frozen models are requested without a GPU.
         TrainingError: If the cached ways do not compute the same loss.
     """
     on_gpu = torch.device(device).type == "cuda"
     if full_size and not on_gpu and not cached:
         raise ConfigError(
-            "measuring at full size: expected a GPU with 80 GB or more, found none; run it where "
-            "there is one, with --cached (a CPU and 24 GB do), or without --full-size"
+            "measuring at full size: expected a GPU with 80 GB or more, found none; run it on a "
+            "machine with one, with --cached (a CPU and 24 GB do), or without --full-size"
         )
     return measure(
         FULL_SIZE if full_size else TRAIN_CPU_SIZE,
@@ -144,7 +144,7 @@ def measure(
     workers: int,
     cached: bool = False,
 ) -> TrainingBenchmark:
-    """Run the ways in turns, at any size."""
+    """Measure the ways at any size; see ``benchmark_train``."""
     pair = None if cached else build_pair(sizes, torch.bfloat16, device)
     trainee = Trainee(sizes, _LOSS, device)
     features = RandomFeatures(_record_sizes(sizes, instructions), 4 * images)
@@ -163,7 +163,7 @@ def measure(
         error = _loss_difference(trainee, *ways[-2:])
         streams = [way.batches() for way in ways]
         extra: list[int | None] = []
-        for stream in streams:  # the first step of a way is its warm-up, and tells its memory
+        for stream in streams:  # the first step warms up, the second measures memory
             trainee.step(next(stream))
             extra.append(extra_memory(partial(_run, trainee, stream, 1), device))
         taken: list[list[float]] = [[] for _ in ways]

@@ -1,4 +1,4 @@
-"""The training benchmark as a table."""
+"""The table of `benchmark train`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pipelines.benchmark.train import TrainingBenchmark
 from pipelines.reports.report import Report
 
 
-def report(found: TrainingBenchmark) -> Report:
-    """Report a benchmark as a table."""
+def report_train(found: TrainingBenchmark) -> Report:
+    """Format the result as a table."""
     *loop, rows, ours = found.ways
     lines = [
         f"{found.models}, random weights, bfloat16 over float32, on {found.device} with "
@@ -33,10 +33,11 @@ def report(found: TrainingBenchmark) -> Report:
             "every image at every draw, as the authors' code does it"
             for way in loop
         ],
-        "cached rows: features from a store, an instruction a row",
+        "cached rows: features from a store, one row per instruction",
         "lens-cache:  features from the store, image tokens once for all instructions of an image: "
         + ", ".join(f"{way.seconds / ours.seconds:.1f}x {way.name}" for way in (rows, *loop)),
-        "frozen, a step: memory of frozen models; of a step beside them and the trained modules",
+        "frozen, a step: memory of the frozen models; memory of a step without them and the "
+        "trained modules",
         f"800k draws: computed from the speed, for LISA's recipe; losses of the two cached ways "
         f"differ by {found.relative_error:.0e}",
     ]

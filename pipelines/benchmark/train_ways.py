@@ -5,7 +5,7 @@
 - ``cached rows``: features from a store, one row of a batch for each instruction;
 - ``lens-cache``: features from the store, image tokens once for all instructions of an image.
 
-All take the same steps of the same optimizer. Pictures of the first way are decoded beforehand.
+All take the same steps of the same optimizer. Images of the first way are decoded beforehand.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class TrainingWay:
 
     Attributes:
         name: Its name.
-        batches: Its batches, in the order of all ways; without end for the purpose.
-        modules: Frozen models that have to be in memory for it.
+        batches: Its batches, in the same order for all ways; practically endless.
+        modules: Frozen models that it needs in memory.
     """
 
     name: str
@@ -53,7 +53,7 @@ class TrainingWay:
 
 
 class TrainingWork:
-    """Draws from a store of random features, and the three ways to get their batches."""
+    """Draws from a store of random features, and the three ways to make batches of them."""
 
     def __init__(
         self,
@@ -66,14 +66,14 @@ class TrainingWork:
         workers: int,
         side: int,
     ) -> None:
-        """Take what all ways share.
+        """Set up the parts that all ways share.
 
         Args:
-            store: Where the cached ways read.
-            pair: The models of the way without a cache, which is left out if there are none.
-            loss: How masks are compared.
-            images: Images of a step.
-            instructions: Instructions of an image.
+            store: The store that the cached ways read.
+            pair: The models of the way without a cache; without them the way is skipped.
+            loss: Settings of the mask losses.
+            images: Images per step.
+            instructions: Instructions per image.
             workers: Processes that read ahead.
             side: Side of SAM's square in pixels.
         """
@@ -85,7 +85,7 @@ class TrainingWork:
         self._dataset = FeatureDataset(store, LAYER, loss)
 
     def ways(self) -> list[TrainingWay]:
-        """Return the ways; the first is what the others are compared with."""
+        """Return the ways; the others are compared with the first."""
         cached = [TrainingWay("cached rows", self._rows), TrainingWay("lens-cache", self._grouped)]
         if self._pair is None:
             return cached

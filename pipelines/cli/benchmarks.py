@@ -30,7 +30,7 @@ def benchmark_extract(
 ) -> None:
     """Compare an extraction with running all models for every instruction (random weights)."""
     from pipelines.benchmark.extract import benchmark_extract as measure
-    from pipelines.benchmark.extract_report import report
+    from pipelines.benchmark.extract_report import report_extract
 
     with open_bars() as bars:
         found = measure(
@@ -42,7 +42,7 @@ def benchmark_extract(
             images_per_batch=images_per_batch,
             rounds=rounds,
         )
-    show(report(found), as_json)
+    show(report_extract(found), as_json)
 
 
 @app.command("store")
@@ -66,11 +66,11 @@ def benchmark_store(
 ) -> None:
     """Compare the reading speed of stores with raw memory and with formats of other packages."""
     from pipelines.benchmark.store import benchmark_store as measure
-    from pipelines.benchmark.store_report import report
+    from pipelines.benchmark.store_report import report_store
 
     with open_bars() as bars:
         found = measure(bars, full_size=full_size, images=images, rounds=rounds, cold=cold, out=out)
-    show(report(found), as_json)
+    show(report_store(found), as_json)
 
 
 @app.command("train")
@@ -103,7 +103,7 @@ def benchmark_train(
             images=images,
             rounds=rounds,
         )
-    show(train_report.report(found), as_json)
+    show(train_report.report_train(found), as_json)
 
 
 @app.command("precision")
@@ -123,4 +123,4 @@ def benchmark_precision(
         found = measured.benchmark_precision(
             bars, full_size=full_size, images=images, rounds=rounds
         )
-    show(measured.report(found), as_json)
+    show(measured.report_precision(found), as_json)

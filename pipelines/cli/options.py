@@ -69,10 +69,10 @@ def open_bars(window: float = 30.0) -> Bars:
 
 
 def default_device() -> str:
-    """Return ``cuda`` if there is a GPU, else ``cpu``."""
-    import torch
+    """Return cuda if PyTorch can use a GPU, cpu otherwise."""
+    from lens_cache.features.types import default_device as available
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return available()
 
 
 def show(report: Any, as_json: bool) -> None:

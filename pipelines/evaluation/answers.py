@@ -16,18 +16,20 @@ from lens_cache.training.sampling import Draw
 
 
 class Answers:
-    """The model's answers to the queries of one image after another."""
+    """Runs the model on the queries of one image at a time."""
 
     def __init__(
         self, run: Run, store: Store, which: Which | None = None, device: str = "cpu"
     ) -> None:
         """Load the run's model; see ``evaluate`` for the arguments."""
-        self._run, self._store, self._device = run, store, device
+        self._run = run
+        self._store = store
+        self._device = device
         self._model = run.load_model(which).to(device)
         self._dataset = FeatureDataset(store, run.layer, run.config.loss)
 
     def of(self, draw: Draw) -> Iterator[tuple[Sample, MaskPair, Segmentation]]:
-        """Yield result, masks and raw answer of each query of an image."""
+        """Yield result, masks and model output of each query of an image."""
         batch: Batch = FeatureDataset.collate([self._dataset[draw]])
         with torch.inference_mode(), autocast(self._run.config, self._device):
             answer = self._model(batch.features.to(self._device, torch.float32))

@@ -1,4 +1,4 @@
-"""Measure gIoU and cIoU of a run on a split of a store, and draw some of its answers."""
+"""Measure gIoU and cIoU of a run on a split of a store, and draw panels of some answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from lens_cache.evaluation.scores import Sample, score_all
@@ -16,7 +15,7 @@ from lens_cache.training.data import evaluation_draws
 from lens_cache.training.run import Run, Which
 from lens_cache.training.sampling import Draw
 from pipelines.evaluation.answers import Answers
-from pipelines.evaluation.panels import panel_of, read_photo
+from pipelines.evaluation.panels import evenly_spaced, panel_of, read_photo
 from pipelines.evaluation.report import Evaluation, write_evaluation
 
 
@@ -32,18 +31,18 @@ def evaluate(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Evaluate a run and write its report below ``RUN/evaluation/SPLIT``.
+    """Evaluate a run and write its report to ``RUN/evaluation/SPLIT``.
 
     Args:
         run: The run.
         store: A store with the features that the run was trained on.
-        split: Which queries.
-        which: Checkpoint; the best one where there is one, by default.
-        limit: Only the first images.
-        num_panels: How many pictures to draw: best, middle and worst queries.
-        data_root: Where the photographs lie; by default where they were extracted from.
-        device: Where the model runs.
-        progress: Called with the step's name, images done and in all.
+        split: Split of the queries.
+        which: Checkpoint; by default the best one, or the last one if there is no best one.
+        limit: Use only this many images, the first ones.
+        num_panels: Number of panels, evenly spaced from the best to the worst query.
+        data_root: Folder of the image files; by default the one they were extracted from.
+        device: Device of the model.
+        progress: Called with the name of the step, images done and images in all.
 
     Raises:
         LensCacheError: If run and store do not fit, or the split is empty.
@@ -61,7 +60,7 @@ def evaluate(
     folder = run.folder / "evaluation" / re.sub(r"[/|]", "_", split)
     folder.mkdir(parents=True, exist_ok=True)
     root = data_root or store.manifest.data_root
-    chosen = _spread(samples, num_panels)
+    chosen = _choose(samples, num_panels)
     names, missing = _draw_panels(folder, answers, draws, chosen, root, progress)
     found = Evaluation(
         run=str(run.folder),
@@ -79,14 +78,11 @@ def evaluate(
     return found
 
 
-def _spread(samples: Sequence[Sample], count: int) -> dict[str, str]:
-    """Choose queries spread evenly from best to worst; returns file names by query id."""
+def _choose(samples: Sequence[Sample], count: int) -> dict[str, str]:
+    """Choose queries evenly from best to worst; return the file name of each query id."""
     ordered = sorted(samples, key=lambda sample: (-sample.iou, sample.query_id))
-    places = np.unique(np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round())
-    return {
-        ordered[int(place)].query_id: f"{rank:02d}_{ordered[int(place)].query_id}.png"
-        for rank, place in enumerate(places)
-    }
+    chosen = [ordered[index].query_id for index in evenly_spaced(len(ordered), count)]
+    return {query_id: f"{rank:02d}_{query_id}.png" for rank, query_id in enumerate(chosen)}
 
 
 def _draw_panels(
@@ -97,11 +93,12 @@ def _draw_panels(
     root: Path,
     progress: Progress | None,
 ) -> tuple[list[str], int]:
-    """Draw the chosen queries; returns the files and how many photographs were not found."""
+    """Draw the chosen queries; return the files, and the number of missing image files."""
     (folder / "panels").mkdir(exist_ok=True)
     for old in (folder / "panels").glob("*.png"):
         old.unlink()
-    missing, names = 0, []
+    names: list[str] = []
+    missing = 0
     for draw in draws:
         mine = tuple(query for query in draw.queries if answers.query_id(query) in chosen)
         if not mine:

@@ -1,4 +1,4 @@
-"""Pictures of a run's answers: the best, the median and the worst of each kind, and swaps."""
+"""Panels of a run's answers: best, median and worst of each kind, and pairs of the swap test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL.Image import Image
 
@@ -19,7 +18,7 @@ from lens_cache.training.data import evaluation_draws
 from lens_cache.training.run import Run
 from lens_cache.training.sampling import Draw
 from pipelines.evaluation.answers import Answers
-from pipelines.evaluation.panels import panel_of, read_photo
+from pipelines.evaluation.panels import evenly_spaced, panel_of, read_photo
 
 SIDE = 220
 RANKS = {"best": 0.0, "median": 0.5, "worst": 1.0}
@@ -27,7 +26,7 @@ RANKS = {"best": 0.0, "median": 0.5, "worst": 1.0}
 
 @dataclass(frozen=True, kw_only=True)
 class Shot:
-    """One answered query: its place among those of its kind, and its pictures by name."""
+    """One answered query: its rank among those of its kind, and its drawings by name."""
 
     rank: str
     sample: Sample
@@ -36,14 +35,14 @@ class Shot:
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """What a run answers on a split.
+    """Chosen answers of a run on a split.
 
     Attributes:
         split: The split.
-        kinds: By kind its best, median and worst answer.
-        swaps: Pairs of answers to two instructions about one picture, evenly spread over the split.
-        pairs: Number of such pairs in the split, whose targets share no pixel.
-        passed: How many of them passed the swap test.
+        kinds: Best, median and worst answer of each kind.
+        swaps: Pairs of answers to two instructions about one image, evenly spaced over the split.
+        pairs: Number of pairs in the split with targets that share no pixel.
+        passed: Number of those that passed the swap test.
     """
 
     split: str
@@ -55,7 +54,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a query stands in the store, and what was answered."""
+    """A query and its result."""
 
     draw: Draw
     sample: Sample
@@ -72,17 +71,19 @@ def gallery(
     """Answer every query of a split, and draw the chosen ones.
 
     Args:
-        run: The run; its best checkpoint answers.
-        store: A store with the features that the run was trained on, its pictures at ``data.root``.
-        split: Which queries.
-        num_swaps: How many pairs are drawn.
-        progress: Called with the step's name, images done and in all.
+        run: The run; its best checkpoint is used.
+        store: A store with the features that the run was trained on; images are read from its
+            ``data.root``.
+        split: Split of the queries.
+        num_swaps: Number of pairs to draw.
+        progress: Called with the name of the step, images done and images in all.
 
     Raises:
         LensCacheError: If run and store do not fit, or the split is empty.
     """
     run.require_features_of(store)
-    answers, root = Answers(run, store), store.manifest.data_root
+    answers = Answers(run, store)
+    root = store.manifest.data_root
     places: dict[str, list[_Place]] = defaultdict(list)
     firsts: list[Draw] = []
     pairs = passed = 0
@@ -92,37 +93,36 @@ def gallery(
         for sample, pair, _ in found:
             places[sample.kind].append(_Place(Draw(draw.image, (pair.query,)), sample))
         masks = [pair for _, pair, _ in found]
-        two, fine = swap_test(
+        found_pairs, pair_passed = swap_test(
             torch.stack([pair.prediction for pair in masks]),
             torch.stack([pair.truth for pair in masks]),
         )
-        pairs, passed = pairs + len(two), passed + int(fine.sum())
-        firsts += [Draw(draw.image, tuple(draw.queries[i] for i in two[0]))] if len(two) else []
+        pairs += len(found_pairs)
+        passed += int(pair_passed.sum())
+        if len(found_pairs):
+            firsts.append(Draw(draw.image, tuple(draw.queries[i] for i in found_pairs[0])))
         if progress is not None:
             progress("gallery", done, len(draws))
     return Gallery(
         split=split,
         kinds={kind: _ranked(answers, root, mine) for kind, mine in sorted(places.items())},
-        swaps=[_shots(answers, root, draw, "") for draw in _spread(firsts, num_swaps)],
+        swaps=[
+            _shots(answers, root, firsts[index], "")
+            for index in evenly_spaced(len(firsts), num_swaps)
+        ],
         pairs=pairs,
         passed=passed,
     )
 
 
 def _ranked(answers: Answers, root: Path, places: Sequence[_Place]) -> list[Shot]:
-    """Draw the best, the median and the worst; of equal ones the first by id."""
+    """Draw the best, the median and the worst; ties are broken by query id."""
     ordered = sorted(places, key=lambda place: (-place.sample.iou, place.sample.query_id))
     return [
         shot
         for rank, share in RANKS.items()
         for shot in _shots(answers, root, ordered[round(share * (len(ordered) - 1))].draw, rank)
     ]
-
-
-def _spread(draws: Sequence[Draw], count: int) -> list[Draw]:
-    """Choose evenly; by place, not by merit."""
-    places = np.linspace(0, len(draws) - 1, min(count, len(draws))).round().astype(int)
-    return [draws[place] for place in places]
 
 
 def _shots(answers: Answers, root: Path, draw: Draw, rank: str) -> list[Shot]:

@@ -1,4 +1,4 @@
-"""One answered query: its result, and its pictures."""
+"""Panels of answered queries."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ from lens_cache.images.files import read_image_file
 from lens_cache.images.panels import Panel
 
 
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """Return up to ``count`` of the indices 0 to ``total`` - 1, evenly spaced with both ends."""
+    return [int(index) for index in np.linspace(0, total - 1, min(count, total)).round()]
+
+
 def read_photo(root: Path, path: str) -> NDArray[np.uint8] | None:
-    """Return a photograph, RGB (H, W, 3); None if it is not there or cannot be decoded."""
+    """Return the pixels of an image, RGB (H, W, 3); None if it is missing or cannot be decoded."""
     try:
         return read_image(read_image_file(root, PurePosixPath(path)))
     except (OSError, ImageError):
@@ -27,7 +32,7 @@ def read_photo(root: Path, path: str) -> NDArray[np.uint8] | None:
 def panel_of(
     sample: Sample, pair: MaskPair, answer: Segmentation, photo: NDArray[np.uint8] | None
 ) -> Panel:
-    """Return the pictures of one answered query, on grey without its photograph."""
+    """Return the panel of one answered query; on grey if its image file is missing."""
     height, width = pair.truth.shape
     grey = np.full((height, width, 3), 200, dtype=np.uint8)
     index = pair.index

@@ -1,10 +1,9 @@
-"""What a probe found, as a table with bars."""
+"""The result of a probe as a table with bars."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
-from lens_cache.evaluation.metrics import Interval
 from lens_cache.evaluation.probe import Probe
 from pipelines.reports.report import Report
 
@@ -19,7 +18,7 @@ def probe_report(found: Probe) -> Report:
         + (f" of split {found.split}" if found.split else ""),
         f"{'layer':>5}  {'rows':<5} {'pointing, % (95 %)':<20} {'mean IoU, % (95 %)':<20} cut at",
         *(
-            f"{one.layer:>5}  {one.rows:<5} {_percent(one.pointing):<20} {_percent(one.iou):<20} "
+            f"{one.layer:>5}  {one.rows:<5} {one.pointing.percent():<20} {one.iou.percent():<20} "
             f"{one.share:>5.0%}   {_bar(one.pointing.value)}"
             for one in found.readings
         ),
@@ -29,14 +28,10 @@ def probe_report(found: Probe) -> Report:
     ]
     if found.without_weights:
         lines.append(
-            f"layers {found.without_weights} were not probed: a store holds the weights that make "
-            "attention of all cached layers but the MLLM's last"
+            f"layers {found.without_weights} were not probed: the store has no decoder weights for "
+            "the MLLM's last layer"
         )
     return Report(asdict(found), "\n".join(lines))
-
-
-def _percent(value: Interval) -> str:
-    return f"{100 * value.value:.1f} ({100 * value.low:.1f} - {100 * value.high:.1f})"
 
 
 def _bar(share: float) -> str:

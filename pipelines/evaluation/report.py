@@ -1,4 +1,4 @@
-"""The report of an evaluation: tables, samples and pictures below ``RUN/evaluation/SPLIT``."""
+"""The report of an evaluation: tables, samples and panels in ``RUN/evaluation/SPLIT``."""
 
 from __future__ import annotations
 
@@ -6,21 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lens_cache.evaluation.metrics import Interval
 from lens_cache.evaluation.scores import Sample, Score, Scores
 from lens_cache.training.run import Run
 from pipelines.provenance import record_run
-
-if TYPE_CHECKING:
-    pass
 from pipelines.reports.report import Report
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Scores):
-    """What an evaluation of a run found.
+    """The result of an evaluation of a run.
 
     Attributes:
         run: The run's folder.
@@ -29,9 +24,9 @@ class Evaluation(Scores):
         split: The split.
         images: Number of images.
         quarantined: Images of the store that could not be extracted, in any split.
-        folder: Where the report lies.
-        panels: Drawn pictures.
-        photos_missing: Panels drawn on grey, because their photograph was not found.
+        folder: Folder of the report.
+        panels: Files of the panels.
+        photos_missing: Number of panels drawn on grey because their image file was not found.
     """
 
     run: str
@@ -46,7 +41,7 @@ class Evaluation(Scores):
 
 
 def write_evaluation(folder: Path, found: Evaluation, samples: Sequence[Sample], run: Run) -> None:
-    """Write ``report.json``, ``report.md``, ``samples.jsonl`` and what made them."""
+    """Write ``report.json``, ``report.md``, ``samples.jsonl`` and their provenance."""
     record_run(folder, run.config)
     (folder / "report.json").write_text(json.dumps(asdict(found), indent=2) + "\n")
     lines = [json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples]
@@ -70,7 +65,7 @@ def markdown(found: Evaluation) -> str:
     if found.by_topic:
         lines += _table("topic", found.by_topic)
     if found.photos_missing:
-        lines += [f"{found.photos_missing} panels are drawn on grey: photograph not found.", ""]
+        lines += [f"{found.photos_missing} panels are drawn on grey: image file not found.", ""]
     lines += [f"![](panels/{Path(name).name})" for name in found.panels]
     return "\n".join(lines) + "\n"
 
@@ -80,15 +75,11 @@ def _table(head: str, scores: Mapping[str, Score]) -> list[str]:
         f"| {head} | number | gIoU | cIoU |",
         "| --- | ---: | ---: | ---: |",
         *(
-            f"| {name} | {score.queries} | {_percent(score.giou)} | {_percent(score.ciou)} |"
+            f"| {name} | {score.queries} | {score.giou.percent()} | {score.ciou.percent()} |"
             for name, score in scores.items()
         ),
         "",
     ]
-
-
-def _percent(value: Interval) -> str:
-    return f"{100 * value.value:.1f} ({100 * value.low:.1f} - {100 * value.high:.1f})"
 
 
 def evaluation(found: Evaluation) -> Report:
@@ -101,6 +92,6 @@ def evaluation(found: Evaluation) -> Report:
         for name, score in rows
     ]
     if found.photos_missing:
-        lines.append(f"{found.photos_missing} panels on grey: photographs not found (--data-root)")
+        lines.append(f"{found.photos_missing} panels on grey: image files not found (--data-root)")
     lines.append(f"report and {len(found.panels)} panels in {found.folder}")
     return Report(asdict(found), "\n".join(lines))

@@ -1,4 +1,4 @@
-"""Segment one image file by one instruction; write the mask and a picture of how it came about."""
+"""Segment one image file by one instruction; write the mask and a panel."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lens_cache.errors import ImageError, one_line
-from lens_cache.images.decode import read_image
-from lens_cache.images.masks import write_png
-from lens_cache.images.panels import Panel
+from lens_cache.images.inputs import rgb_pixels
 from lens_cache.predictor import LensPredictor
 from lens_cache.training.run import Run, Which
 from pipelines.provenance import record_run
@@ -25,7 +22,7 @@ def segment(
     *,
     overrides: tuple[str, ...] = (),
     which: Which | None = None,
-    device: str = "cpu",
+    device: str | None = None,
 ) -> Report:
     """Write ``OUT/<name>_mask.png`` and ``OUT/<name>_panel.png``.
 
@@ -33,27 +30,15 @@ def segment(
         LensCacheError: If the image cannot be read, the instruction is empty or a checkpoint is
             missing.
     """
-    try:
-        pixels = read_image(image.read_bytes())
-    except OSError as error:
-        raise ImageError(f"reading the image {image}: {error.strerror}") from None
-    except ImageError as error:
-        raise ImageError(f"reading the image {image}: {one_line(error)}") from None
+    pixels = rgb_pixels(image)
     if run.config.trainer.threads is not None:
         torch.set_num_threads(run.config.trainer.threads)
     out.mkdir(parents=True, exist_ok=True)
     predictor = LensPredictor(run, overrides=overrides, which=which, device=device)
     found = predictor(pixels, instruction)
-    panel = Panel(
-        image=pixels,
-        title=f'"{instruction}"   {image.name}',
-        grounding_map=found.grounding_map,
-        keypoints=found.keypoints,
-        prediction=found.mask,
-    )
     mask_path, panel_path = out / f"{image.stem}_mask.png", out / f"{image.stem}_panel.png"
-    write_png(mask_path, found.mask)
-    panel.draw().save(panel_path)
+    found.save(mask_path)
+    found.overlay(f'"{instruction}"   {image.name}').save(panel_path)
     record_run(out, run.config)
     share = float(np.mean(found.mask))
     document = {
@@ -62,7 +47,7 @@ def segment(
         "mask": str(mask_path),
         "panel": str(panel_path),
         "foreground": share,
-        "keypoints": found.keypoints.tolist(),
+        "keypoints": found.normalised_keypoints.tolist(),
     }
     text = f"mask  {mask_path} ({share:.1%} of the image)\npanel {panel_path}"
     return Report(document, text)

@@ -1,4 +1,4 @@
-"""What happens beside the steps of a training: its bar, and its checkpoints."""
+"""Callbacks of a training run: progress bar and checkpoints."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from pipelines.training.throughput import Speed, WaitingTime
 
 
 class Bar(TQDMProgressBar):
-    """A bar that ends where the training does, and begins where a resumed one does.
+    """A bar over the whole run; a resumed run starts at the steps already done.
 
-    In a log file, which would hold a line per step, it moves seldom, and validations have none.
+    In a log file it is updated every ``log_every`` batches only, and validations have no bar.
     """
 
     def __init__(self, log_every: int) -> None:
@@ -34,11 +34,11 @@ class Bar(TQDMProgressBar):
 
     @property
     def total_train_batches(self) -> int:
-        """Return the batches of the whole training."""
+        """Number of batches of the whole run."""
         return self.trainer.max_steps * self.trainer.accumulate_grad_batches
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
-        """Show the steps that an earlier run has done."""
+        """Show the steps done before a resume."""
         super().on_train_start()
         self.train_progress_bar.reset(total=self.total_train_batches)
         self.train_progress_bar.initial = trainer.global_step * trainer.accumulate_grad_batches
@@ -49,18 +49,19 @@ class Bar(TQDMProgressBar):
 
 
 class LastCheckpoint(Callback):
-    """Writes ``last.ckpt`` every so many optimizer steps, and when the last one is done."""
+    """Writes ``last.ckpt`` every ``every`` optimizer steps, and after the last one."""
 
     def __init__(self, path: Path, every: int) -> None:
-        self._path, self._every = path, every
+        self._path = path
+        self._every = every
         self._saved = 0
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
-        """Note where a resumed run begins."""
+        """Store the step at which a resumed run starts."""
         self._saved = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Save if this batch ended such a step."""
+        """Save if this batch completed such a step."""
         step = trainer.global_step
         if step != self._saved and (step % self._every == 0 or step == trainer.max_steps):
             self._saved = step
@@ -70,7 +71,7 @@ class LastCheckpoint(Callback):
 def callbacks(
     folder: Path, config: TrainConfig, store: Store, waiting: WaitingTime
 ) -> list[Callback]:
-    """Return progress, speed, ``last.ckpt`` and, with validation, ``best.ckpt`` and pictures."""
+    """Return progress, speed, ``last.ckpt`` and, with validation, ``best.ckpt`` and panels."""
     settings, checkpoints = config.trainer, folder / CHECKPOINTS
     found: list[Callback] = [
         Bar(settings.log_every),

@@ -1,4 +1,4 @@
-"""What a training reads: this process's share of the training stream, and of the validation."""
+"""The data of a training run: this process's part of the training and validation batches."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ from torch.utils.data import DataLoader
 
 from lens_cache.config.train import TrainConfig
 from lens_cache.store.store import Store
-from lens_cache.training.data import Batch, FeatureDataset, evaluation_draws, training_loader
-from lens_cache.training.sampling import Draw, Share
+from lens_cache.training.data import Batch, evaluation_draws, evaluation_loader, training_loader
+from lens_cache.training.sampling import Share
 from lens_cache.training.streaming import streaming_loader
 
 
 class StoreDataModule(LightningDataModule):
-    """Serves a store's queries; goes on after a resume with the batches not seen yet."""
+    """Batches of a store; after a resume the stream continues with the first unseen batch."""
 
     def __init__(self, store: Store, config: TrainConfig, layer: int) -> None:
         super().__init__()
-        self._store, self._config, self._layer = store, config, layer
+        self._store = store
+        self._config = config
+        self._layer = layer
         self._start = 0
 
     def setup(self, stage: str) -> None:
-        """Agree with the other processes on what is used of a store under extraction."""
+        """Use the same shards in all processes, while an extraction may still add some."""
         assert self.trainer is not None
         shards = self.trainer.strategy.broadcast(self._store.shards)
         if shards != self._store.shards:
             self._store = Store(self._store.root, shards=shards)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Return the training stream of this rank."""
+        """Return the training batches of this rank."""
         assert self.trainer is not None
         batch = self._config.batch
         loader = streaming_loader if batch.order == "stream" else training_loader
@@ -40,50 +42,45 @@ class StoreDataModule(LightningDataModule):
             loss=self._config.loss,
             batch=batch,
             share=Share(
-                # One batch more than is trained on: had Lightning seen the last one, a run could
-                # not be resumed with more steps.
+                # One batch more than is used: Lightning cannot resume a run with more steps once
+                # its loader has ended.
                 num_batches=self._config.trainer.max_steps * batch.accumulate + 1,
                 seed=self._config.trainer.seed,
                 rank=self.trainer.global_rank,
                 world=self.trainer.world_size,
                 start=self._start,
             ),
-            pin_memory=self._pins,
+            pin_memory=self._pin_memory,
         )
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
-        """Return the validation queries, each owned by exactly one rank."""
+        """Return the validation batches; each query belongs to exactly one rank."""
         assert self.trainer is not None
         batch = self._config.batch
         if batch.validation_split is None:
             return []
         draws = evaluation_draws(self._store, batch.validation_split, batch.limit_validation_images)
         mine = draws[self.trainer.global_rank :: self.trainer.world_size]
-        dataset = FeatureDataset(self._store, self._layer, self._config.loss)
-        sampler: list[list[Draw]] = [[draw] for draw in mine]
-        return [
-            DataLoader(
-                dataset,
-                batch_sampler=sampler,
-                collate_fn=FeatureDataset.collate,
-                num_workers=batch.loader_workers,
-                multiprocessing_context=self._store.worker_context
-                if batch.loader_workers
-                else None,
-                pin_memory=self._pins,
-            )
-        ]
+        loader = evaluation_loader(
+            self._store,
+            mine,
+            layer=self._layer,
+            loss=self._config.loss,
+            batch=batch,
+            pin_memory=self._pin_memory,
+        )
+        return [loader]
 
     @property
-    def _pins(self) -> bool:
+    def _pin_memory(self) -> bool:
         assert self.trainer is not None
         return bool(self.trainer.strategy.root_device.type == "cuda")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many batches the saved weights have seen."""
+        """Return the number of batches that the saved weights were trained on."""
         assert self.trainer is not None
         return {"batches": self.trainer.global_step * self._config.batch.accumulate}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on behind the batches already seen."""
+        """Start after the batches that were already trained on."""
         self._start = int(state_dict["batches"])

@@ -1,4 +1,4 @@
-"""Where a training's log goes: always to CSV, and to TensorBoard or W&B if wanted."""
+"""Loggers of a training run: always CSV, and TensorBoard or W&B if configured."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lens_cache.errors import ConfigError
 
 
 def require_logger(settings: TrainerConfig) -> None:
-    """Refuse a logger whose package is missing.
+    """Check that the package of the logger is installed.
 
     Raises:
-        ConfigError: If so.
+        ConfigError: If it is not.
     """
     if settings.logger != "csv" and find_spec(settings.logger) is None:
         raise ConfigError(
@@ -40,7 +40,7 @@ def loggers(folder: Path, settings: TrainerConfig) -> list[Logger]:
 
 
 def log_picture(logger: Any, name: str, picture: Image, step: int) -> None:
-    """Give a picture to a logger that takes some."""
+    """Log an image to TensorBoard or W&B; do nothing for other loggers."""
     if isinstance(logger, TensorBoardLogger):
         pixels = np.asarray(picture.convert("RGB"))
         logger.experiment.add_image(name, pixels, step, dataformats="HWC")

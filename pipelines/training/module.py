@@ -1,4 +1,4 @@
-"""The Lightning module: one step, one validation, the optimiser. No other library file trains."""
+"""The Lightning module: training step, validation step, optimizer."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from lens_cache.store.store import Store
 from lens_cache.training.data import Batch
 from lens_cache.training.loss_tally import Sums, Tally
 from lens_cache.training.losses import LensLoss, Losses
-from lens_cache.training.not_finite import elsewhere, not_finite
+from lens_cache.training.not_finite import not_finite, not_finite_elsewhere
 from lens_cache.training.optimizer import build_optimizer, learning_rate_factor
 
 
 class LensModule(LightningModule):
     """Fits a ``LensModel`` to the masks of a store.
 
-    The loss of an optimizer step is eq. 7's mean over all its questions: those of every batch that
-    is accumulated, on every device. A strategy that accumulates by itself (DeepSpeed) takes the
-    mean over batches instead, however many questions each has.
+    The loss of an optimizer step is the mean of eq. 7 over all its questions: those of every
+    accumulated batch on every device. DeepSpeed accumulates by itself and takes the mean over
+    batches instead, even if they differ in their number of questions.
 
     Attributes:
-        model: What is trained.
-        precision_context: Entered around every forward pass; strategies that leave it to the
-            module set it.
+        model: The model.
+        precision_context: Entered around every forward pass; set if Lightning's own precision
+            plugin is not used.
     """
 
     def __init__(self, config: TrainConfig, frozen: FrozenParts, store: Store) -> None:
-        """Build the model; the store serves validation with its masks."""
+        """Build the model; validation reads its masks from the store."""
         super().__init__()
         self.save_hyperparameters({"config": to_tree(config)})
         self.config, self._store = config, store
@@ -56,29 +56,29 @@ class LensModule(LightningModule):
         self.iou = MaskIoU([*self._tally.datasets, *(f"kind/{kind}" for kind in kinds)])
 
     def configure_model(self) -> None:
-        """Share the weights out where the strategy is to."""
+        """Shard the weights if the strategy has a device mesh."""
         if self.device_mesh is not None:
             self.model.shard(self.device_mesh["data_parallel"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return eq. 7 for one batch, weighted by the batch's share of the step's questions.
 
-        The random generator is seeded by step and rank, so that a resumed run drops what an
-        uninterrupted one would have dropped.
+        The random generator is seeded by batch and rank, so that a resumed run draws the same
+        numbers as an uninterrupted one.
 
         Raises:
-            TrainingError: If the loss of any process is not finite; in every process, at once.
+            TrainingError: If the loss of any process is not finite; raised in every process.
         """
         world, rank = self.trainer.world_size, self.global_rank
         torch.manual_seed(self.config.trainer.seed * 2**32 + batch_idx * world + rank)
         with self.precision_context:
             segmentation = self.model(batch.features)
         losses = self.loss(segmentation, batch.targets)
-        # Not later: a backward pass of NaN may read outside of its memory.
+        # Checked before the backward pass: with NaN it may read out of bounds.
         self._require_finite(batch, losses)
         self._tally.add(batch.draws, losses, segmentation, batch.targets)
         total: Tensor = losses.total
-        return total * (len(losses.each) / self._usual) if self._several else total
+        return total * (len(losses.each) / self._nominal) if self._rescales else total
 
     def _require_finite(self, batch: Batch, losses: Losses) -> None:
         broken = ~losses.total.detach().isfinite()
@@ -86,19 +86,19 @@ class LensModule(LightningModule):
             return
         if broken:
             raise not_finite(self.global_step, batch, losses, self._store)
-        raise elsewhere(self.global_step)
+        raise not_finite_elsewhere(self.global_step)
 
     def _over_processes(self, values: Tensor) -> Tensor:
-        """Return the sum of all processes' values."""
+        """Return the sum of the values over all processes."""
         total: Tensor = self.trainer.strategy.reduce(values, reduce_op="sum")
         return total
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Make the gradient that of the mean over questions, and log the step."""
+        """Rescale the gradient to that of the mean over questions, and log the step."""
         sums = self._tally.take(self._over_processes)
-        if self._several:
+        if self._rescales:
             # Lightning has divided by the number of batches, the strategy by that of devices.
-            factor = self._usual * self._num_batches / sums.questions
+            factor = self._nominal * self._num_batches / sums.questions
             for gradient in self._gradients():
                 gradient.mul_(factor)
         for name, value in sums.losses(self.config.loss).items():
@@ -114,12 +114,12 @@ class LensModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Scale the gradients down to a norm; Lightning itself refuses an AdamW in one kernel."""
+        """Clip the gradients by norm; Lightning's own clipping refuses a fused AdamW."""
         if gradient_clip_val and not self.trainer.strategy.handles_gradient_accumulation:
             clip_grad_norm_(self.model.parameters(), gradient_clip_val)
 
     def _log_more(self, sums: Sums) -> None:
-        """Log what is noisy in one step, over all steps since the last line, and the gradient."""
+        """Log the means over all steps since the last call, and the norm of the gradient."""
         values = sums.losses_by_dataset() | sums.keypoints()
         gradients = list(self._gradients())
         if gradients:
@@ -130,28 +130,28 @@ class LensModule(LightningModule):
         self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=1)
 
     @property
-    def _several(self) -> bool:
-        """Whether a step's gradient is put together here out of several batches'."""
+    def _rescales(self) -> bool:
+        """Whether a step has several batches, weighted here by their number of questions."""
         return self._num_batches > 1 and not self.trainer.strategy.handles_gradient_accumulation
 
     @property
     def _num_batches(self) -> int:
-        """Return the number of batches of an optimizer step, on all devices."""
+        """Number of batches of an optimizer step, over all devices."""
         return self.config.batch.accumulate * self.trainer.world_size
 
     @property
-    def _usual(self) -> int:
-        """Return what a batch's number of questions is measured by; any number would do."""
+    def _nominal(self) -> int:
+        """Nominal number of questions of a batch; it keeps the loss scale and cancels out."""
         return self.config.batch.images * self.config.batch.queries_per_image
 
     def _gradients(self) -> Iterator[Tensor]:
-        """Yield the gradients of what is trained, where there are any."""
+        """Yield the gradients of the trained weights that have one."""
         for parameter in self.model.parameters():
             if parameter.grad is not None:
                 yield parameter.grad
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Add a batch to gIoU and cIoU, at the resolution of the images; return the answers."""
+        """Add a batch to gIoU and cIoU, at the resolution of the images; return its masks."""
         with self.precision_context:
             segmentation: Segmentation = self.model(batch.features)
         threshold = self.config.mask_threshold
@@ -170,7 +170,7 @@ class LensModule(LightningModule):
         self.iou.reset()
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW over what is trained, with the schedule per optimizer step."""
+        """Return AdamW over the trained weights, with the schedule per optimizer step."""
         settings, steps = self.config.optimizer, self.config.trainer.max_steps
         optimizer = build_optimizer(
             self.model.parameters(), settings, fused=self.config.trainer.precision != "16-mixed"
@@ -184,5 +184,5 @@ class LensModule(LightningModule):
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """Move a batch as it is stored; there its features become float32."""
+        """Move a batch in its stored dtype, then cast its features to float32 on the device."""
         return batch.to(device, torch.float32)

@@ -1,11 +1,10 @@
-"""The same few validation answers, drawn at every validation, so that one sees them change."""
+"""Panels of the same few validation queries at every validation, to see them change."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
@@ -15,19 +14,19 @@ from lens_cache.features.types import Segmentation
 from lens_cache.images.panels import Panel
 from lens_cache.store.store import Store
 from lens_cache.training.data import Batch
-from pipelines.evaluation.panels import panel_of, read_photo
+from pipelines.evaluation.panels import evenly_spaced, panel_of, read_photo
 from pipelines.training.loggers import log_picture
 
 PICTURES = "pictures"
 
 
 class Pictures(Callback):
-    """Draws a question each of some images into ``RUN/pictures/step_N``, and for the loggers.
+    """Draws one query of some validation images into ``RUN/pictures/step_N``, and logs the panels.
 
     Args:
         folder: The run.
-        store: Where the questions come from.
-        count: How many, evenly spread over the validation images.
+        store: The store of the queries.
+        count: Number of panels, evenly spaced over the validation images.
     """
 
     def __init__(self, folder: Path, store: Store, count: int) -> None:
@@ -42,8 +41,8 @@ class Pictures(Callback):
         batch_idx: int,
         *_: Any,
     ) -> None:
-        """Draw the first question of a chosen image."""
-        chosen = _spread(int(trainer.num_val_batches[0]), self._count)
+        """Draw the first query of a chosen image."""
+        chosen = evenly_spaced(int(trainer.num_val_batches[0]), self._count)
         if trainer.global_rank or batch_idx not in chosen:
             return
         pair: MaskPair = outputs["pairs"][0]
@@ -59,8 +58,3 @@ class Pictures(Callback):
         sample = sample_of(self._store, pair)
         root = self._store.manifest.data_root
         return panel_of(sample, pair, answer, read_photo(root, sample.image))
-
-
-def _spread(total: int, count: int) -> list[int]:
-    """Choose up to ``count`` of ``total`` places evenly."""
-    return [int(place) for place in np.linspace(0, total - 1, min(count, total)).round()]

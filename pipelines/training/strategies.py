@@ -1,4 +1,4 @@
-"""How several devices share a training, and what each way cannot do."""
+"""Strategies for several devices, and the limits of each."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lens_cache.errors import ConfigError
 from lens_cache.training.run import WEIGHTS_FILE
 from pipelines.training.module import LensModule
 
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+LightningPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 def require_strategy(config: TrainConfig) -> None:
-    """Refuse what cannot run.
+    """Refuse a strategy that cannot run.
 
     Raises:
         ConfigError: If a package or a GPU is missing, or settings exclude each other.
@@ -31,19 +31,18 @@ def require_strategy(config: TrainConfig) -> None:
         ):
             if found:
                 raise ConfigError(
-                    f"{doing}{strategy}: it does not go with this {name}; set it to {others}, or "
-                    "trainer.strategy=ddp"
+                    f"{doing}{strategy}: it does not support this {name}; set it to {others}, or "
+                    "set trainer.strategy=ddp"
                 )
     if strategy == "deepspeed_stage_2":
         if find_spec("deepspeed") is None:
             raise ConfigError(
                 f"{doing}{strategy}: the package deepspeed is not installed; run `pip install "
-                "deepspeed`, or set trainer.strategy=fsdp, which shares more"
+                "deepspeed`, or set trainer.strategy=fsdp, which shards more"
             )
         if config.trainer.accelerator == "cpu" or not torch.cuda.is_available():
             raise ConfigError(
-                f"{doing}{strategy}: it runs on GPUs only, and this training has none; set "
-                "trainer.strategy=ddp"
+                f"{doing}{strategy}: it needs GPUs, found none; set trainer.strategy=ddp"
             )
 
 
@@ -59,10 +58,10 @@ def strategy_of(settings: TrainerConfig) -> str | Strategy:
     return settings.strategy
 
 
-def precision_of(settings: TrainerConfig, module: LensModule) -> Precision:
-    """Return Lightning's precision; leave autocast to the module where Lightning has none.
+def precision_of(settings: TrainerConfig, module: LensModule) -> LightningPrecision:
+    """Return Lightning's precision; for DeepSpeed, let the module autocast instead.
 
-    With ``bf16-mixed`` DeepSpeed turns weights into bfloat16, and so coordinates.
+    With ``bf16-mixed`` DeepSpeed casts all weights to bfloat16, and so coordinates too.
     """
     if settings.strategy != "deepspeed_stage_2" or settings.precision == "32-true":
         return settings.precision
@@ -71,9 +70,9 @@ def precision_of(settings: TrainerConfig, module: LensModule) -> Precision:
 
 
 class _ZeroStage2(DeepSpeedStrategy):
-    """DeepSpeed, whose checkpoint is a folder, with the weights as elsewhere beside its own files.
+    """DeepSpeed ZeRO stage 2; adds the weights in our format to its checkpoint folder.
 
-    Every process holds all weights; only gradients and optimizer states are shared out.
+    Every process has all weights; only gradients and optimizer states are sharded.
     """
 
     def save_checkpoint(
@@ -87,10 +86,10 @@ class _ZeroStage2(DeepSpeedStrategy):
 
 
 def require_compiler() -> None:
-    """Refuse to compile where no compiler is.
+    """Check that torch.compile works.
 
     Raises:
-        ConfigError: If torch.compile cannot make a kernel; the message says why.
+        ConfigError: If it cannot compile a kernel; the message has its error.
     """
 
     def probe(x: torch.Tensor) -> torch.Tensor:
@@ -102,7 +101,7 @@ def require_compiler() -> None:
     except Exception as error:
         first = str(error).strip().split("\n")[0]
         raise ConfigError(
-            f"setting up trainer.compile: torch.compile made no kernel for {device} "
+            f"setting up trainer.compile: torch.compile failed for {device} "
             f"({type(error).__name__}: {first}); install a C++ compiler such as g++, or set "
             "trainer.compile=false"
         ) from None

@@ -1,4 +1,4 @@
-"""How fast a training is, and whether it waits for its data."""
+"""Throughput of a training run, and the share of time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lens_cache.training.data import Batch
 
-_MUCH = 0.5  # share of the time, above which a user is told
+_WARN_ABOVE = 0.5  # share of the time spent waiting
 
 
 class WaitingTime(Profiler):
-    """Measures how long training batches were waited for.
+    """Measures the time spent waiting for training batches.
 
-    A GPU that still had work to do when its next batch came has not waited.
+    Waiting does not count while the GPU still has queued work.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.seconds = 0.0
         self._began = 0.0
-        self._work: Any = None  # an event of CUDA, where the training is there
+        self._work: Any = None  # CUDA event after the queued work, if training is on a GPU
 
     def start(self, action_name: str) -> None:
-        """Begin to wait."""
+        """Start the clock when a batch is requested."""
         if action_name.endswith("train_dataloader_next"):
             self._began = time.perf_counter()
             if _on_gpu():
@@ -38,7 +38,7 @@ class WaitingTime(Profiler):
                 self._work.record()
 
     def stop(self, action_name: str) -> None:
-        """End it."""
+        """Stop the clock when the batch has arrived."""
         if action_name.endswith("train_dataloader_next") and (
             self._work is None or self._work.query()
         ):
@@ -51,23 +51,26 @@ class Speed(Callback):
     Validations and checkpoints do not count.
 
     Args:
-        waiting: What the trainer measures.
-        log_every: Optimizer steps between two lines.
+        waiting: The profiler of the trainer.
+        log_every: Optimizer steps between two rows of the log.
     """
 
     def __init__(self, waiting: WaitingTime, log_every: int) -> None:
-        self._waiting, self._log_every = waiting, log_every
-        self._told = False
+        self._waiting = waiting
+        self._log_every = log_every
+        self._warned = False
         self._lines = 0
         self._reset(0)
 
     def _reset(self, step: int) -> None:
-        self._step, self._images, self._questions = step, 0, 0
+        self._step = step
+        self._images = 0
+        self._questions = 0
         self._busy = 0.0
         self._waiting.seconds = 0.0
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
-        """Begin to count."""
+        """Reset the counts."""
         self._reset(trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Batch, *_: Any) -> None:
@@ -77,7 +80,7 @@ class Speed(Callback):
         self._questions += sum(batch.features.num_questions)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        """Log at the end of some steps."""
+        """Log every ``log_every`` steps."""
         self._busy += time.perf_counter() - self._began
         steps = trainer.global_step - self._step
         if not steps or trainer.global_step % self._log_every:
@@ -94,10 +97,10 @@ class Speed(Callback):
             values["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
         module.log_dict({f"speed/{name}": value for name, value in values.items()}, batch_size=1)
         self._lines += 1
-        # At first processes start and files are new to the system.
-        if share > _MUCH and self._lines > 1 and not self._told:
-            self._told = True
-            _tell(share)
+        # The first row includes the start of workers and cold file caches.
+        if share > _WARN_ABOVE and self._lines > 1 and not self._warned:
+            self._warned = True
+            _warn(share)
         self._reset(trainer.global_step)
 
 
@@ -106,9 +109,9 @@ def _on_gpu() -> bool:
 
 
 @rank_zero_only
-def _tell(share: float) -> None:
+def _warn(share: float) -> None:
     print(
-        f"\nlens-cache: {100 * share:.0f} % of the time goes into waiting for data; set "
+        f"\nlens-cache: {100 * share:.0f} % of the time is spent waiting for data; set "
         "batch.loader_workers higher, put the store on a local disk, or, behind a network, set "
         "batch.window or batch.order=stream",
         file=sys.stderr,

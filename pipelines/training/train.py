@@ -1,4 +1,4 @@
-"""Phase 2: fit head, keypoint and descriptor modules from a store, and nothing else."""
+"""Phase 2: train head, keypoints and descriptor from a store."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) 
     """Train into a run folder.
 
     Args:
-        folder: The run; created if need be.
-        store_path: A store, complete unless ``batch.incomplete_store`` is ``use``.
+        folder: The run folder; created if it does not exist.
+        store_path: A store; must be complete unless ``batch.incomplete_store`` is ``use``.
         config: The settings.
-        resume: Go on from the run's last checkpoint, with the same settings but for
-            ``trainer.max_steps`` and those that no weight depends on.
+        resume: Resume from the run's last checkpoint. Only ``trainer.max_steps`` and settings
+            that do not affect the weights may differ from those of the run.
 
     Raises:
-        LensCacheError: If the store or the settings do not fit, or the folder holds another run.
+        LensCacheError: If the store or the settings do not fit, or the folder is another run.
     """
     store = Store(
         store_path,
         incomplete=config.batch.incomplete_store == "use",
-        # What has been extracted since would change the order of the images.
+        # Shards extracted since then would change the order of the images.
         shards=used_shards(folder) if resume else None,
     )
     layer = _layer(config, store)
@@ -70,7 +70,7 @@ def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) 
     checkpoint = _last_checkpoint(folder, config) if resume else None
     if not resume and (folder / CHECKPOINTS).exists():
         raise ConfigError(
-            f"training into {folder}: it already holds a run; add --resume to go on with it, or "
+            f"training into {folder}: it already is a run; add --resume to resume it, or "
             "choose another folder"
         )
     if resume:
@@ -80,13 +80,13 @@ def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) 
     if _is_first_process():
         begin_run(folder, store, frozen)
         record_run(folder, config)
-        _tell_shards(store)
+        _report_shards(store)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     torch.manual_seed(config.trainer.seed)
     # Lightning's progress bar writes to stdout, which is for results.
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
-        _quieten()
+        _silence()
         _fit(folder, config, store, frozen, checkpoint)
     run = Run.open(folder)
     if _is_first_process():
@@ -94,17 +94,17 @@ def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) 
     return run
 
 
-def _tell_shards(store: Store) -> None:
+def _report_shards(store: Store) -> None:
     if store.shards is not None:
         print(
             f"lens-cache: training on {len(store.shards)} of {store.catalogue.num_shards} shards "
-            f"of {store.root}, which are there; its extraction has not finished",
+            f"of {store.root}; its extraction has not finished",
             file=sys.stderr,
         )
 
 
 def _require(config: TrainConfig, store: Store) -> None:
-    """Refuse what cannot run before anything is written."""
+    """Refuse settings that cannot run, before anything is written."""
     require_strategy(config)
     require_logger(config.trainer)
     require_states(config.optimizer)
@@ -115,40 +115,41 @@ def _require(config: TrainConfig, store: Store) -> None:
 
 
 def _layer(config: TrainConfig, store: Store) -> int:
-    """Return the layer the head reads; refuse one the store does not hold (I5)."""
+    """Return the layer the head reads; refuse one the store does not have (I5)."""
     layer = config.model.layer
     if layer is None and len(store.layers) == 1:
         layer = store.layers[0]
     if layer is None or layer not in store.layers:
-        wanted = "names none" if layer is None else f"asks for layer {layer}"
+        wanted = "no layer" if layer is None else f"layer {layer}"
         raise StoreMismatchError(
-            f"training from {store.root}: it holds layers {list(store.layers)}, the configuration "
-            f"{wanted}; set model.layer to one of them, or extract with --set "
+            f"training from {store.root}: the store has layers {list(store.layers)}, the settings "
+            f"name {wanted}; set model.layer to one of them, or extract with --set "
             "encoders.llava.layers=[...]"
         )
     return layer
 
 
 def _last_checkpoint(folder: Path, config: TrainConfig) -> Path:
-    """Return the checkpoint to go on from; refuse other settings than the run's."""
+    """Return the checkpoint to resume from; refuse settings that differ from those of the run."""
     path = folder / CHECKPOINTS / "last.ckpt"
     if not path.exists():
         raise CheckpointError(
-            f"resuming {folder}: there is no {CHECKPOINTS}/last.ckpt; train without --resume"
+            f"resuming {folder}: expected {CHECKPOINTS}/last.ckpt, found none; train "
+            "without --resume"
         )
     before = load_config(TrainConfig, folder / CONFIG_FILE)
-    if _what_counts(before) != _what_counts(config):
+    if _fixed_settings(before) != _fixed_settings(config):
         raise ConfigError(
             f"resuming {folder}: the settings differ from those in {folder / CONFIG_FILE}; only "
-            "trainer.max_steps may change, and what no weight depends on (trainer.log_every, "
-            "logger and pictures; batch.loader_workers unless batch.order=stream); start a new "
-            "run for anything else"
+            "trainer.max_steps may change, and settings that do not affect the weights "
+            "(trainer.log_every, logger and pictures; batch.loader_workers unless "
+            "batch.order=stream); train a new run for anything else"
         )
     return path
 
 
-def _what_counts(config: TrainConfig) -> TrainConfig:
-    """Return settings without those that a resumed run may change."""
+def _fixed_settings(config: TrainConfig) -> TrainConfig:
+    """Return the settings with those that a resumed run may change set to constants."""
     trainer = dataclasses.replace(
         config.trainer, max_steps=1, log_every=1, logger="csv", pictures=0
     )
@@ -161,7 +162,7 @@ def _what_counts(config: TrainConfig) -> TrainConfig:
 def _fit(
     folder: Path, config: TrainConfig, store: Store, frozen: FrozenParts, checkpoint: Path | None
 ) -> None:
-    """Train; keep a batch whose loss is not finite."""
+    """Train; save the batch if its loss is not finite."""
     assert config.model.layer is not None
     module = LensModule(config, frozen, store)
     if config.trainer.checkpoint_activations:
@@ -179,7 +180,8 @@ def _fit(
 
 
 def _trainer(folder: Path, config: TrainConfig, module: LensModule, store: Store) -> Trainer:
-    settings, validates = config.trainer, config.batch.validation_split is not None
+    settings = config.trainer
+    validates = config.batch.validation_split is not None
     waiting = WaitingTime()
     try:
         return Trainer(
@@ -210,12 +212,12 @@ def _trainer(folder: Path, config: TrainConfig, module: LensModule, store: Store
 
 
 def _is_first_process() -> bool:
-    """Tell whether this process writes the run's files, of those that train it."""
+    """Whether this process writes the files of the run."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def _quieten() -> None:
-    """Leave out what Lightning says that no user needs."""
+def _silence() -> None:
+    """Suppress messages of Lightning that do not apply here."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -223,9 +225,9 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*transfer_batch_to_device.*")
     warnings.filterwarnings("ignore", message=".*treespec.*")
-    # Our data module is: it goes on behind the batches already seen.
+    # StoreDataModule is resumable: it starts after the batches already trained on.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-    # Said of a module that is sharded; nothing here writes into what a module returns.
+    # A warning of FSDP; nothing here writes into the outputs of a module.
     warnings.filterwarnings("ignore", message=".*returned a view tensor.*")
-    # Each loader process knows its own share of a stream.
+    # Each loader worker yields its own part of the stream.
     warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")

@@ -208,7 +208,7 @@ def test_missing_runs_splits_and_instructions_are_named(
     assert "not an image" in line
     assert "No such file" in fails(1, "segment", tmp_path / "none.png", "it", *out)
     assert "Is a directory" in fails(1, "segment", tmp_path, "it", *out)
-    assert "already holds a run" in fails(2, "train", run_folder, *where)
+    assert "already is a run" in fails(2, "train", run_folder, *where)
     assert "--resume" in fails(1, "train", tmp_path / "new", *where, "--resume")
 
 

@@ -362,7 +362,7 @@ def test_images_set_aside_and_taken_back(tmp_path, tiny_checkpoints):
     kept = (tmp_path / "data/1.png").rename(tmp_path / "kept.png")
     extracted(root, config)
     assert Store(root).images(None) == [0, 2, 3]
-    with pytest.raises(CorruptShardError, match=r"000000.tar: it does not hold"):
+    with pytest.raises(CorruptShardError, match=r"000000.tar: it has no"):
         Store(root).read(1, [1], 4)
     kept.rename(tmp_path / "data/1.png")
     extracted(root, config, retry_quarantined=True)

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-import zarr
 
 from lens_cache.config.extract import PrecisionConfig
 from lens_cache.errors import ConfigError, StoreMismatchError
@@ -100,18 +99,21 @@ def test_streamed_and_random_reads_agree(tmp_path, small):
             assert torch.equal(streamed, whole(Store(small), name, image))
 
 
-def test_any_zarr_client_can_decode_it(small):
-    array = zarr.open_array(small / "hidden_states/layer_4/image_tokens", mode="r")
-    code = array.attrs["tokens"]
-    assert code == {"precision": "int8", "dtype": "bfloat16", "channels": array.shape[2] - 8}
+def test_the_bytes_of_a_token_are_as_documented(small):
     store = Store(small)
-    image = store.images(None)[0]
-    raw, d = np.asarray(array[image]), code["channels"]
+    spec = store.features.spec("layer_4/image_tokens")
+    assert dataclasses.asdict(spec.code) == {
+        "precision": "int8",
+        "dtype": "bfloat16",
+        "channels": spec.shape[2] - 8,
+    }
+    image, d = store.images(None)[0], spec.code.channels
+    raw = np.array(store.features.chunk("layer_4/image_tokens", image)).reshape(spec.shape[1:])
     steps, scale = raw[:, :d].view(np.int8), raw[:, d : d + 4].copy().view(np.float32)
     values = torch.from_numpy(steps * scale).bfloat16()
-    strong = torch.from_numpy(raw[:, d + 4 : d + 6].copy()).view(torch.bfloat16)
-    number = raw[:, d + 6 :].copy().view(np.uint16).astype(np.int64)
-    values.scatter_(1, torch.from_numpy(number), strong)
+    outliers = torch.from_numpy(raw[:, d + 4 : d + 6].copy()).view(torch.bfloat16)
+    numbers = raw[:, d + 6 :].copy().view(np.uint16).astype(np.int64)
+    values.scatter_(1, torch.from_numpy(numbers), outliers)
     assert torch.equal(values, whole(store, "layer_4/image_tokens", image))
 
 

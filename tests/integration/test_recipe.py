@@ -258,7 +258,7 @@ def test_without_a_compiler_compiling_is_refused(tmp_path, tiny_store):
     ("settings", "missing", "message"),
     [
         ({"strategy": "deepspeed_stage_2"}, "deepspeed", "deepspeed is not installed; run `pip"),
-        ({"strategy": "deepspeed_stage_2"}, None, "runs on GPUs only"),
+        ({"strategy": "deepspeed_stage_2"}, None, "needs GPUs, found none"),
         ({"strategy": "fsdp", "optimizer": {"states": "8bit"}}, None, "set it to float32, or"),
         ({"strategy": "fsdp", "precision": "16-mixed"}, None, "set it to bf16-mixed or 32-true"),
         ({"optimizer": {"states": "8bit"}}, "bitsandbytes", r"pip install 'lens-cache\[8bit\]'"),

@@ -145,7 +145,7 @@ if __name__ == "__main__":
     config = recipe(max_steps=50, batch={"images": 1}, devices=2, strategy="ddp")
     done = in_processes(tmp_path / "run", tiny_store, config, source=source)
     assert done.returncode != 0
-    assert "in another process, which says of what" in done.stderr
+    assert "in another process, whose message names" in done.stderr
     assert "SAM's embedding of the image" in done.stderr
     assert "Traceback" not in done.stderr
     kept = torch.load(tmp_path / "run/failed_batch_of_process_1.pt", weights_only=True)

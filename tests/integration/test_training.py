@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lens_cache.config.load import load_config, to_yaml
 from lens_cache.config.train import (
@@ -42,7 +43,7 @@ from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.segment import segment
 from pipelines.training.train import train
 from tests.support import REPOSITORY
-from tests.support.pictures import colours, encoded
+from tests.support.pictures import colours, encoded, rotated
 from tests.support.stores import extracted, settings
 
 
@@ -199,12 +200,14 @@ def test_every_switch_trains_a_step(tmp_path, tiny_store, change):
 def test_another_layer_is_one_switch(tmp_path, tiny_coco, tiny_checkpoints):
     store = tmp_path / "store"
     extracted(store, settings(tiny_coco, tiny_checkpoints, layers=(2, 5), shard_size=5))
-    with pytest.raises(StoreMismatchError, match=r"holds layers \[2, 5\].*names none.*model.layer"):
+    with pytest.raises(
+        StoreMismatchError, match=r"has layers \[2, 5\].*name no layer.*model.layer"
+    ):
         train(tmp_path / "run", store, recipe(max_steps=1), resume=False)
     for layer in (2, 5):
         config = recipe(max_steps=1, model={"layer": layer})
         assert train(tmp_path / f"run{layer}", store, config, resume=False).layer == layer
-    with pytest.raises(StoreMismatchError, match="asks for layer 3"):
+    with pytest.raises(StoreMismatchError, match="name layer 3"):
         train(tmp_path / "run", store, recipe(model={"layer": 3}), resume=False)
 
 
@@ -246,7 +249,7 @@ def test_other_settings_are_refused_on_resume(trained, tiny_store, tmp_path):
     other = dataclasses.replace(config, mask_threshold=0.6)
     with pytest.raises(ConfigError, match=r"only trainer.max_steps may change"):
         train(trained.folder, tiny_store, other, resume=True)
-    with pytest.raises(ConfigError, match="already holds a run; add --resume"):
+    with pytest.raises(ConfigError, match="already is a run; add --resume"):
         train(trained.folder, tiny_store, config, resume=False)
     with pytest.raises(CheckpointError, match="train without --resume"):
         train(tmp_path / "new", tiny_store, config, resume=True)
@@ -257,7 +260,7 @@ def test_what_is_not_there_is_named(tmp_path, tiny_store):
         train(tmp_path / "run", tmp_path / "nothing", recipe(), resume=False)
     with pytest.raises(StoreError, match=r"split 'val'.*it has train2017 \(\d+ queries\)"):
         train(tmp_path / "run", tiny_store, recipe(batch={"split": "val"}), resume=False)
-    with pytest.raises(CheckpointError, match=r"no config.yaml with a manifest.json there"):
+    with pytest.raises(CheckpointError, match=r"expected config.yaml and manifest.json in it"):
         Run.open(tmp_path / "nothing")
 
 
@@ -428,6 +431,69 @@ def test_prediction_is_what_evaluation_sees(trained, tiny_store, tiny_coco):
             answer = trained.load_model()(features)
         np.testing.assert_allclose(found.grounding_map, answer.grounding_map[0], atol=1e-4)
         assert found.mask.shape == planned.size
+
+
+@pytest.fixture(scope="module")
+def predictor(trained):
+    return LensPredictor(str(trained.folder), device="cpu")
+
+
+@pytest.mark.parametrize("form", ["str", "path", "pil", "array", "rgba", "exif"])
+def test_every_form_of_an_image_gives_the_same_mask(predictor, tmp_path, form):
+    pixels = colours(50, 20)
+    file = tmp_path / "image.png"
+    file.write_bytes(encoded(pixels))
+    turned = tmp_path / "turned.png"
+    turned.write_bytes(rotated(np.rot90(pixels), 6))
+    image = {
+        "str": str(file),
+        "path": file,
+        "pil": Image.fromarray(pixels),
+        "array": pixels,
+        "rgba": np.dstack([pixels, np.full((20, 50), 255, np.uint8)]),
+        "exif": Image.open(turned),
+    }[form]
+    expected, found = predictor(pixels, "the dog"), predictor(image, "the dog")
+    assert found.mask.shape == (20, 50)
+    np.testing.assert_array_equal(found.image, pixels)
+    np.testing.assert_array_equal(found.mask, expected.mask)
+    np.testing.assert_array_equal(found.keypoints, expected.keypoints)
+
+
+def test_several_instructions_run_the_encoders_once(predictor, monkeypatch):
+    pixels, texts = colours(50, 20), ("the dog", "a tree", "the dog")
+    expected = [predictor(pixels, text) for text in texts]
+    calls = []
+    vision, sam = predictor._llava.model.vision_tower, predictor._sam.model
+    for module in (vision, sam):
+        module.register_forward_hook(lambda *_: calls.append(1))
+    predictor.set_image(pixels)
+    found = [predictor.predict(text) for text in texts]
+    assert len(calls) == 2
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.logits, other.logits)
+    assert not np.array_equal(found[0].logits, found[1].logits)
+
+
+def test_a_prediction_is_in_the_frames_it_states(predictor, tmp_path):
+    found = predictor(colours(50, 20), "the dog")
+    assert found.instruction == "the dog"
+    assert found.logits.shape == found.mask.shape == (20, 50)
+    assert found.keypoints.shape == found.normalised_keypoints.shape
+    np.testing.assert_allclose(found.keypoints, found.normalised_keypoints * 50, rtol=1e-6)
+    found.save(tmp_path / "mask.png")
+    mask = read_image((tmp_path / "mask.png").read_bytes())[..., 0] > 0
+    np.testing.assert_array_equal(mask, found.mask)
+    assert found.overlay().size[0] > 100
+
+
+def test_a_prediction_needs_an_image_and_an_instruction(trained):
+    predictor = LensPredictor(trained, device="cpu")
+    with pytest.raises(ConfigError, match=r"no image is set; call set_image"):
+        predictor.predict("the dog")
+    predictor.set_image(colours(50, 20))
+    with pytest.raises(ConfigError, match="the instruction is empty"):
+        predictor.predict(" ")
 
 
 def test_losses_are_those_of_an_online_forward(trained, tiny_store, tiny_coco, tiny_checkpoints):

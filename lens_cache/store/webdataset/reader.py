@@ -27,7 +27,7 @@ _FETCHED_TARS = 8  # each may take a gigabyte of disk
 
 
 class SampleReader(FeatureReader):
-    """Reads members straight from the tars; they lie uncompressed one after another."""
+    """Reads members directly from the tars, where they are uncompressed."""
 
     def __init__(self, root: Path, catalogue: Catalogue, *, fetch: bool = False) -> None:
         """Take a store.
@@ -48,7 +48,7 @@ class SampleReader(FeatureReader):
         path = self.root / prefix_path(spec)
         values = npy_values(map_file(path), spec.shape, spec)
         if values is None:
-            raise self._broken(str(path), "is not what the manifest says")
+            raise self._broken(str(path), "is not the array in the manifest")
         return np.array(values)
 
     def row_views(self, name: str, image: int, rows: range) -> list[NDArray[np.uint8]]:
@@ -64,11 +64,11 @@ class SampleReader(FeatureReader):
         member = f"{image_id}.{suffix(name)}"
         place = next((name for name in (member, INCOMPLETE + member) if name in tar), None)
         if place is None:
-            raise self._broken(str(tar.path), f"does not hold {member}")
+            raise self._broken(str(tar.path), f"has no {member}")
         shape = shape_of(spec, self.catalogue.text_rows(image))
         values = npy_values(tar.member(place), shape, spec)
         if values is None:
-            raise self._broken(f"{tar.path}: {member}", "is not what the manifest says")
+            raise self._broken(f"{tar.path}: {member}", "is not the array in the manifest")
         return values
 
     def _open_tar(self, shard: int) -> TarReader:

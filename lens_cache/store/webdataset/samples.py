@@ -1,15 +1,15 @@
 """One sample of a WebDataset store: everything about an image, as members of a tar.
 
     samples/000007.tar
-        ID.json                      image, queries with their masks, where their rows lie
+        ID.json                      image, queries with their masks and text rows
         ID.layer_14.image_tokens.npy (N, d)
         ID.layer_14.text_tokens.npy  (rows of all queries, d)
         ID.image_embeddings.npy      (C, h, w)
 
-``ID`` is the image's id. The arrays are NumPy files, which WebDataset's own ``decode()`` opens;
-bfloat16 stands as its bits in uint16, and the JSON says so. Nothing is a pickle. An image that
-only some group could extract lies below ``__incomplete__/``, which WebDataset passes over: who
-streams a tar meets whole samples alone.
+``ID`` is the image's id. The arrays are NumPy files; bfloat16 is stored as its bits in uint16, and
+the JSON has the dtype (``decode`` returns the values). No member is a pickle. An image that only
+some group could extract is stored under ``__incomplete__/``, which WebDataset skips: a stream of a
+tar contains complete samples only.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ def tar_path(shard: int) -> str:
 
 
 def prefix_path(spec: ArraySpec) -> str:
-    """Return the store path of an array that stands once in a store."""
+    """Return the store path of an array that a store has once."""
     return f"{spec.path}.npy"
 
 
 def suffix(name: str) -> str:
-    """Return what follows an image's id in the name of the member that holds its part."""
+    """Return the part of a member's name after the image's id."""
     return f"{name.replace('/', '.')}.npy"
 
 
 def shape_of(spec: ArraySpec, text_rows: int) -> tuple[int, ...]:
-    """Return the shape of an image's part of an array."""
+    """Return the shape of the part of an array that belongs to an image."""
     return spec.chunk[1:] if spec.per_image else (text_rows, *spec.shape[1:])
 
 
 @cache
 def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
-    """Return what stands before the values in a NumPy file, format version 1.0.
+    """Return the header of a NumPy file, format version 1.0.
 
-    Made here and not by NumPy, whose padding has changed between its versions.
+    NumPy itself has changed its padding between versions.
     """
     text = repr({"descr": _NPY[dtype], "fortran_order": False, "shape": shape})
     body = text.encode() + b" " * (-(len(text) + 11) % 64) + b"\n"
@@ -67,7 +67,7 @@ def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
 def npy_values(
     data: NDArray[np.uint8], shape: tuple[int, ...], spec: ArraySpec
 ) -> NDArray[np.uint8] | None:
-    """Return a view of the values in a NumPy file; nothing if it is not what is expected."""
+    """Return a view of the values in a NumPy file; None if the file has another header or size."""
     header = npy_header(shape, spec.dtype)
     size = math.prod(shape) * spec.item_bytes
     if len(data) != len(header) + size or data[: len(header)].tobytes() != header:
@@ -79,9 +79,9 @@ def describe_sample(catalogue: Catalogue, image: int, arrays: Iterable[str]) -> 
     """Return the JSON of a sample; equal content is equal bytes.
 
     Args:
-        catalogue: Where the image comes from.
-        image: Its index in the plan.
-        arrays: Names of the arrays that hold a part of it.
+        catalogue: The tables of the store.
+        image: Index of the image in the plan.
+        arrays: Names of the arrays that have a part of the image.
     """
     planned = catalogue.plan.image(image)
     specs = catalogue.manifest.specs

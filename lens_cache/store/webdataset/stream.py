@@ -1,4 +1,4 @@
-"""Read one tar of a WebDataset store from its beginning to its end."""
+"""Read one tar of a WebDataset store in order."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Values = Mapping[str, NDArray[np.uint8]]
 
 
 class SampleStream:
-    """Streams samples of a store, and checks every part against its commit.
+    """Streams samples of a store and checks every part against its commit.
 
     Args:
         root: The store.
         catalogue: Its tables.
-        names: Arrays of which an image's part is wanted.
+        names: The arrays to read.
     """
 
     def __init__(self, root: Path, catalogue: Catalogue, names: Sequence[str]) -> None:
@@ -36,14 +36,14 @@ class SampleStream:
         self._names = {suffix(name): name for name in self._specs}
 
     def read(self, shard: int, images: Sequence[int]) -> Iterator[tuple[int, Values]]:
-        """Yield images of a shard with their parts of the wanted arrays, the caller's to keep.
+        """Yield images of a shard with their parts of the arrays, in memory of their own.
 
         Args:
             shard: The shard.
-            images: Whole samples of it, in order; the others are passed over.
+            images: Images with complete samples, in order; others are skipped.
 
         Raises:
-            CorruptShardError: If the tar is damaged, ends too early or lacks an image.
+            CorruptShardError: If the tar is damaged or truncated, or an image is missing.
         """
         path = self._root / tar_path(shard)
         ids = {self._catalogue.image_id(image): image for image in images}
@@ -71,7 +71,7 @@ class SampleStream:
         later: set[str],
         checksums: Mapping[str, int],
     ) -> Values:
-        """Read the wanted members of the next wanted sample."""
+        """Read the members of the next requested sample."""
         rows = self._catalogue.text_rows(image)
         shapes = {name: shape_of(spec, rows) for name, spec in self._specs.items()}
         sizes = [math.prod(shapes[name]) * spec.item_bytes for name, spec in self._specs.items()]
@@ -81,7 +81,7 @@ class SampleStream:
             member = tar.next()
             owner, _, end = member[0].partition(".") if member else ("", "", "")
             if member is None or owner in later:
-                raise _broken(f"{tar.path}: it does not hold image {image_id} in its place")
+                raise _broken(f"{tar.path}: expected image {image_id} next, found none")
             name = self._names.get(end)
             if owner != image_id or name not in wanted:
                 continue

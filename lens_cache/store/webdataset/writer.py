@@ -31,15 +31,15 @@ Parts = Mapping[str, bytes]
 class SampleShardWriter:
     """Writes the tar of a lens shard.
 
-    A sample holds all groups, yet each group keeps its own commit, and can be extracted anew alone:
-    ``ports`` has a writer for each group that is extracted, and what the other groups have
-    committed is carried over from the tar that is there, checked by its checksums.
+    A sample contains all groups, but each group has its own commit and can be extracted again
+    alone: ``ports`` has a writer for each group that is extracted, and the parts that other groups
+    have committed are copied from the existing tar after a check of their checksums.
 
-    A sample is written as soon as every port has given its part, so feed the ports image by image.
-    The tar and all commits are published when the last port commits.
+    A sample is written when every port has its part, so feed the ports image by image. The tar and
+    all commits are published when the last port commits.
 
     Attributes:
-        ports: Per group to write, what it is given to.
+        ports: The writer of each group that is extracted.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class SampleShardWriter:
         self._tar.__exit__()
 
     def offer(self, group: Group, image_id: str, parts: Parts) -> None:
-        """Take a group's part of an image, empty if it was quarantined."""
+        """Accept the part of an image from a group; empty if the image was quarantined."""
         self._waiting.setdefault(image_id, {})[group] = parts
         while self._next < len(self._images):
             image = self._images[self._next]
@@ -75,19 +75,20 @@ class SampleShardWriter:
             self._next += 1
 
     def publish_if_last(self) -> None:
-        """Publish tar and commits, once every port has committed."""
+        """Publish tar and commits when every port has committed."""
         if not all(port.committed for port in self.ports.values()):
             return
         self._tar.publish()
         tar = ObjectRecord(path=tar_path(self._shard), size=self._tar.size, crc32c=self._tar.crc)
-        # What is missing comes last: as long as it is, a killed writer's shard is written again.
+        # Commits of new groups come last: without them the shard of a killed writer is written
+        # again.
         for kept in self._kept:
             kept.save(tar)
         for port in self.ports.values():
             port.save(tar)
 
     def _write(self, image: int, found: Mapping[Group, Parts]) -> None:
-        """Write a sample; an image that no group has leaves nothing."""
+        """Write a sample; an image that no group has is skipped."""
         every = [*found.values(), *(kept.parts(image) for kept in self._kept)]
         parts = {name: data for mine in every for name, data in mine.items()}
         if not parts:
@@ -105,7 +106,7 @@ class SampleShardWriter:
 
 
 class GroupPort:
-    """Takes one group's part of every image of a shard, in order; see ``GroupShardWriter``."""
+    """Writer of one group: accepts its part of every image in order; see ``GroupShardWriter``."""
 
     def __init__(
         self, sample: SampleShardWriter, root: Path, catalogue: Catalogue, group: Group, shard: int
@@ -120,33 +121,33 @@ class GroupPort:
 
     @property
     def checksums(self) -> Mapping[str, Mapping[str, int]]:
-        """Per image written so far the CRC-32C of its part of each array."""
+        """CRC-32C of the part of each array, for each image written so far."""
         return self._commit.images
 
     def add_prefix(self, name: str, data: bytes) -> None:
-        """Keep the states of the system prefix, to be published with the shard."""
+        """Store the states of the system prefix, to be published with the shard."""
         self._prefixes[name] = data
         self.size += len(data)
 
     def add(self, image_id: str, values: Parts) -> None:
-        """Write the next image's part of every array."""
+        """Write the part of every array that belongs to the next image."""
         self._commit.images[image_id] = {name: crc32c(data) for name, data in values.items()}
         self.size += sum(len(data) for data in values.values())
         self._sample.offer(self._group, image_id, values)
 
     def skip(self, quarantine: Quarantine, text_rows: int) -> None:
-        """Leave the next image out; ``text_rows`` is for formats that must leave room."""
+        """Skip the next image; ``text_rows`` is for formats that reserve space for it."""
         self._quarantine.append(quarantine)
         self._commit.images[quarantine.image_id] = {}
         self._sample.offer(self._group, quarantine.image_id, {})
 
     def commit(self) -> None:
-        """Say that every image was given; the last port to say so publishes the shard."""
+        """End the group; the last port to commit publishes the shard."""
         self.committed = True
         self._sample.publish_if_last()
 
     def save(self, tar: ObjectRecord) -> None:
-        """Publish prefixes and records of a shard whose tar is in place."""
+        """Publish prefixes and records of a shard after its tar."""
         self._commit.objects.append(tar)
         for name, data in self._prefixes.items():
             spec = self._specs[name]
@@ -160,7 +161,7 @@ class GroupPort:
 
 
 class _KeptGroup:
-    """A group of the shard that stays as it is while the tar around it is written anew."""
+    """A group of the shard that is copied while the tar is written again."""
 
     def __init__(self, root: Path, catalogue: Catalogue, group: Group, shard: int) -> None:
         self._root, self._catalogue = root, catalogue
@@ -168,7 +169,7 @@ class _KeptGroup:
         self._reader = SampleReader(root, catalogue, fetch=True)
 
     def parts(self, image: int) -> Parts:
-        """Return the group's part of an image; nothing if it was quarantined.
+        """Return the group's part of an image; empty if the image was quarantined.
 
         Raises:
             CorruptShardError: If it is damaged.

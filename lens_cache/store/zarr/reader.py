@@ -1,4 +1,7 @@
-"""Random access to the shards of a Zarr store, by memory map or range requests."""
+"""Random access to the shards of a Zarr store, by memory map or range requests.
+
+zarr-python is not used for reading: the bytes of a chunk are uncompressed at a known offset.
+"""
 
 from __future__ import annotations
 
@@ -14,27 +17,27 @@ from lens_cache.store.feature_reader import FeatureReader
 from lens_cache.store.layout import ArraySpec
 from lens_cache.store.zarr.shard_file import ShardReader, open_shard
 
-_OPEN_SHARDS = 4096  # what stays of each is a memory map, or an index of a few kilobytes
+_OPEN_SHARDS = 4096  # each keeps a memory map, or an index of a few kilobytes
 
 
 class ZarrReader(FeatureReader):
-    """Reads chunks straight from the shard objects; they lie uncompressed at known offsets."""
+    """Reads chunks directly from the shard objects."""
 
     def __init__(self, root: Path, catalogue: Catalogue) -> None:
         super().__init__(root, catalogue)
         self._shard = lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)
 
     def prefix(self, name: str) -> NDArray[np.uint8]:
-        """Return the one chunk of a prefix."""
+        """Return the bytes of a prefix, an array of one chunk."""
         return self.chunk(name, 0)
 
     def chunk_view(self, name: str, image: int) -> NDArray[np.uint8]:
-        """Return an image's chunk."""
+        """Return the chunk of an image."""
         spec = self.spec(name)
         return self._bytes(name, spec, image, slice(0, spec.chunk_bytes))
 
     def row_views(self, name: str, image: int, rows: range) -> list[NDArray[np.uint8]]:
-        """Return text rows of an image, one piece for each chunk that they lie in."""
+        """Return text rows of an image, one piece for each chunk that contains some."""
         spec, first = self.spec(name), self.catalogue.first_row(image) + rows.start
         return [
             self._bytes(name, spec, number, where)
@@ -42,7 +45,7 @@ class ZarrReader(FeatureReader):
         ]
 
     def _bytes(self, name: str, spec: ArraySpec, index: int, where: slice) -> NDArray[np.uint8]:
-        """Return bytes of a chunk, given by its number along the first axis."""
+        """Return bytes of the chunk with this number along the first axis."""
         shard, within = divmod(index, spec.chunks_per_shard)
         data = self._shard(name, shard).chunk(within, where)
         expected = where.stop - where.start

@@ -1,9 +1,10 @@
 """One shard object of a Zarr v3 array, written as a stream; read by memory map or range requests.
 
-With the sharding codec, no compression and the index at the end, a shard is its chunks one after
-another, then an (offset, length) pair of little-endian uint64 per chunk, then the CRC-32C of those
-pairs; an absent chunk has both set to 2^64 - 1. Zarr writes a shard only as a whole from memory
-(1.2 GB at full size); this writer needs one chunk at a time, and knows every checksum when it ends.
+With the sharding codec, no compression and the index at the end, a shard is the concatenation of
+its chunks, then an (offset, length) pair of little-endian uint64 per chunk, then the CRC-32C of
+those pairs; an absent chunk has both set to 2^64 - 1. Zarr writes a shard only as a whole from
+memory (1.2 GB at full size); this writer needs one chunk at a time and computes every checksum as
+it writes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _ABSENT = 2**64 - 1
 class ShardWriter:
     """Append chunks of equal size to a shard, then ``publish`` it.
 
-    Leaving the ``with`` block without ``publish`` leaves nothing behind.
+    Leaving the ``with`` block without ``publish`` removes the unfinished file.
     """
 
     def __init__(self, root: Path, final: Path, *, num_chunks: int) -> None:
@@ -49,7 +50,7 @@ class ShardWriter:
         return crc32c(data)
 
     def publish(self) -> None:
-        """Write the index and let the shard appear at its place."""
+        """Write the index and move the shard to its final path."""
         index = self._index.tobytes()
         self._append(index + struct.pack("<I", crc32c(index)))
         self._file.publish()
@@ -64,11 +65,11 @@ class ShardReader(Protocol):
     """Random access to the chunks of one shard."""
 
     def chunk(self, number: int, where: slice = slice(None)) -> NDArray[np.uint8] | None:
-        """Return a chunk's bytes, or some of them, read-only; nothing if the chunk is absent."""
+        """Return the bytes of a chunk, or some of them, read-only; None if it is absent."""
 
 
 def open_shard(path: Path, *, num_chunks: int) -> ShardReader:
-    """Open a shard of a disk or behind a URL; reads its index.
+    """Open a shard on a disk or at a URL and read its index.
 
     Raises:
         CorruptShardError: If it is missing, or its index is damaged.
@@ -77,11 +78,11 @@ def open_shard(path: Path, *, num_chunks: int) -> ShardReader:
 
 
 class LocalShardReader:
-    """A shard through a memory map: nothing is copied."""
+    """A shard read by memory map, without copies."""
 
     def __init__(self, path: Path, *, num_chunks: int) -> None:
         try:
-            # As a plain array: slices of a memmap are memmaps, which take ten times as long.
+            # As a plain array: slicing a memmap creates memmaps, which takes ten times as long.
             self._bytes = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
         except (OSError, ValueError) as error:
             raise CorruptShardError(f"reading the shard {path}: {error}") from None
@@ -90,7 +91,7 @@ class LocalShardReader:
         )
 
     def chunk(self, number: int, where: slice = slice(None)) -> NDArray[np.uint8] | None:
-        """Return a chunk's bytes, or some of them, read-only; nothing if the chunk is absent."""
+        """Return the bytes of a chunk, or some of them, read-only; None if it is absent."""
         offset, length = self._index[number]
         if offset == _ABSENT:
             return None
@@ -98,7 +99,7 @@ class LocalShardReader:
 
 
 class RemoteShardReader:
-    """A shard behind a URL: one request for the index, and one each time bytes are wanted."""
+    """A shard at a URL, read by one request for the index and one for each read."""
 
     def __init__(self, path: Path, *, num_chunks: int) -> None:
         self._path = path
@@ -113,7 +114,7 @@ class RemoteShardReader:
         self._index = _parse_index(path, tail, num_chunks)
 
     def chunk(self, number: int, where: slice = slice(None)) -> NDArray[np.uint8] | None:
-        """Return a chunk's bytes, or some of them, read-only; nothing if the chunk is absent."""
+        """Return the bytes of a chunk, or some of them, read-only; None if it is absent."""
         offset, length = self._index[number]
         if offset == _ABSENT:
             return None
@@ -128,7 +129,7 @@ def _index_size(num_chunks: int) -> int:
 
 
 def _parse_index(path: Path, tail: bytes, num_chunks: int) -> list[tuple[int, int]]:
-    """Check the end of a shard and return (offset, length) per chunk."""
+    """Check the index at the end of a shard and return (offset, length) per chunk."""
     size = num_chunks * 16
     if len(tail) != size + 4 or struct.unpack("<I", tail[size:])[0] != crc32c(tail[:size]):
         raise CorruptShardError(

@@ -14,7 +14,7 @@ from lens_cache.store.zarr.shard_file import ShardWriter
 
 
 class _Rows:
-    """Rows of a flat array, appended in order and cut into chunks; the last one is zero-filled."""
+    """Rows of a flat array, appended in order and split into chunks; the last is zero-padded."""
 
     def __init__(self, shard: ShardWriter, spec: ArraySpec) -> None:
         self._shard = shard
@@ -43,7 +43,7 @@ class GroupShardWriter:
     """Writes a lens shard of one group.
 
     Call ``add`` or ``skip`` once for every image of the shard, in order, then ``commit``. Leaving
-    the ``with`` block without ``commit`` leaves nothing behind.
+    the ``with`` block without ``commit`` removes the unfinished files.
 
     Args:
         root: The store.
@@ -82,15 +82,15 @@ class GroupShardWriter:
 
     @property
     def checksums(self) -> Mapping[str, Mapping[str, int]]:
-        """Per image written so far the CRC-32C of its part of each array."""
+        """CRC-32C of the part of each array, for each image written so far."""
         return self._commit.images
 
     def add_prefix(self, name: str, data: bytes) -> None:
-        """Write a whole one-chunk array, the states of the system prefix."""
+        """Write an array of one chunk, the states of the system prefix."""
         self._shards[name].write(0, data)
 
     def add(self, image_id: str, values: Mapping[str, bytes]) -> None:
-        """Write the next image's part of every array."""
+        """Write the part of every array that belongs to the next image."""
         checksums: dict[str, int] = {}
         for name, data in values.items():
             if name in self._rows:
@@ -101,7 +101,7 @@ class GroupShardWriter:
         self._position += 1
 
     def skip(self, quarantine: Quarantine, text_rows: int) -> None:
-        """Leave the next image out; its text rows become zeros, its chunks stay absent."""
+        """Skip the next image; its text rows become zeros, its chunks stay absent."""
         for name, rows in self._rows.items():
             rows.append(bytes(text_rows * self._arrays[name].row_bytes))
         self._quarantine.append(quarantine)
@@ -122,10 +122,10 @@ class GroupShardWriter:
 
 
 def seal(root: Path, commit: Commit, quarantine: Iterable[Quarantine]) -> None:
-    """Write the quarantine records of a shard whose objects are in place, and last its commit."""
+    """Write the quarantine records of a shard after its objects, and last its commit."""
     for record in quarantine:
         record.save(root)
     for path in quarantine_paths(root, commit.group):
-        if commit.images.get(path.stem):  # it failed in an earlier run
+        if commit.images.get(path.stem):  # the image failed in an earlier run
             remove_file(path)
     commit.save(root)

@@ -132,11 +132,11 @@ def test_a_measurement_is_complete(monkeypatch):
         assert way.ceiling_share == pytest.approx(share)
         assert way.peak_bytes is None or way.peak_bytes >= way.weights_bytes
     assert found.ways[1].weights_bytes < found.ways[0].weights_bytes
-    report = measurement.report(found)
+    report = measurement.report_extract(found)
     assert json.loads(json.dumps(report.document))["ways"][2]["name"] == "lens-cache"
     assert all(name in report.text for name in names)
     assert "by CPU time" in report.text
-    on_gpu = measurement.report(dataclasses.replace(found, device="a GPU"))
+    on_gpu = measurement.report_extract(dataclasses.replace(found, device="a GPU"))
     assert "by CPU time" not in on_gpu.text
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of stores, at a size of nothing."""
+"""The benchmark of stores, with tiny records."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from lens_cache.errors import ConfigError, StoreError
 from pipelines.benchmark import store as benchmark
 from pipelines.benchmark.random_features import RandomFeatures, RecordSizes
 from pipelines.benchmark.store_peers import LitData, MosaicStreaming, SafetensorsFiles, WebDataset
-from pipelines.benchmark.store_report import report
+from pipelines.benchmark.store_report import report_store
 from pipelines.benchmark.store_ways import OurStream, OurTars, OurZarr, PlainZarr, Raw
 from tests.support.stores import Quiet
 
@@ -102,7 +102,7 @@ def test_a_measurement_is_complete(few, tmp_path):
             assert speed.slowest <= speed.mb_per_second <= speed.fastest
             raw = found.ways[0].orders[order].mb_per_second
             assert speed.ratio == pytest.approx(speed.mb_per_second / raw)
-    shown = report(found)
+    shown = report_store(found)
     document = json.loads(json.dumps(shown.document))
     assert (
         document["ways"][1]["orders"]["shuffled"]["ratio"] == found.ways[1].orders["shuffled"].ratio

@@ -13,7 +13,7 @@ from pipelines.benchmark import train as benchmark
 from pipelines.benchmark.models import FULL_SIZE, TRAIN_CPU_SIZE, build_pair
 from pipelines.benchmark.random_features import RandomFeatures, RecordSizes
 from pipelines.benchmark.random_store import write_store
-from pipelines.benchmark.train_report import report
+from pipelines.benchmark.train_report import report_train
 from pipelines.benchmark.train_ways import TrainingWork
 from tests.support.stores import Quiet
 from tests.unit.benchmark.test_extract import SMALL
@@ -43,7 +43,7 @@ def test_every_way_trains_on_the_same_draws(work):
         assert batches[0].features.num_questions == batches[1].features.num_questions == (1,) * 6
         assert batches[2].features.num_questions == (3, 3)
         for batch in batches[:2]:
-            assert torch.equal(batch.targets.masks, batches[2].targets.masks)
+            assert all(map(torch.equal, batch.targets.masks, batches[2].targets.masks))
         shapes = [batch.features.image_tokens.shape[1:] for batch in batches]
         assert shapes[0] == shapes[1] == shapes[2]
 
@@ -87,9 +87,9 @@ def test_speeds_follow_from_seconds():
         assert way.ratio == pytest.approx(loop.seconds / way.seconds)
         assert way.hours == pytest.approx(800_000 * way.seconds / 3600)
     assert loop.frozen_bytes > 0 == ours.frozen_bytes
-    text = report(found).text
+    text = report_train(found).text
     assert f"{loop.seconds / ours.seconds:.1f}x in the loop" in text
-    assert json.loads(json.dumps(report(found).document))["ways"][2]["hours"] > 0
+    assert json.loads(json.dumps(report_train(found).document))["ways"][2]["hours"] > 0
 
 
 def test_the_cached_ways_alone_need_no_frozen_models(monkeypatch):
@@ -98,7 +98,7 @@ def test_the_cached_ways_alone_need_no_frozen_models(monkeypatch):
     assert [way.name for way in found.ways] == ["cached rows", "lens-cache"]
     rows, ours = found.ways
     assert (rows.ratio, rows.frozen_bytes) == (1, 0)
-    text = report(found).text
+    text = report_train(found).text
     assert f"{rows.seconds / ours.seconds:.1f}x cached rows" in text
     assert "in the loop" not in text
 
@@ -133,4 +133,4 @@ def test_precisions_are_measured_against_the_models_own(monkeypatch):
     assert fp8.record_bytes < 0.75 * model.record_bytes
     assert all(0.02 < error < 0.04 for error in fp8.errors.values())
     assert all(0 < error < 0.02 for error in int8.errors.values())
-    assert "int8" in precisions.report(found).text
+    assert "int8" in precisions.report_precision(found).text

@@ -9,7 +9,7 @@ from lens_cache.config.train import BatchConfig, LossConfig
 from lens_cache.errors import StoreError
 from lens_cache.images.geometry import inside_image, mask_to_square
 from lens_cache.images.masks import encode
-from lens_cache.plan.plan import PlannedQuery
+from lens_cache.plan.planned import PlannedQuery
 from lens_cache.store.store import Store
 from lens_cache.training.data import FeatureDataset, evaluation_draws, training_loader
 from lens_cache.training.sampling import Draw, Share

@@ -167,9 +167,8 @@ def test_losses_are_float32_under_autocast():
 @pytest.mark.parametrize(
     ("size", "masks", "valid", "message"),
     [
-        (None, torch.zeros(2, 8, 8), None, "mask_size is empty: expected a list"),
-        (8, [torch.zeros(8, 8)] * 2, None, r"mask_size is 8: expected .* \(2, 8, 8\)"),
-        (8, torch.zeros(2, 8, 8), [torch.ones(8, 8)] * 2, "mask_size is 8"),
+        (8, [torch.zeros(4, 8)] * 2, None, r"mask_size is 8: expected .* \(8, 8\), found"),
+        (8, [torch.zeros(8, 8)] * 2, [torch.ones(4, 8)] * 2, r"mask_size is 8: .*found .*4, 8"),
         (None, [torch.zeros(8, 8)], None, "2 answers, 1 masks and 2 attention targets"),
     ],
 )

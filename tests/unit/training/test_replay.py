@@ -91,7 +91,7 @@ def test_the_loader_reads_the_drawn_questions(store):
     ],
 )
 def test_what_would_choose_too_is_refused(store, batch, named):
-    with pytest.raises(ConfigError, match=rf"batch\.{named} cannot; leave it out") as caught:
+    with pytest.raises(ConfigError, match=rf"batch\.{named} cannot be used; remove it") as caught:
         replayed_draws(store, BatchConfig(order="draws", **batch))
     assert "\n" not in str(caught.value)
 
@@ -101,7 +101,7 @@ def test_a_training_split_is_what_draws_are_of(store):
 
 
 def test_a_plan_without_draws_is_refused(tiny_store):
-    with pytest.raises(ConfigError, match=r"its plan holds none; extract with .*data\.lisa\.draws"):
+    with pytest.raises(ConfigError, match=r"its plan has none; extract with .*data\.lisa\.draws"):
         replayed_draws(Store(tiny_store), BatchConfig(order="draws"))
 
 

@@ -171,7 +171,7 @@ def test_a_mixture_is_made_of_the_datasets_of_a_store(tiny_store):
     with pytest.raises(ConfigError, match=r"batch\.mixture: ade20k has no image in the split; the"):
         sources(store, BatchConfig(mixture=(MixtureConfig(rate=1, datasets=("ade20k",)),)))
     twice = MixtureConfig(rate=1, datasets=("coco", "coco"))
-    with pytest.raises(ConfigError, match="coco stands there twice"):
+    with pytest.raises(ConfigError, match="coco is listed twice"):
         sources(store, BatchConfig(mixture=(twice,)))
 
 

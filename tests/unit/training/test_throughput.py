@@ -77,7 +77,7 @@ def test_much_waiting_is_told_of_once(clock, capsys):
     for _ in range(10):
         run.step(wait=3.0, work=1.0)
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("lens-cache: 75 % of the time goes into waiting for data; set batch.lo")
+    assert line.startswith("lens-cache: 75 % of the time is spent waiting for data; set batch.lo")
 
 
 @pytest.mark.parametrize("first", [0.0, 50.0])
