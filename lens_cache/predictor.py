@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lens_cache.datasets.base import Length
 from lens_cache.datasets.questions import is_long, question
 from lens_cache.encoders.llava import LlavaEncoder
 from lens_cache.encoders.llava_image import LlavaImage
@@ -201,7 +202,7 @@ class LensPredictor:
 
     def _features(self, image: _EncodedImage, instruction: str) -> Features:
         """Return the features of one query, as an extraction stores them."""
-        length = "long" if is_long(instruction) else "short"
+        length: Length = "long" if is_long(instruction) else "short"
         text = question(instruction, length, self._data)
         text_ids = self._llava.prompt.token_ids(text).text_ids
         return Features.stack(
