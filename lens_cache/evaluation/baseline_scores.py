@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -96,7 +95,7 @@ def baselines(
         DatasetError: If the data lists the things of some images, but not of all.
     """
     things = read_things(
-        Path(str(store.manifest.config["data"]["root"])),
+        store.manifest.data_root,
         {
             store.plan.image(image).path.as_posix()
             for split in splits

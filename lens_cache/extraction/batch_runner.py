@@ -1,8 +1,9 @@
 """Run one frozen model over batches of images, so that an image that fails fails alone.
 
-The bits of a feature may depend on the shape of its batch. So the shape follows from the plan and
-the settings alone: an image that cannot be used leaves a blank in its place, and a batch that fails
-is run again once per image, with blanks for the others. Only memory that runs out changes it.
+The bits of a feature may depend on the shape of its batch. So the shape depends only on the
+plan and the settings: an image that cannot be used is replaced by a blank one, and a batch that
+fails is run again once per image, with blanks for the others. Only running out of memory changes
+it.
 """
 
 from __future__ import annotations
@@ -18,20 +19,19 @@ from lens_cache.errors import one_line
 from lens_cache.extraction.feature_models import FrozenModel, Picture, Texts
 from lens_cache.extraction.out_of_memory import out_of_memory
 
-_FINITE = "/finite"
-
 
 @dataclass(frozen=True)
 class Flight:
-    """A batch that the device is at work on, or why there is none.
+    """A batch that is running on the device, or why it failed.
 
     Attributes:
-        wanted: The images that it answers for, as places in what was asked.
-        batch: All its places, blanks included.
-        texts: The questions of all its places.
+        wanted: Positions of the images whose results are used.
+        batch: Positions of all its images, including those replaced by blanks.
+        texts: The questions of all positions.
         values: Its arrays, on their way to the host.
-        began: When the device began.
-        ended: When the device ended.
+        finite: Per array which of its rows are finite, on the way to the host.
+        began: When the device started.
+        ended: When the device finished.
         failure: Why there are no values.
     """
 
@@ -39,6 +39,7 @@ class Flight:
     batch: Sequence[int] = ()
     texts: Sequence[Texts] = ()
     values: Arrival | None = None
+    finite: Arrival | None = None
     began: Mark | None = None
     ended: Mark | None = None
     failure: str = ""
@@ -49,7 +50,7 @@ class BatchRunner:
 
     Attributes:
         model: The model.
-        size: Images that are run at once; halved whenever memory runs out, and never raised again.
+        size: Images per batch; halved whenever memory runs out, and never raised again.
     """
 
     def __init__(self, model: FrozenModel, transfer: Transfer, blank: Picture, size: int) -> None:
@@ -57,22 +58,22 @@ class BatchRunner:
 
         Args:
             model: The model.
-            transfer: The way to its device and back.
-            blank: Stands for an image that cannot be run.
-            size: Images that are run at once.
+            transfer: Copies between the host and the model's device.
+            blank: Replaces an image that cannot be run.
+            size: Images per batch.
         """
         self.model, self.size = model, size
         self._transfer, self._blank = transfer, blank
 
     def launch(self, pictures: Sequence[Picture | None], texts: Sequence[Texts]) -> list[Flight]:
-        """Queue images, in as few batches as the size admits.
+        """Queue images, in as few batches as the size allows.
 
         Args:
-            pictures: The images; none for one that is not to be run but keeps its place.
+            pictures: The images; None for one that is skipped but keeps its position.
             texts: Token ids of each question of each image.
 
         Raises:
-            torch.AcceleratorError: If the device itself failed: no image is known to be to blame.
+            torch.AcceleratorError: If the device itself failed, which no image caused.
         """
         flights: list[Flight] = []
         start = 0
@@ -91,20 +92,22 @@ class BatchRunner:
         """Wait for batches.
 
         Returns:
-            Per place the arrays of the image, on the host, or why there are none; and the seconds
-            that the device was at them.
+            Per position the arrays of the image, on the host, or why there are none; and the
+            seconds that the device took.
         """
         outcomes: dict[int, dict[str, Tensor] | str] = {}
         seconds = 0.0
         for flight in flights:
-            if flight.values is None or flight.began is None or flight.ended is None:
+            if flight.values is None or flight.finite is None:
                 outcomes |= dict.fromkeys(flight.wanted, flight.failure)
                 continue
             images = self.model.split(flight.values.wait(), flight.texts)
-            seconds += flight.began.seconds_until(flight.ended)
-            for place, image in zip(flight.batch, images, strict=True):
+            finite = self.model.split(flight.finite.wait(), flight.texts)
+            if flight.began is not None and flight.ended is not None:
+                seconds += flight.began.seconds_until(flight.ended)
+            for place, image, sound in zip(flight.batch, images, finite, strict=True):
                 if place in flight.wanted:
-                    outcomes[place] = _checked(image)
+                    outcomes[place] = _checked(image, sound)
         return outcomes, seconds
 
     def _try(
@@ -114,7 +117,7 @@ class BatchRunner:
         batch: range,
         wanted: Sequence[int],
     ) -> list[Flight] | None:
-        """Queue one batch; nothing if it must be smaller because memory ran out."""
+        """Queue one batch; returns None if memory ran out and it must be smaller."""
         try:
             return [self._queue(pictures, texts, batch, wanted)]
         except torch.AcceleratorError:
@@ -153,19 +156,25 @@ class BatchRunner:
         asked = [texts[place] for place in batch]
         began = self._transfer.mark()
         values = self.model.run(taken, asked)
-        values |= {
-            f"{name}{_FINITE}": torch.isfinite(value).flatten(1).all(dim=1)
-            for name, value in values.items()
+        finite = {
+            name: torch.isfinite(value).flatten(1).all(dim=1) for name, value in values.items()
         }
         ended = self._transfer.mark()
-        return Flight(wanted, batch, asked, self._transfer.download(values), began, ended)
+        return Flight(
+            wanted=wanted,
+            batch=batch,
+            texts=asked,
+            values=self._transfer.download(values),
+            finite=self._transfer.download(finite),
+            began=began,
+            ended=ended,
+        )
 
 
-def _checked(image: Mapping[str, Tensor]) -> dict[str, Tensor] | str:
-    """Return the arrays of an image, or which of them hold values that are not finite."""
-    arrays = {name: value for name, value in image.items() if not name.endswith(_FINITE)}
-    bad = [name for name in arrays if not bool(image[f"{name}{_FINITE}"].all())]
-    return f"values that are not finite in {', '.join(bad)}" if bad else arrays
+def _checked(image: Mapping[str, Tensor], finite: Mapping[str, Tensor]) -> dict[str, Tensor] | str:
+    """Return the arrays of an image, or a line that names those with values that are not finite."""
+    bad = [name for name in image if not bool(finite[name].all())]
+    return f"values that are not finite in {', '.join(bad)}" if bad else dict(image)
 
 
 def _reason(error: RuntimeError) -> str:

@@ -1,4 +1,4 @@
-"""What becomes of images: read ahead, batched, run through the frozen models, and checked."""
+"""The path of an image: read ahead, batched, run through the frozen models, and checked."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ from lens_cache.extraction.out_of_memory import within_memory
 from lens_cache.extraction.stage_times import StageTimes
 from lens_cache.extraction.threads import batched
 from lens_cache.plan.plan import Plan
-from lens_cache.store.layout import Group, Questions
+from lens_cache.store.layout import Group
 from lens_cache.store.quarantine import Quarantine
+from lens_cache.store.questions import Questions
 
-# Batches that a GPU may have before it while the host waits for the first: one is computed, one is
-# ready to begin, and the results of one are on their way.
+# Batches queued on a GPU while the host waits for the oldest: one is computed, one is ready to
+# start, and the results of one are being copied.
 _IN_FLIGHT = 2
 _GPU_BATCH = 4
 
@@ -41,7 +42,7 @@ Outcome = Mapping[str, Tensor] | Quarantine
 
 @dataclass(frozen=True)
 class Done:
-    """An image that the models are done with, and what it has become in each group."""
+    """An image that the models have finished, with its result in each group."""
 
     image: int
     image_id: str
@@ -49,7 +50,7 @@ class Done:
 
 
 class Engine:
-    """The frozen models of some groups, and the threads that read for them.
+    """The frozen models of some groups, and the threads that read images for them.
 
     Attributes:
         times: Seconds per stage.
@@ -65,15 +66,15 @@ class Engine:
         side: int,
         device: str,
     ) -> None:
-        """Load models, and run what is the same for all images.
+        """Load the models, and run the system prefix, which is the same for all images.
 
         Args:
             plan: The images.
             questions: The tokens of their questions.
-            config: Settings, with paths that hold on this machine.
+            config: Settings, with paths that are valid on this machine.
             groups: Feature groups; only their models are loaded.
             side: Side of the square frame.
-            device: Where the models run.
+            device: The device of the models.
 
         Raises:
             ExtractionError: If they do not fit into memory.
@@ -114,12 +115,12 @@ class Engine:
 
     @property
     def readers(self) -> int:
-        """How many threads read."""
+        """Number of reading threads."""
         return self._reader.threads
 
     @property
     def batch_sizes(self) -> dict[Group, int]:
-        """Images that each group's model runs at once; memory that ran out has lowered it."""
+        """Images per batch of each group; lower than configured if memory ran out."""
         return {group: runner.size for group, runner in self._runners.items()}
 
     def prefix(self) -> dict[int, Tensor]:
@@ -134,18 +135,18 @@ class Engine:
     def run(
         self, images: Sequence[int], groups: Sequence[Group], crashed: Crashed
     ) -> Generator[Done, None, None]:
-        """Yield images in order as the models are done with them.
+        """Yield images in order as the models finish them.
 
         Args:
-            images: Indices in the plan; batches are cut from their beginning.
-            groups: The groups asked for.
-            crashed: Images that no model of a group may see.
+            images: Indices in the plan; batches start at the first.
+            groups: The groups to run.
+            crashed: Images that a group must not run.
 
         Raises:
             torch.AcceleratorError: If the device failed.
         """
         waiting: deque[tuple[list[ReadImage], dict[Group, list[Flight]]]] = deque()
-        untouchable = set.intersection(*(set(known) for known in crashed.values()))
+        untouchable = _in_every_group(crashed)
         with closing(self._reader.read(images, untouchable, 2 * self._batch + 2)) as reads:
             for batch in batched(reads, self._batch):
                 waiting.append((batch, self._launch(batch, groups, crashed)))
@@ -192,8 +193,14 @@ class Engine:
             yield Done(read.image, read.planned.image_id, outcomes)
 
 
+def _in_every_group(crashed: Crashed) -> set[str]:
+    """Return the images that killed a worker in every group; they are not even read."""
+    first, *others = (set(known) for known in crashed.values())
+    return first.intersection(*others)
+
+
 def _outcome(group: Group, read: ReadImage, found: Mapping[str, Tensor] | str | None) -> Outcome:
-    """Return what an image has become: its arrays, or a record of why it has none."""
+    """Return the arrays of an image, or its quarantine record."""
     if isinstance(read.picture, ImageError):
         stage, reason = "read", one_line(read.picture)
     elif isinstance(found, Mapping):

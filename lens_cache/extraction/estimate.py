@@ -1,4 +1,4 @@
-"""What an extraction will cost, before it runs."""
+"""The cost of an extraction, before it runs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from lens_cache.features.sam_architecture import SamArchitecture
-from lens_cache.store.layout import Questions
+from lens_cache.store.layout import IMAGE_EMBEDDINGS, Group, array_name
 from lens_cache.store.manifest import Manifest
+from lens_cache.store.questions import Questions
 
 # Share of a plain matrix product's speed that a transformer forward of one image reaches; an
 # assumption, stated wherever the estimate is shown.
@@ -30,7 +31,7 @@ class Estimate:
         sam_flops: Those of SAM's image encoder.
     """
 
-    feature_bytes: dict[str, int]
+    feature_bytes: dict[Group, int]
     naive_bytes: int
     llava_flops: float
     naive_llava_flops: float
@@ -51,30 +52,29 @@ def estimate(
     sam_architecture: SamArchitecture,
 ) -> Estimate:
     """Count bytes and operations of a prepared store."""
-    images, queries = manifest.plan["images"], manifest.plan["queries"]
+    images, queries = manifest.plan.images, manifest.plan.queries
     text_tokens = sum(len(ids) for ids in questions.token_ids)
-    layers = manifest.fingerprints["hidden_states"]["layers"]
-    sizes = {"hidden_states": 0, "image_embeddings": 0}
+    layers, specs = manifest.layers, manifest.specs
+    sizes: dict[Group, int] = {"hidden_states": 0, "image_embeddings": 0}
     naive = 0
     for layer in layers:
-        specs = manifest.arrays["hidden_states"]
-        prefix = specs[f"layer_{layer}/prefix"].chunk_bytes
-        image = specs[f"layer_{layer}/image_tokens"].chunk_bytes
-        text = specs[f"layer_{layer}/text_tokens"]
-        row = text.chunk_bytes // text.chunk[0]
+        prefix = specs[array_name(layer, "prefix")].chunk_bytes
+        image = specs[array_name(layer, "image_tokens")].chunk_bytes
+        row = specs[array_name(layer, "text_tokens")].row_bytes
         sizes["hidden_states"] += prefix + images * image + text_tokens * row
         naive += queries * (prefix + image) + text_tokens * row
-    embedding = manifest.arrays["image_embeddings"]["image_embeddings"].chunk_bytes
+    embedding = specs[IMAGE_EMBEDDINGS].chunk_bytes
     sizes["image_embeddings"] = images * embedding
-    first = manifest.arrays["hidden_states"][f"layer_{layers[0]}/image_tokens"].shape[1]
-    shared = manifest.arrays["hidden_states"][f"layer_{layers[0]}/prefix"].shape[0] + first
+    image_tokens = specs[array_name(layers[0], "image_tokens")].shape[1]
+    shared = specs[array_name(layers[0], "prefix")].shape[0] + image_tokens
     per_token = _decoder_flops_per_token(text_config)
+    decoder = (images * image_tokens + text_tokens) * per_token * max(layers)
     vision = vision_flops(vision_config)
     return Estimate(
         feature_bytes=sizes,
         naive_bytes=naive + queries * embedding,
-        # The prefix runs once a worker: nothing, among many images.
-        llava_flops=images * vision + (images * first + text_tokens) * per_token * max(layers),
+        # The prefix is left out: it runs once per worker.
+        llava_flops=images * vision + decoder,
         naive_llava_flops=queries * vision
         + (queries * shared + text_tokens) * per_token * int(text_config["num_hidden_layers"]),
         sam_flops=images * sam_flops(sam_architecture),
@@ -127,7 +127,7 @@ def measure_flops_per_second(
 
 
 def _decoder_flops_per_token(config: Mapping[str, Any]) -> float:
-    """Operations of one Llama-like decoder layer for one token, attention scores left out."""
+    """Operations of one Llama-like decoder layer for one token, without attention scores."""
     d, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
     kv_heads = int(config.get("num_key_value_heads") or heads)
     attention = 2 * d * d + 2 * d * d * kv_heads / heads

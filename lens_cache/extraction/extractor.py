@@ -1,7 +1,7 @@
-"""Run the frozen models over the images of a shard and commit what they say.
+"""Run the frozen models over the images of a shard and commit the features.
 
-Nothing here knows where it runs: the Ray job holds one ``ShardExtractor`` per worker process, and
-a test or a notebook can hold one without Ray.
+This is independent of Ray: a Ray job has one ``ShardExtractor`` per worker process, and a test or a
+notebook can use one without Ray.
 """
 
 from __future__ import annotations
@@ -19,32 +19,31 @@ from lens_cache.config.extract import ExtractConfig
 from lens_cache.errors import ExtractionError
 from lens_cache.extraction.engine import Crashed, Engine, Outcome
 from lens_cache.extraction.threads import WriteBehind
-from lens_cache.plan.plan import Plan
 from lens_cache.store.catalogue import Catalogue
 from lens_cache.store.formats import GroupWriter, open_writers
-from lens_cache.store.layout import QUESTIONS_FILE, Group, Questions, shard_images
+from lens_cache.store.io.remote import store_path
+from lens_cache.store.layout import Group, array_name
 from lens_cache.store.manifest import Manifest
-from lens_cache.store.paths import PLAN_FOLDER
 from lens_cache.store.quarantine import Quarantine, quarantined
 from lens_cache.store.values import to_bytes
 
 
 @dataclass
 class ShardReport:
-    """What happened to a shard.
+    """The result of extracting a shard.
 
     Attributes:
         shard: The shard's number.
         images: Images written to at least one group.
         queries: Their queries.
-        quarantined: What failed, per group.
+        quarantined: The images that failed, per group.
         seconds: Time per stage: ``read``, summed over the threads that do it; ``llava`` and
-            ``sam``, on their device; ``write``, behind the models; ``commit``, when all is written,
-            beside the models of the next shard.
-        readers: Threads that read.
-        wall: Seconds from the beginning until its commit could begin.
+            ``sam``, on their device; ``write``, in a thread; ``commit``, in parallel with the
+            models of the next shard.
+        readers: Reading threads.
+        wall: Seconds from its start until its commit could start.
         size: Bytes committed.
-        smaller_batches: Images per batch from now on, of groups whose memory ran out here.
+        smaller_batches: New number of images per batch, of groups that ran out of memory.
     """
 
     shard: int
@@ -61,45 +60,41 @@ class ShardReport:
 class ShardExtractor:
     """Extracts shards of one store with the frozen models of some groups.
 
-    The commit of a shard takes a thread of its own, so that the models need not wait for it: one
-    commit at a time, in the order of the shards.
+    Shards are committed in a separate thread, so that the models do not wait: one commit at a time,
+    in the order of the shards.
     """
 
     def __init__(
-        self, root: Path, config: ExtractConfig, groups: Sequence[Group], device: str
+        self, root: str | Path, config: ExtractConfig, groups: Sequence[Group], device: str
     ) -> None:
         """Load plan and models.
 
         Args:
             root: A prepared store.
-            config: Its settings, with paths that hold on this machine.
+            config: Its settings, with paths that are valid on this machine.
             groups: Feature groups to extract; only their models are loaded.
-            device: Where the models run, e.g. ``cuda`` or ``cpu``.
+            device: The device of the models, e.g. ``cuda`` or ``cpu``.
         """
-        self._root, self._config = root, config
-        self._manifest = Manifest.load(root)
-        self._plan = Plan.load(root / PLAN_FOLDER)
-        self._shards = shard_images(self._plan.num_images, config.store.shard_size)
+        self._root, self._config = store_path(root), config
+        self._catalogue = Catalogue.load(self._root, Manifest.load(self._root))
+        self._plan = self._catalogue.plan
+        self._specs = self._catalogue.manifest.specs
         self._failures: dict[str, int] = {}
-        groups_of_arrays = self._manifest.arrays.values()
-        self._arrays = {name: spec for group in groups_of_arrays for name, spec in group.items()}
         self._done: dict[int, int] = {}
         self._committer = ThreadPoolExecutor(1, "commit")
         self._last_commit: Future[ShardReport] | None = None
-        questions = Questions.load(root / QUESTIONS_FILE)
-        self._catalogue = Catalogue(self._manifest, self._plan, questions)
         self._engine = Engine(
             self._plan,
-            questions,
+            self._catalogue.questions,
             config,
             groups,
-            side=self._manifest.side,
+            side=self._catalogue.manifest.side,
             device=device,
         )
 
     @property
     def images_done(self) -> int:
-        """Images that the models are done with, of shards that are not committed yet."""
+        """Images that the models have finished, in shards that are not committed yet."""
         return sum(self._done.values())
 
     def extract(self, shard: int, groups: Sequence[Group]) -> ShardReport:
@@ -113,12 +108,12 @@ class ShardExtractor:
         return self.extract_ahead(shard, groups).result()
 
     def extract_ahead(self, shard: int, groups: Sequence[Group]) -> Future[ShardReport]:
-        """Extract one shard of the given groups, and begin to commit it.
+        """Extract one shard of the given groups, and start to commit it.
 
-        Waits for the commit before, whose failure is not told here.
+        Waits for the previous commit, but does not raise its error.
 
         Returns:
-            The commit, which ends when the shard is on disk, or with the ``OSError`` that it met.
+            The commit, which ends when the shard is on disk, or with an ``OSError``.
 
         Raises:
             ExtractionError: If too many images failed one after another.
@@ -131,7 +126,7 @@ class ShardExtractor:
         engine.times.take()
         report = ShardReport(shard=shard, readers=engine.readers)
         sizes = engine.batch_sizes
-        images, crashed = self._shards[shard], self._crashed(groups)
+        images, crashed = self._catalogue.images(shard), self._crashed(groups)
         with ExitStack() as until_committed:
             until_committed.callback(self._done.pop, shard, None)
             writers = until_committed.enter_context(
@@ -139,17 +134,17 @@ class ShardExtractor:
             )
             if shard == 0 and "hidden_states" in writers:
                 self._write_prefix(writers["hidden_states"])
-            with WriteBehind() as behind, closing(engine.run(images, groups, crashed)) as stream:
+            with WriteBehind() as writes, closing(engine.run(images, groups, crashed)) as stream:
                 for done in stream:
                     for group, outcome in done.outcomes.items():
                         self._count(group, outcome, report)
-                        behind.submit(
+                        writes.submit(
                             self._write, writers[group], done.image, done.image_id, outcome
                         )
                     report.images += 1
                     report.queries += len(self._plan.query_range(done.image))
                     self._done[shard] = report.images
-                behind.wait()
+                writes.wait()
             report.smaller_batches = {
                 group: size for group, size in engine.batch_sizes.items() if size < sizes[group]
             }
@@ -162,12 +157,12 @@ class ShardExtractor:
         return self._last_commit
 
     def probe(self, images: Sequence[int], groups: Sequence[Group]) -> None:
-        """Run the models over some images and write nothing: does the process survive them?"""
+        """Run the models over some images and write nothing, to see if the process survives."""
         for _ in self._engine.run(images, groups, self._crashed(groups)):
             pass
 
     def _crashed(self, groups: Sequence[Group]) -> Crashed:
-        """Return per group the images that killed a worker; no model may see them again."""
+        """Return per group the images that killed a worker; they are not run again."""
         return {
             group: {
                 image_id: record
@@ -180,23 +175,23 @@ class ShardExtractor:
     def _write_prefix(self, writer: GroupWriter) -> None:
         """Write the states of the system prefix; they are the same for every image."""
         for layer, states in self._engine.prefix().items():
-            name = f"layer_{layer}/prefix"
-            writer.add_prefix(name, to_bytes(states, self._arrays[name]))
+            name = array_name(layer, "prefix")
+            writer.add_prefix(name, to_bytes(states, self._specs[name]))
 
     def _write(self, writer: GroupWriter, image: int, image_id: str, outcome: Outcome) -> None:
         with self._engine.times.timed("write"):
             if isinstance(outcome, Quarantine):
-                writer.skip(outcome, sum(len(text) for text in self._engine.texts(image)))
+                writer.skip(outcome, self._catalogue.text_rows(image))
             else:
                 writer.add(
                     image_id,
-                    {name: to_bytes(value, self._arrays[name]) for name, value in outcome.items()},
+                    {name: to_bytes(value, self._specs[name]) for name, value in outcome.items()},
                 )
 
     def _count(self, group: Group, outcome: object, report: ShardReport) -> None:
-        """Count failures; too many images in a row mean that not the images are to blame.
+        """Count failures; too many in a row mean that the images are not the cause.
 
-        Each group has its own count: a broken model must not hide behind one that works.
+        Groups are counted separately, so that a broken model is noticed beside one that works.
         """
         if not isinstance(outcome, Quarantine):
             self._failures[group] = 0
@@ -207,7 +202,7 @@ class ShardExtractor:
         if self._failures[group] >= limit:
             raise ExtractionError(
                 f"stopped after {limit} images failed in a row, the last {outcome.path} "
-                f"({outcome.stage}: {outcome.reason}); mend the cause and run the same command "
+                f"({outcome.stage}: {outcome.reason}); fix the cause and run the same command "
                 "again, or raise workers.max_consecutive_failures"
             )
 
@@ -215,7 +210,7 @@ class ShardExtractor:
 def _commit(
     opened: ExitStack, writers: Mapping[Group, GroupWriter], report: ShardReport
 ) -> ShardReport:
-    """Commit a shard that is wholly given to its writers."""
+    """Commit a shard whose images were all given to its writers."""
     with opened:
         began = time.perf_counter()
         for writer in writers.values():

@@ -15,6 +15,7 @@ from lens_cache.config.extract import ExtractConfig
 from lens_cache.encoders.checkpoints import resolve_file, resolve_folder
 from lens_cache.encoders.llava import LlavaEncoder
 from lens_cache.encoders.sam import SamEncoder
+from lens_cache.store.layout import IMAGE_EMBEDDINGS, array_name, part_of
 
 Texts = Sequence[Sequence[int]]
 
@@ -25,7 +26,7 @@ class Picture:
 
     Attributes:
         square: The image in the square frame, shape (side, side, 3).
-        pixels: What LLaVA takes of it; nothing if no LLaVA runs.
+        pixels: The input of LLaVA's vision tower; None if no LLaVA runs.
         width: Width of the image in pixels, before it was resized.
         height: Height of the image in pixels.
     """
@@ -66,22 +67,19 @@ class HiddenStates:
         """See ``FrozenModel``."""
         pixels = [picture.pixels for picture in pictures]
         states = self._encoder.encode_batch([p for p in pixels if p is not None], texts)
-        return {
-            f"layer_{layer}/{name}": arrays[layer]
-            for layer in self._encoder.layers
-            for name, arrays in (
-                ("image_tokens", states.image_tokens),
-                ("text_tokens", states.text_tokens),
-            )
-        }
+        values = {}
+        for layer in self._encoder.layers:
+            values[array_name(layer, "image_tokens")] = states.image_tokens[layer]
+            values[array_name(layer, "text_tokens")] = states.text_tokens[layer]
+        return values
 
     def split(
         self, values: Mapping[str, Tensor], texts: Sequence[Texts]
     ) -> list[dict[str, Tensor]]:
-        """See ``FrozenModel``; text tokens stand one after another."""
+        """See ``FrozenModel``; the text tokens of all images are one array of rows."""
         rows = [sum(len(text) for text in asked) for asked in texts]
         parts = {
-            name: torch.split(value, rows) if "text_tokens" in name else value.unbind()
+            name: torch.split(value, rows) if part_of(name) == "text_tokens" else value.unbind()
             for name, value in values.items()
         }
         return [{name: part[i] for name, part in parts.items()} for i in range(len(texts))]
@@ -99,7 +97,7 @@ class ImageEmbeddings:
         """See ``FrozenModel``."""
         sizes = [(picture.width, picture.height) for picture in pictures]
         squares = [picture.square for picture in pictures]
-        return {"image_embeddings": self._encoder.encode_batch(squares, sizes)}
+        return {IMAGE_EMBEDDINGS: self._encoder.encode_batch(squares, sizes)}
 
     def split(
         self, values: Mapping[str, Tensor], texts: Sequence[Texts]

@@ -23,7 +23,7 @@ from lens_cache.plan.plan import Plan, PlannedImage
 
 @dataclass(frozen=True)
 class ReadImage:
-    """An image of the plan as it was found, or why it cannot be used."""
+    """An image of the plan, read, or why it cannot be used."""
 
     image: int
     planned: PlannedImage
@@ -34,8 +34,8 @@ class PictureReader:
     """Reads, decodes and resizes images of a plan in threads.
 
     Attributes:
-        threads: How many threads.
-        blank: A picture of nothing.
+        threads: Number of threads.
+        blank: A black image.
     """
 
     def __init__(
@@ -48,15 +48,15 @@ class PictureReader:
         threads: int,
         times: StageTimes,
     ) -> None:
-        """Take what all images share.
+        """Create a reader.
 
         Args:
             plan: The plan.
-            root: Where its paths begin.
+            root: The folder that its paths are relative to.
             side: Side of the square frame.
-            pixels: ``LlavaEncoder.pixels``, if there is a LLaVA.
-            threads: How many threads read.
-            times: Where the time of the stage ``read`` is counted.
+            pixels: ``LlavaEncoder.pixels``; None if no LLaVA runs.
+            threads: Number of threads.
+            times: Receives the time of the stage ``read``.
         """
         self._plan, self._root, self._side = plan, root, side
         self._pixels, self._times = pixels, times
@@ -70,7 +70,7 @@ class PictureReader:
 
         Args:
             images: Indices in the plan.
-            untouchable: Image ids that are not to be touched: their decoder may kill the process.
+            untouchable: Image ids that are not decoded, because that may kill the process.
             ahead: Images that may wait to be used.
         """
 

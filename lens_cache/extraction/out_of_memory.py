@@ -1,4 +1,4 @@
-"""What is done where memory has run out."""
+"""Retry when memory runs out."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from lens_cache.errors import ExtractionError, one_line
 
 T = TypeVar("T")
 
-# How PyTorch says that a CPU has no memory left; on GPUs it has an exception of its own.
+# Messages of PyTorch when the host is out of memory; GPUs have their own exception.
 _NO_HOST_MEMORY = ("DefaultCPUAllocator", "not enough memory")
-# Workers that share a device come to their peaks at different moments.
+# Workers that share a device reach their peaks at different moments.
 _PAUSES_SECONDS = (1.0, 5.0)
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Return whether an error of PyTorch says that a device or the host has no memory left."""
+    """Return whether an error of PyTorch means that a device or the host is out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or any(
         words in str(error) for words in _NO_HOST_MEMORY
     )
 
 
 def within_memory(doing: str, function: Callable[[], T]) -> T:
-    """Call what cannot be made smaller; if memory runs out, wait and try again, twice.
+    """Call a function; if memory runs out, wait and try again, twice.
 
     Args:
-        doing: What it does, for the error.
-        function: Is called anew for each try.
+        doing: What the function does, for the error.
+        function: Called once per try.
 
     Raises:
-        ExtractionError: If there was not enough memory at any time.
+        ExtractionError: If memory ran out every time.
     """
     for pause in (*_PAUSES_SECONDS, None):
         try:
@@ -43,14 +43,14 @@ def within_memory(doing: str, function: Callable[[], T]) -> T:
             if not out_of_memory(error):
                 raise
             reason = f"{type(error).__name__}: {one_line(error)}"
-        # Here the error is gone, and with it the frames that held what was allocated.
+        # Here the error is released, and with it the frames that referenced the allocations.
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if pause is not None:
             time.sleep(pause)
     raise ExtractionError(
-        f"{doing}: memory ran out ({reason}); end what else uses it, or let fewer workers share "
-        "it (lower workers.count, or raise workers.gpus_per_worker on a GPU), then run the same "
-        "command again"
+        f"{doing}: memory ran out ({reason}); stop other programs that use it, or let fewer "
+        "workers share it (lower workers.count, or raise workers.gpus_per_worker on a GPU), then "
+        "run the same command again"
     )

@@ -1,231 +1,226 @@
-"""Everything of a store that is decided before a model runs: plan, manifest, layout, frozen parts.
+"""Everything of an extraction that happens before a model runs.
 
-Each step is a pure function of data and settings and is skipped where its result already lies in
-the store, so that a run killed at any moment is continued by running it again.
+Every step is a pure function of data and settings, and is skipped if the store has its result: an
+extraction that was killed at any moment resumes when the same command is run again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-import lens_cache
 from lens_cache.config.data import DataConfig
 from lens_cache.config.extract import ExtractConfig
 from lens_cache.config.load import parse_config, to_tree
 from lens_cache.datasets.source import Mapper
-from lens_cache.encoders import llava_checkpoint as llava_weights
-from lens_cache.encoders import sam_checkpoint
-from lens_cache.encoders.llava_prompt import LlavaPrompt
+from lens_cache.encoders import llava_checkpoint, sam_checkpoint
 from lens_cache.encoders.resolve import Encoders
-from lens_cache.errors import StoreError, StoreMismatchError
-from lens_cache.features.frozen_parts import CONFIG_FILE, FrozenParts
+from lens_cache.errors import StoreMismatchError
+from lens_cache.extraction.describe import absolute_settings, describe
+from lens_cache.features.frozen_parts import FrozenParts
 from lens_cache.plan.build import build_plan
 from lens_cache.plan.plan import Plan
-from lens_cache.store.commits import committed_shards
-from lens_cache.store.formats import write_array_metadata
-from lens_cache.store.io.files import (
-    has_folder,
-    new_folder,
-    read_json,
-    remove_folder,
-    sealed,
-    write_bytes,
-)
-from lens_cache.store.layout import (
-    GROUPS,
-    QUESTIONS_FILE,
-    ArraySpec,
-    Group,
-    Questions,
-    hidden_state_arrays,
-    image_embedding_array,
-    shard_images,
-)
-from lens_cache.store.manifest import Manifest, require_same
-from lens_cache.store.paths import FROZEN_FOLDER, MANIFEST_FILE, PLAN_FOLDER
+from lens_cache.progress import Progress, no_progress
+from lens_cache.store.catalogue import Catalogue
+from lens_cache.store.folder import StoreFolder, Todo
+from lens_cache.store.layout import GROUPS, Group
+from lens_cache.store.manifest import Manifest, PlanSummary, require_same
+from lens_cache.store.questions import Questions
 
-# The settings a plan was made with, beside its tables.
-PLAN_SETTINGS = "settings.json"
 
-Progress = Callable[[str, int, int], None]
+@dataclass(frozen=True)
+class PreparedStore:
+    """A store, and everything that its extraction follows from.
+
+    Attributes:
+        folder: The store.
+        config: The settings.
+        encoders: The frozen models that they name.
+        catalogue: Plan, manifest and questions.
+    """
+
+    folder: StoreFolder
+    config: ExtractConfig
+    encoders: Encoders
+    catalogue: Catalogue
+
+    @property
+    def root(self) -> Path:
+        """The store's folder or URL."""
+        return self.folder.root
+
+    @property
+    def plan(self) -> Plan:
+        """The images and queries."""
+        return self.catalogue.plan
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the store contains, or will contain."""
+        return self.catalogue.manifest
+
+    @property
+    def questions(self) -> Questions:
+        """The text tokens of the queries."""
+        return self.catalogue.questions
+
+    def todo(self) -> Todo:
+        """Return per shard the groups that are not committed; only shards that lack one."""
+        return self.folder.todo(self.catalogue.num_shards)
+
+    def reopened(self) -> PreparedStore:
+        """Mark the store as incomplete and return it."""
+        catalogue = dataclasses.replace(
+            self.catalogue, manifest=self.folder.reopen(self.catalogue.manifest)
+        )
+        return dataclasses.replace(self, catalogue=catalogue)
+
+
+def prepare_store(
+    root: str | Path,
+    config: ExtractConfig,
+    *,
+    progress: Progress = no_progress,
+    mapper: Mapper | None = None,
+    replace: tuple[Group, ...] = (),
+    write: bool = True,
+) -> PreparedStore:
+    """Find the models, plan the data, and write everything of a store but its features.
+
+    The manifest is read once. The caller must hold the right to write (``StoreFolder.writing``).
+
+    Args:
+        root: Folder or URL of the store; created if it does not exist.
+        config: The settings.
+        progress: Called with the step's name, steps done and in all.
+        mapper: Distributes the reading of the data; threads of this process by default.
+        replace: Groups to remove and extract again with these settings.
+        write: Whether to write anything; without it, nothing in the folder changes.
+
+    Raises:
+        CheckpointError: If a model is missing or is not what it should be.
+        DatasetError: If the data cannot be read.
+        StoreMismatchError: If plan, data, or a group that is not replaced has other settings.
+        StoreError: If the store has shards but no manifest, or its manifest cannot be read.
+    """
+    folder = StoreFolder(root)
+    encoders = Encoders.resolve(config)
+    stored = folder.manifest()
+    plan = prepare_plan(folder, config, stored, progress=progress, mapper=mapper, write=write)
+    wanted = describe(config, encoders, plan)
+    if stored is not None:
+        _require_same_plan(folder.root, stored.plan, plan)
+        _require_same_groups(folder.root, stored, wanted.manifest, replace)
+        if not replace and dataclasses.replace(stored, complete=False) == wanted.manifest:
+            wanted = dataclasses.replace(wanted, manifest=stored)
+    prepared = PreparedStore(folder, config, encoders, wanted)
+    if write:
+        if stored is not None and replace:
+            folder.reopen(stored)  # before its bytes are removed, so that no reader opens it
+            for group in replace:
+                folder.forget_group(group)
+        folder.describe(wanted)
+        _save_frozen(prepared)
+    return prepared
 
 
 def prepare_plan(
-    root: Path, config: ExtractConfig, progress: Progress, mapper: Mapper | None = None
+    folder: StoreFolder,
+    config: ExtractConfig,
+    stored: Manifest | None,
+    *,
+    progress: Progress = no_progress,
+    mapper: Mapper | None = None,
+    write: bool = True,
 ) -> Plan:
-    """Load the store's plan, or build and save it; ``mapper`` says how the reading is spread.
+    """Load the store's plan, or build and save it.
+
+    Args:
+        folder: The store.
+        config: The settings.
+        stored: Its manifest, if it has one.
+        progress: Called with the step's name, steps done and in all.
+        mapper: Distributes the reading of the data.
+        write: Whether to save a new plan.
 
     Raises:
-        StoreMismatchError: If the store was planned from other data settings.
+        StoreMismatchError: If the store was planned from other settings or other data.
     """
-    folder, moved = root / PLAN_FOLDER, False
-    planned = has_folder(folder, last=PLAN_SETTINGS)
-    if (root / MANIFEST_FILE).exists() or planned:
-        moved = _require_same_data(root, config)
+    planned, moved = folder.planned, False
+    if stored is not None or planned:
+        moved = _require_same_data(folder, config, stored)
     if not planned:
         plan = build_plan(config.data, progress=progress, mapper=mapper)
-        with new_folder(root, folder, last=PLAN_SETTINGS) as scratch:
-            plan.save(scratch)
-            (scratch / PLAN_SETTINGS).write_bytes(sealed(_absolute(config)["data"]))
+        if write:
+            folder.save_plan(plan, absolute_settings(config)["data"])
         return plan
-    plan = Plan.load(folder)
+    plan = folder.plan()
     if moved:
         found = build_plan(config.data, progress=progress, mapper=mapper)
-        _require_same_plan(root, plan.digest(), plan.num_images, plan.num_queries, found)
+        summary = PlanSummary(
+            digest=plan.digest(),
+            images=plan.num_images,
+            queries=plan.num_queries,
+            quarantined=plan.quarantine.num_rows,
+        )
+        _require_same_plan(folder.root, summary, found)
     return plan
 
 
-def prepare_manifest(
-    root: Path,
-    config: ExtractConfig,
-    encoders: Encoders,
-    plan: Plan,
-    replace_groups: tuple[Group, ...],
-) -> tuple[Manifest, Questions]:
-    """Write manifest, question table and Zarr metadata, or check them against the settings.
-
-    Args:
-        root: The store.
-        config: The settings asked for.
-        encoders: The models they name.
-        plan: The store's plan.
-        replace_groups: Groups to throw away and extract anew with the new settings.
-
-    Raises:
-        StoreMismatchError: If a group was extracted with other settings and is not replaced, or
-            the plan is another one.
-    """
-    questions = tokenise(plan, encoders.prompt, config.store.shard_size)
-    manifest = describe(config, encoders, plan, questions)
-    require_same_store(root, config, manifest, plan, replace_groups)
-    if (root / MANIFEST_FILE).exists():
-        stored = Manifest.load(root)
-        if replace_groups:
-            # Incomplete first: no reader may take what is being thrown away for whole.
-            replace(stored, complete=False).save(root)
-            for group in replace_groups:
-                _discard(root, group)
-        elif replace(stored, complete=False) == manifest:
-            manifest = stored
-    manifest.save(root)
-    write_bytes(root, root / QUESTIONS_FILE, questions.to_bytes())
-    write_array_metadata(root, manifest)
-    return manifest, questions
-
-
-def prepare_frozen(root: Path, config: ExtractConfig, encoders: Encoders) -> None:
-    """Export what phase 2 needs of the frozen models, unless it is there."""
-    if has_folder(root / FROZEN_FOLDER, last=CONFIG_FILE):
+def _save_frozen(prepared: PreparedStore) -> None:
+    """Export the frozen parts that training needs, unless the store has them."""
+    if prepared.folder.has_frozen:
         return
-    grid = encoders.prompt.grid
-    parts = FrozenParts(
-        text_config=encoders.text_config,
-        grid=grid,
-        sam_architecture=encoders.sam_architecture,
-        decoder_layers=llava_weights.decoder_layer_weights(
-            encoders.llava, config.encoders.llava.layers
-        ),
-        sam=sam_checkpoint.prompt_and_decoder_weights(encoders.sam),
-    )
-    with new_folder(root, root / FROZEN_FOLDER, last=CONFIG_FILE) as scratch:
-        parts.save(scratch)
-
-
-def tokenise(plan: Plan, prompt: LlavaPrompt, shard_size: int) -> Questions:
-    """Tokenise every query of the plan and place its tokens."""
-    token_ids = [
-        np.asarray(prompt.token_ids(query.question).text_ids, dtype=np.int32)
-        for image in range(plan.num_images)
-        for query in plan.queries_of(image)
-    ]
-    shards = [
-        range(plan.query_range(images[0]).start, plan.query_range(images[-1]).stop)
-        for images in shard_images(plan.num_images, shard_size)
-    ]
-    return Questions.lay_out(token_ids, shards)
-
-
-def describe(
-    config: ExtractConfig, encoders: Encoders, plan: Plan, questions: Questions
-) -> Manifest:
-    """Return the manifest of a store that has yet to be extracted."""
-    prompt, architecture = encoders.prompt, encoders.sam_architecture
-    num_shards = len(shard_images(plan.num_images, config.store.shard_size))
-    states: dict[str, ArraySpec] = {}
-    for layer in config.encoders.llava.layers:
-        arrays = hidden_state_arrays(
-            layer,
-            num_images=plan.num_images,
-            num_shards=num_shards,
-            shard_size=config.store.shard_size,
-            region=questions.region,
-            num_prefix=len(prompt.prefix_ids),
-            num_image_tokens=prompt.num_image_tokens,
-            hidden_size=int(encoders.text_config["hidden_size"]),
-            dtype=config.encoders.llava.dtype,
+    encoders = prepared.encoders
+    prepared.folder.save_frozen(
+        FrozenParts(
+            text_config=encoders.text_config,
+            grid=encoders.prompt.grid,
+            sam_architecture=encoders.sam_architecture,
+            decoder_layers=llava_checkpoint.decoder_layer_weights(
+                encoders.llava, prepared.config.encoders.llava.layers
+            ),
+            sam=sam_checkpoint.prompt_and_decoder_weights(encoders.sam),
         )
-        states |= {f"layer_{layer}/{name}": spec for name, spec in arrays.items()}
-    embeddings = image_embedding_array(
-        num_images=plan.num_images,
-        shard_size=config.store.shard_size,
-        channels=architecture.transformer_dim,
-        size=architecture.embedding_size,
-        dtype=config.encoders.sam.dtype,
     )
-    settings = _absolute(config)
-    made = Manifest(
-        code_version=lens_cache.__version__,
-        complete=False,
-        config={key: settings[key] for key in ("data", "encoders", "store")},
-        plan={
-            "digest": plan.digest(),
-            "images": plan.num_images,
-            "queries": plan.num_queries,
-            "quarantined": plan.quarantine.num_rows,
-        },
-        side=encoders.side,
-        fingerprints=encoders.fingerprints,
-        arrays={"hidden_states": states, "image_embeddings": {"image_embeddings": embeddings}},
-    )
-    return made.in_precision(config.store.precision).in_format(config.store.format)
 
 
-def require_same_store(
-    root: Path,
-    config: ExtractConfig,
-    wanted: Manifest,
-    plan: Plan,
-    replaced: tuple[Group, ...] = (),
+def _require_same_data(folder: StoreFolder, config: ExtractConfig, stored: Manifest | None) -> bool:
+    """Compare with the settings of manifest or plan; returns whether the data has moved."""
+    wanted = absolute_settings(config)["data"]
+    if stored is not None:
+        found = to_tree(stored.data)
+        found |= {"shard_size": stored.store.shard_size, "format": stored.format}
+        wanted |= {"shard_size": config.store.shard_size, "format": config.store.format}
+    else:
+        found = _with_defaults(folder.plan_settings(), folder.root)
+    moved = bool(found.pop("root") != wanted.pop("root"))
+    advice = "Use the settings the store was planned with, or extract into a new store"
+    require_same(folder.root, "the data", found, wanted, advice)
+    return moved
+
+
+def _with_defaults(settings: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """Return a plan's data settings, with defaults for settings that are newer than the plan."""
+    return to_tree(parse_config(DataConfig, settings, source=f"the settings of the plan in {root}"))
+
+
+def _require_same_plan(root: Path, planned: PlanSummary, found: Plan) -> None:
+    if found.digest() != planned.digest:
+        raise StoreMismatchError(
+            f"the data of the store {root}: the files in data.root are not those that were planned "
+            f"({planned.images} images and {planned.queries} queries then, {found.num_images} and "
+            f"{found.num_queries} now); put the data back, or extract into a new store"
+        )
+
+
+def _require_same_groups(
+    root: Path, stored: Manifest, wanted: Manifest, replaced: tuple[Group, ...]
 ) -> None:
-    """Refuse settings, a plan or models that differ from the store's (invariant I5).
-
-    Args:
-        root: The store; nothing is compared if it has no manifest yet.
-        config: The settings asked for.
-        wanted: The manifest they lead to.
-        plan: The plan that lies in the store.
-        replaced: Groups that will be extracted anew, so may differ.
-
-    Raises:
-        StoreMismatchError: If something differs; the message names it and says what to run.
-        StoreError: If the store has lost its manifest.
-    """
-    if not (root / MANIFEST_FILE).exists():
-        if any(committed_shards(root, group) for group in GROUPS):
-            raise StoreError(
-                f"opening the store {root}: it holds shards but no {MANIFEST_FILE}, so nothing "
-                "says what they are; put it back, or extract into a new store"
-            )
-        return
-    stored = Manifest.load(root)
-    _require_same_data(root, config)
-    known = stored.plan
-    _require_same_plan(root, known["digest"], known["images"], known["queries"], plan)
+    """Refuse models or precisions that differ from the store's (invariant I5)."""
     for group in GROUPS:
         if group not in replaced:
             require_same(
@@ -233,56 +228,6 @@ def require_same_store(
                 f"the group {group}",
                 stored.content(group),
                 wanted.content(group),
-                "Use the store's settings, or extract this group anew: `lens-cache extract "
+                "Use the store's settings, or extract this group again: `lens-cache extract "
                 f"... --replace {group}`",
             )
-
-
-def _require_same_data(root: Path, config: ExtractConfig) -> bool:
-    """Compare with the settings of manifest or plan; returns whether the data lies elsewhere."""
-    wanted, advice = _absolute(config)["data"], "Use the settings the store was planned with"
-    if (root / MANIFEST_FILE).exists():
-        manifest = Manifest.load(root)
-        layout = {"shard_size": manifest.config["store"]["shard_size"], "format": manifest.format}
-        stored = _with_defaults(manifest.config["data"], root) | layout
-        wanted |= {"shard_size": config.store.shard_size, "format": config.store.format}
-    else:
-        settings = read_json(
-            root / PLAN_FOLDER / PLAN_SETTINGS, purpose="reading a plan's settings"
-        )
-        stored = _with_defaults(settings, root)
-    moved = bool(stored.pop("root") != wanted.pop("root"))
-    require_same(root, "the data", stored, wanted, f"{advice}, or extract into a new store")
-    return moved
-
-
-def _with_defaults(settings: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    """Return a store's data settings with what has become a setting since it was planned."""
-    return to_tree(parse_config(DataConfig, settings, source=f"the settings of the plan in {root}"))
-
-
-def _require_same_plan(root: Path, digest: str, images: int, queries: int, found: Plan) -> None:
-    if found.digest() != digest:
-        raise StoreMismatchError(
-            f"the data of the store {root}: what lies in data.root now is not what was planned "
-            f"({images} images and {queries} queries then, {found.num_images} and "
-            f"{found.num_queries} now); put the data back, or extract into a new store"
-        )
-
-
-def _absolute(config: ExtractConfig) -> dict[str, Any]:
-    """Return the settings as plain values with absolute paths, to be found from any folder."""
-    data, encoders = config.data, config.encoders
-    config = replace(
-        config,
-        data=replace(data, root=data.root.resolve() if data.root else None),
-        encoders=replace(encoders, root=encoders.root.resolve() if encoders.root else None),
-    )
-    return to_tree(config)
-
-
-def _discard(root: Path, group: Group) -> None:
-    """Forget a group: its commits first, so that no reader takes half of it for whole."""
-    for folder in (root / "commits" / group, root / "quarantine" / group, root / group):
-        remove_folder(folder)
-    remove_folder(root / FROZEN_FOLDER)

@@ -1,7 +1,7 @@
-"""Are stored features what the plain models say? Invariant I3.
+"""Compare stored features with the plain forward of the models (invariant I3).
 
-Random records are computed anew the slow, ordinary way: the whole Hugging Face model, one image,
-one question, no packing; SAM through its own predictor. They are compared with what is stored.
+Random records are computed again without any optimisation: the whole Hugging Face model, one image,
+one question, no packing; SAM through its own predictor.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from lens_cache.errors import ImageError
 from lens_cache.images.decode import content_id, read_image
 from lens_cache.images.files import read_image_file
 from lens_cache.images.geometry import image_to_square
-from lens_cache.store.layout import ArraySpec
+from lens_cache.store.layout import IMAGE_EMBEDDINGS, ArraySpec, array_name
 from lens_cache.store.manifest import require_same
 from lens_cache.store.store import Store
 
-# Largest admitted ||stored - plain|| / ||plain||. Kernels choose their order of summation by the
-# length of a sequence, so packed and plain differ by rounding that grows over the layers.
+# Largest allowed ||stored - plain|| / ||plain||. The order of summation in kernels depends on the
+# sequence length, so packed and plain differ by rounding that grows over the layers.
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
-# What storing less precisely may add. A step of fp8 is 1/8 to 1/16 of a value; one of int8 is 1/127
-# of the strongest value that is not kept apart.
+# Added for a lower stored precision. A step of fp8 is 1/8 to 1/16 of a value; one of int8 is 1/127
+# of the strongest value that is not stored separately.
 CODE_TOLERANCE = {"fp8": 4e-2, "int8": 4e-2}
 
 
@@ -42,7 +42,7 @@ class Agreement:
             ``image_embeddings``.
         relative_error: ||stored - plain|| / ||plain||.
         largest_error: Largest absolute difference.
-        tolerance: What is admitted for ``relative_error``.
+        tolerance: Largest allowed ``relative_error``.
     """
 
     query_id: str
@@ -53,7 +53,7 @@ class Agreement:
 
     @property
     def good(self) -> bool:
-        """Whether the record agrees."""
+        """Whether the error is within the tolerance."""
         return self.relative_error <= self.tolerance
 
 
@@ -70,10 +70,10 @@ def recompute(
 
     Args:
         store: The store.
-        config: Its settings, with paths to data and checkpoints that hold on this machine.
+        config: Its settings, with paths to data and checkpoints that are valid on this machine.
         count: Number of queries to draw (all if there are fewer).
-        seed: Decides which.
-        device: Where the plain models run.
+        seed: Chooses the queries.
+        device: The device of the plain models.
         progress: Called with records done and in all.
 
     Raises:
@@ -130,10 +130,10 @@ def _compare(
     for layer, (prefix, image_tokens, text_tokens) in plain.items():
         features = store.read(planned.image_index, [query], layer)
         pairs |= {
-            f"layer_{layer}/prefix": (features.prefix, prefix),
-            f"layer_{layer}/image_tokens": (features.image_tokens, image_tokens),
-            f"layer_{layer}/text_tokens": (features.text_tokens[0], text_tokens),
-            "image_embeddings": (features.image_embedding, embedding),
+            array_name(layer, "prefix"): (features.prefix, prefix),
+            array_name(layer, "image_tokens"): (features.image_tokens, image_tokens),
+            array_name(layer, "text_tokens"): (features.text_tokens[0], text_tokens),
+            IMAGE_EMBEDDINGS: (features.image_embedding, embedding),
         }
     return [
         _agreement(planned.query_id, name, *pair, _tolerance(store.features.spec(name)))

@@ -1,8 +1,8 @@
-"""How long each stage of an extraction is at work, and which one sets the pace.
+"""The time of each stage of an extraction, and which one is the bottleneck.
 
-Stages overlap, so their times do not add up to the time on the clock. What tells the slowest one is
-how much of the clock it was busy: threads read, a device computes, one thread writes, and one
-commits the shard before.
+Stages overlap, so their times do not add up to the wall time. The slowest one was busy for the
+largest share of it: threads read, a device computes, one thread writes, and one commits the
+previous shard.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-# Which stages take turns at one place.
+# The stages that share a lane take turns.
 LANES = {
     "read": ("read",),
     "models": ("llava", "sam"),
     "write": ("write",),
     "commit": ("commit",),
 }
-# Below this share no lane is the bottleneck: they wait for each other, or for the machine.
+# Below this share no lane is reported as the bottleneck.
 _BUSY = 0.6
 
 
@@ -45,19 +45,19 @@ class StageTimes:
             self.add(stage, time.perf_counter() - began)
 
     def take(self) -> dict[str, float]:
-        """Return the seconds so far and begin anew."""
+        """Return the seconds so far and reset them."""
         with self._lock:
             taken, self._seconds = self._seconds, {}
             return taken
 
 
 def busy_shares(seconds: Mapping[str, float], wall: float, readers: int) -> dict[str, float]:
-    """Return which share of the clock each lane was busy.
+    """Return the share of the wall time that each lane was busy.
 
     Args:
         seconds: Seconds per stage, summed over shards; those of ``read`` over its threads too.
-        wall: Seconds on the clock, summed over the same shards.
-        readers: Threads that read in one worker.
+        wall: Wall time in seconds, summed over the same shards.
+        readers: Reading threads of one worker.
     """
     threads = {"read": readers}
     return {
@@ -68,6 +68,6 @@ def busy_shares(seconds: Mapping[str, float], wall: float, readers: int) -> dict
 
 
 def bottleneck(shares: Mapping[str, float]) -> str | None:
-    """Return the lane that was busy most, if one of them was busy most of the time."""
+    """Return the busiest lane; None if no lane was busy most of the time."""
     lane = max(shares, key=lambda name: shares[name], default=None)
     return lane if lane is not None and shares[lane] >= _BUSY else None

@@ -1,4 +1,4 @@
-"""Keep a model busy: threads read ahead of it, and one thread writes behind it."""
+"""Keep a model busy: threads read ahead, and one thread writes the results."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def read_ahead(
 
     Args:
         function: Called in the threads.
-        items: What it is called with; taken only as fast as the results are used.
-        threads: How many work at the same time.
+        items: Its arguments; consumed only as fast as the results are used.
+        threads: Number of threads.
         ahead: Results that may wait to be used, at least one per thread.
     """
     with ThreadPoolExecutor(threads, "read") as pool:
@@ -41,7 +41,7 @@ def read_ahead(
 
 
 class WriteBehind:
-    """One thread that writes while the model runs, never more than a few calls behind."""
+    """One thread that writes while the model runs; at most a few calls are queued."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "write")
@@ -54,7 +54,7 @@ class WriteBehind:
         self._pool.shutdown(cancel_futures=True)
 
     def submit(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Queue a call; waits while too many are pending, and raises what an earlier one did."""
+        """Queue a call; waits while too many are pending, and raises an earlier call's error."""
         self._pending.append(self._pool.submit(function, *arguments))
         while len(self._pending) > _WRITE_BEHIND:
             self._pending.popleft().result()

@@ -1,4 +1,4 @@
-"""What lies where in a store, whatever its format: manifest, plan and questions together."""
+"""The tables of a store, the same in every format: manifest, plan and questions together."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lens_cache.features.sizes import ceil_div
 from lens_cache.plan.plan import Plan
-from lens_cache.store.layout import QUESTIONS_FILE, ArraySpec, Group, Questions, is_prefix
+from lens_cache.store.layout import ArraySpec, Group, is_prefix, shard_images
 from lens_cache.store.manifest import Manifest
-from lens_cache.store.paths import PLAN_FOLDER
+from lens_cache.store.paths import PLAN_FOLDER, QUESTIONS_FILE
+from lens_cache.store.questions import Questions
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +21,7 @@ class Catalogue:
     """The tables of a store.
 
     Attributes:
-        manifest: What the store is.
+        manifest: What the store contains.
         plan: Its images and queries.
         questions: The text tokens of every query.
     """
@@ -32,7 +32,7 @@ class Catalogue:
 
     @classmethod
     def load(cls, root: Path, manifest: Manifest) -> Catalogue:
-        """Read the tables that go with a manifest, whether the store is finished or not.
+        """Read the tables that belong to a manifest; the store need not be complete.
 
         Raises:
             StoreError: If one is missing or damaged.
@@ -42,39 +42,43 @@ class Catalogue:
     @property
     def shard_size(self) -> int:
         """Images of a shard; the last one may have fewer."""
-        return int(self.manifest.config["store"]["shard_size"])
+        return self.manifest.store.shard_size
+
+    @cached_property
+    def shards(self) -> list[range]:
+        """Per shard its images, as indices in the plan."""
+        return shard_images(self.plan.num_images, self.shard_size)
 
     @property
     def num_shards(self) -> int:
         """Shards of each group."""
-        return ceil_div(self.plan.num_images, self.shard_size)
+        return len(self.shards)
 
     def images(self, shard: int) -> range:
         """Return the images of a shard, as indices in the plan."""
-        start = shard * self.shard_size
-        return range(start, min(start + self.shard_size, self.plan.num_images))
+        return self.shards[shard]
 
     def image_id(self, image: int) -> str:
         """Return the id of an image."""
         return self._image_ids[image]
 
     def image_arrays(self, group: Group) -> dict[str, ArraySpec]:
-        """Return the arrays of a group that hold a part of every image, by short name."""
+        """Return the arrays of a group that have a part of every image, by name."""
         specs = self.manifest.arrays[group]
         return {name: spec for name, spec in specs.items() if not is_prefix(name)}
 
     def prefixes(self, group: Group) -> dict[str, ArraySpec]:
-        """Return the arrays of a group that stand once in a store, by short name."""
+        """Return the arrays of a group that a store has once, by name."""
         specs = self.manifest.arrays[group]
         return {name: spec for name, spec in specs.items() if is_prefix(name)}
 
     def first_row(self, image: int) -> int:
-        """Return where the text rows of an image begin in the flat arrays."""
+        """Return the first text row of an image in the flat arrays."""
         queries = self.plan.query_range(image)
         return int(self.questions.offsets[queries.start]) if queries else 0
 
     def text_rows(self, image: int) -> int:
-        """Return the number of text rows of all queries of an image; they lie side by side."""
+        """Return the number of text rows of all queries of an image; they are consecutive."""
         queries = self.plan.query_range(image)
         return int(self._rows_before[queries.stop] - self._rows_before[queries.start])
 
@@ -97,5 +101,5 @@ class Catalogue:
 
     @cached_property
     def _rows_before(self) -> NDArray[np.int64]:
-        """Text rows of all queries before each, shape (num_queries + 1,)."""
+        """Per query the text rows of all queries before it, shape (num_queries + 1,)."""
         return np.cumsum([0, *map(len, self.questions.token_ids)], dtype=np.int64)

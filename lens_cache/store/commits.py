@@ -1,9 +1,9 @@
-"""Commit and quarantine records: which shards are done, and which images failed and why.
+"""Commit records: which shards are done.
 
 A shard of a group counts as done when its commit record exists; it is written last. The record
 holds the checksum of every object of the shard and, per image, of every chunk, so that a flipped
 byte can be traced to an image. An image without checksums was quarantined: its chunks are absent,
-and a quarantine record tells why.
+and its quarantine record has the reason.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lens_cache.store.io.files import crc32c_of_file, read_json, write_json
-from lens_cache.store.layout import GROUPS, QUESTIONS_FILE, Group
+from lens_cache.store.layout import GROUPS, Group
+from lens_cache.store.paths import COMMITS_FOLDER, FROZEN_FOLDER, PLAN_FOLDER, QUESTIONS_FILE
 
-# The commit that vouches for everything outside the feature groups.
+# The commit with the checksums of all files outside the feature groups.
 SHARED = "shared"
 
 
@@ -45,7 +46,7 @@ class Commit:
     images: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def save(self, root: Path) -> None:
-        """Write the record; from now on the shard is done."""
+        """Write the record; after this the shard is done."""
         write_json(root, commit_path(root, self.group, self.shard), dataclasses.asdict(self))
 
     @classmethod
@@ -63,9 +64,9 @@ class Commit:
 
 
 def shared_files(root: Path) -> list[Path]:
-    """Return the files of a store that belong to no shard and never change once written."""
+    """Return the files of a store that belong to no shard; they never change once written."""
     metadata = [path for group in GROUPS for path in (root / group).rglob("zarr.json")]
-    parts = [*(root / "plan").iterdir(), *(root / "frozen").iterdir()]
+    parts = [*(root / PLAN_FOLDER).iterdir(), *(root / FROZEN_FOLDER).iterdir()]
     return sorted([*parts, *metadata, *root.glob("zarr.json"), root / QUESTIONS_FILE])
 
 
@@ -80,13 +81,13 @@ def seal_shared_files(root: Path) -> None:
 
 
 def commit_path(root: Path, group: str, shard: int) -> Path:
-    """Return where a shard's commit record lies."""
-    return root / "commits" / group / f"{shard:06d}.json"
+    """Return the path of a shard's commit record."""
+    return root / COMMITS_FOLDER / group / f"{shard:06d}.json"
 
 
 def committed_shards(root: Path, group: Group) -> set[int]:
-    """Return the shards of a group that are done."""
-    return {int(path.stem) for path in (root / "commits" / group).glob("*.json")}
+    """Return the shards of a group that have a commit record."""
+    return {int(path.stem) for path in (root / COMMITS_FOLDER / group).glob("*.json")}
 
 
 def missing_shards(root: Path, num_shards: int) -> dict[str, list[int]]:

@@ -1,4 +1,4 @@
-"""What every format of a store can do: give the bytes of an image's part of an array."""
+"""The interface of both formats for reading: the bytes of an image's part of an array."""
 
 from __future__ import annotations
 
@@ -21,22 +21,20 @@ _ALIGNMENT = 64  # bytes
 class FeatureReader(ABC):
     """Random access to the features of a store.
 
-    Arrays are named as in the manifest. Bytes that are returned are a copy, the caller's to keep,
-    but for those of ``chunk_view`` and ``row_views``. Every method that reads raises a
-    ``CorruptShardError`` that names the file if it is missing, damaged, or does not hold the image.
+    Arrays are named as in the manifest. ``chunk_view`` and ``row_views`` return views; all other
+    methods return copies. Every method that reads raises a ``CorruptShardError`` that names the
+    file if it is missing or damaged, or does not contain the image.
     """
 
     def __init__(self, root: Path, catalogue: Catalogue) -> None:
         self.root, self.catalogue = root, catalogue
-        groups = catalogue.manifest.arrays.values()
-        self._specs = {name: spec for group in groups for name, spec in group.items()}
 
     def spec(self, name: str) -> ArraySpec:
-        """Return what an array is."""
-        return self._specs[name]
+        """Return the spec of an array."""
+        return self.catalogue.manifest.specs[name]
 
     def part(self, name: str, image: int) -> NDArray[np.uint8]:
-        """Return everything an array holds of an image: its chunk, or the rows of its queries."""
+        """Return an image's part of an array: its chunk, or the rows of its queries."""
         if self.spec(name).per_image:
             return self.chunk(name, image)
         return together([self.row_views(name, image, range(self.catalogue.text_rows(image)))])[0]
@@ -51,22 +49,22 @@ class FeatureReader(ABC):
 
     @abstractmethod
     def prefix(self, name: str) -> NDArray[np.uint8]:
-        """Return the whole of an array that stands once in a store."""
+        """Return the whole of an array that a store has once."""
 
     @abstractmethod
     def chunk_view(self, name: str, image: int) -> NDArray[np.uint8]:
-        """Return an image's chunk of an array over images, where it lies; read-only."""
+        """Return a read-only view of an image's chunk of an array over images."""
 
     @abstractmethod
     def row_views(self, name: str, image: int, rows: range) -> list[NDArray[np.uint8]]:
-        """Return text rows, counted from the first of the image, where they lie; read-only."""
+        """Return read-only views of text rows, counted from the image's first row."""
 
 
 def reserve(sizes: Sequence[int]) -> list[NDArray[np.uint8]]:
-    """Return new memory, some bytes for each of several things, all of it one allocation.
+    """Allocate buffers of the given sizes in bytes, in one allocation.
 
-    A large one is cheaper than some smaller ones: NumPy asks the kernel for huge pages, and fresh
-    pages are what reading megabytes spends its time on.
+    One large allocation is cheaper than several small ones: NumPy requests huge pages for it, and
+    mapping fresh pages dominates the time of reading megabytes.
     """
     starts = list(accumulate((size + -size % _ALIGNMENT for size in sizes), initial=0))
     memory = np.empty(starts[-1], np.uint8)
@@ -74,7 +72,7 @@ def reserve(sizes: Sequence[int]) -> list[NDArray[np.uint8]]:
 
 
 def together(pieces: Sequence[Sequence[NDArray[np.uint8]]]) -> list[NDArray[np.uint8]]:
-    """Copy bytes into new memory; several views that belong together become one."""
+    """Copy bytes into new memory; the views of each piece are concatenated."""
     found = reserve([sum(map(len, views)) for views in pieces])
     for memory, views in zip(found, pieces, strict=True):
         at = 0

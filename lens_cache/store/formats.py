@@ -26,33 +26,41 @@ from lens_cache.store.zarr.writer import GroupShardWriter
 
 
 class GroupWriter(Protocol):
-    """What takes one group's part of a shard; see ``GroupShardWriter``."""
+    """Writes one group's part of a shard; see ``GroupShardWriter``."""
 
     @property
     def size(self) -> int:
-        """Bytes given so far."""
+        """Bytes written so far."""
 
     @property
     def checksums(self) -> Mapping[str, Mapping[str, int]]:
-        """Per image given so far the CRC-32C of its part of each array."""
+        """Per image written so far the CRC-32C of its part of each array."""
 
     def add_prefix(self, name: str, data: bytes) -> None:
-        """Give a whole array that stands once in a store."""
+        """Write a whole array that a store has once."""
 
     def add(self, image_id: str, values: Mapping[str, bytes]) -> None:
-        """Give the next image's part of every array."""
+        """Write the next image's part of every array."""
 
     def skip(self, quarantine: Quarantine, text_rows: int) -> None:
-        """Leave the next image out."""
+        """Skip the next image; it is quarantined."""
 
     def commit(self) -> None:
-        """Say that every image was given."""
+        """Commit, after every image was written or skipped."""
 
 
-def open_features(root: Path, catalogue: Catalogue) -> FeatureReader:
-    """Return what reads the features of a store."""
-    reader = SampleReader if catalogue.manifest.format == "webdataset" else ZarrReader
-    return reader(root, catalogue)
+def open_features(root: Path, catalogue: Catalogue, *, fetch: bool = False) -> FeatureReader:
+    """Return a reader of the features of a store.
+
+    Args:
+        root: The store.
+        catalogue: Its tables.
+        fetch: Whether to copy tars behind a URL to local temporary files; without it they cannot
+            be read at random.
+    """
+    if catalogue.manifest.format == "webdataset":
+        return SampleReader(root, catalogue, fetch=fetch)
+    return ZarrReader(root, catalogue)
 
 
 @contextmanager
@@ -61,8 +69,8 @@ def open_writers(
 ) -> Iterator[Mapping[Group, GroupWriter]]:
     """Open a shard of some groups for writing.
 
-    Give every writer each image in order, image by image, then commit every writer. What is not
-    committed when the block ends leaves nothing behind. Prefixes belong to the first shard.
+    Give every writer each image in order, image by image, then commit every writer. A shard that is
+    not committed when the block ends leaves no file. Prefixes belong to the first shard.
     """
     with ExitStack() as stack:
         if catalogue.manifest.format == "webdataset":
@@ -77,7 +85,7 @@ def open_writers(
 
 
 def arrays_of_objects(catalogue: Catalogue, group: Group, shard: int) -> dict[str, tuple[str, ...]]:
-    """Return the files of a group's shard, each with the arrays that it holds images of."""
+    """Return the files of a group's shard, each with its arrays over images."""
     images, prefixes = catalogue.image_arrays(group), catalogue.prefixes(group)
     if catalogue.manifest.format == "webdataset":
         files: dict[str, tuple[str, ...]] = {prefix_path(spec): () for spec in prefixes.values()}
@@ -87,10 +95,9 @@ def arrays_of_objects(catalogue: Catalogue, group: Group, shard: int) -> dict[st
 
 
 def write_array_metadata(root: Path, manifest: Manifest) -> None:
-    """Write what makes the files of a store arrays, where the format needs it."""
+    """Write the metadata of the arrays, if the format has any."""
     if manifest.format == "zarr":
-        specs = [spec for group in manifest.arrays.values() for spec in group.values()]
-        write_metadata(root, specs)
+        write_metadata(root, manifest.specs.values())
 
 
 def _arrays(catalogue: Catalogue, group: Group, shard: int) -> Mapping[str, ArraySpec]:

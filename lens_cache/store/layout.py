@@ -1,46 +1,66 @@
-"""Where everything of a store lies: the groups, their arrays, and the text tokens of each question.
+"""The feature groups of a store, their arrays, and how images are divided into shards.
 
-``hidden_states`` has per tapped layer ``prefix`` (P, d), ``image_tokens`` (images, N, d) and
-``text_tokens`` (rows, d); ``image_embeddings`` is one array (images, C, h, w). Arrays over images
-have one chunk per image and one shard per lens shard. The text array is flat: every lens shard owns
-a region of equal length, so that a shard of the plan is one object of every array. Where tokens are
-stored in fp8 or int8 (see ``precision``), their bytes take the place of their channels: (images, N,
-bytes), (rows, bytes) and (images, h, w, bytes). The prefix, once in a store, stays as it is.
+The group ``hidden_states`` has per tapped layer the arrays ``prefix`` (P, d), ``image_tokens``
+(images, N, d) and ``text_tokens`` (rows, d); the group ``image_embeddings`` is one array
+(images, C, h, w). Arrays over images have one chunk per image and one Zarr shard per shard of the
+store. The text array is flat: every shard of the store owns a region of equal length, so that a
+shard is one object of every array. Where tokens are stored in fp8 or int8 (see ``precision``), the
+channel axis is replaced by an axis of bytes: (images, N, bytes), (rows, bytes) and
+(images, h, w, bytes). The prefix is stored once, always in the model's precision.
 """
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
-
 from lens_cache.config.fields import Dtype, Precision
-from lens_cache.errors import StoreError
-from lens_cache.features.sizes import ceil_div, round_up
+from lens_cache.features.sizes import ceil_div
 from lens_cache.store.precision import TokenCode
 
 Group = Literal["hidden_states", "image_embeddings"]
 GROUPS: tuple[Group, ...] = get_args(Group)
-TEXT_CHUNK = 128
-QUESTIONS_FILE = "hidden_states/questions.parquet"
+# What is stored of a tapped layer.
+Part = Literal["prefix", "image_tokens", "text_tokens"]
+PARTS: tuple[Part, ...] = get_args(Part)
+# The one array of the group ``image_embeddings``.
+IMAGE_EMBEDDINGS = "image_embeddings"
+TEXT_CHUNK = 128  # rows
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "uint8": 1}
+
+
+def array_name(layer: int, part: Part) -> str:
+    """Return the name in the manifest of one part of a tapped layer's states."""
+    return f"layer_{layer}/{part}"
+
+
+def part_of(name: str) -> Part | None:
+    """Return which part of a layer's states an array stores; None for ``image_embeddings``."""
+    _, _, part = name.partition("/")
+    return next((known for known in PARTS if known == part), None)
+
+
+def is_prefix(name: str) -> bool:
+    """Return whether an array is a prefix, which a store has once and not per image."""
+    return part_of(name) == "prefix"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySpec:
-    """One Zarr array: its path in the store, its shape, and its chunk and shard shapes.
+    """One array of a store.
 
-    ``code`` says how bytes, shape (..., token_bytes), stand for tokens; none if the values stand
-    there themselves.
+    Attributes:
+        path: Its path in the store.
+        shape: Its shape.
+        chunk: Shape of a chunk.
+        shard: Shape of a Zarr shard.
+        dtype: Type of the stored values.
+        dimensions: Names of its axes.
+        code: How tokens are encoded as bytes, (..., token_bytes); None if the values are stored
+            as they are.
     """
 
     path: str
@@ -58,7 +78,7 @@ class ArraySpec:
 
     @property
     def per_image(self) -> bool:
-        """Whether each image has a chunk of its own; otherwise the array is a list of rows."""
+        """Whether the first axis is the image, with one chunk per image."""
         return self.dimensions[0] == "image"
 
     @property
@@ -91,7 +111,12 @@ class ArraySpec:
         return self.shard[0] // self.chunk[0]
 
     def row_slices(self, start: int, length: int) -> Iterator[tuple[int, slice]]:
-        """Yield where consecutive rows of a flat array lie: chunk numbers and bytes in them."""
+        """Yield per chunk that has some of the rows its number and the slice of its bytes.
+
+        Args:
+            start: First row of a flat array.
+            length: Number of rows.
+        """
         per_chunk = self.chunk[0]
         for number in range(start // per_chunk, ceil_div(start + length, per_chunk)):
             first = max(start - number * per_chunk, 0)
@@ -101,75 +126,6 @@ class ArraySpec:
     def object_path(self, shard: int) -> str:
         """Return the store path of a shard object."""
         return "/".join([self.path, "c", str(shard), *["0"] * (len(self.shape) - 1)])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Questions:
-    """The text tokens of every query of the plan.
-
-    Attributes:
-        token_ids: Per query the ids of its text tokens.
-        offsets: Per query the row of its first token in ``text_tokens``, int64.
-        region: Rows of the flat array that each shard owns.
-    """
-
-    token_ids: Sequence[NDArray[np.int32]]
-    offsets: NDArray[np.int64]
-    region: int
-
-    @classmethod
-    def lay_out(cls, token_ids: Sequence[NDArray[np.int32]], shards: Sequence[range]) -> Questions:
-        """Place questions one after another inside the region of their shard.
-
-        Args:
-            token_ids: Ids per query, in plan order.
-            shards: Per shard the range of its queries in the plan.
-        """
-        lengths = np.array([len(ids) for ids in token_ids], dtype=np.int64)
-        totals = [int(lengths[list(queries)].sum()) for queries in shards]
-        region = round_up(max([1, *totals]), TEXT_CHUNK)
-        offsets = np.zeros(len(token_ids), dtype=np.int64)
-        for shard, queries in enumerate(shards):
-            mine = lengths[list(queries)]
-            offsets[list(queries)] = shard * region + np.cumsum(mine) - mine
-        return cls(token_ids=token_ids, offsets=offsets, region=region)
-
-    def to_bytes(self) -> bytes:
-        """Return the table as Parquet; equal content gives equal bytes."""
-        table = pa.table(
-            {
-                "token_ids": pa.array(
-                    [ids.tolist() for ids in self.token_ids], pa.list_(pa.int32())
-                ),
-                "text_offset": pa.array(self.offsets, pa.int64()),
-                "text_length": pa.array([len(ids) for ids in self.token_ids], pa.int32()),
-            }
-        ).replace_schema_metadata({"region": str(self.region)})
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        return bytes(sink.getvalue())
-
-    @classmethod
-    def load(cls, path: Path) -> Questions:
-        """Read the table.
-
-        Raises:
-            StoreError: If the file is missing or damaged.
-        """
-        try:
-            table = pq.read_table(io.BytesIO(path.read_bytes()))
-            return cls(
-                token_ids=[
-                    np.asarray(ids, dtype=np.int32) for ids in table["token_ids"].to_pylist()
-                ],
-                offsets=table["text_offset"].to_numpy(),
-                region=int(table.schema.metadata[b"region"]),
-            )
-        except (OSError, KeyError, TypeError, pa.ArrowException) as error:
-            raise StoreError(
-                f"reading the questions of a store, {path}: {' '.join(str(error).split())}; run "
-                "`lens-cache extract` again, it writes what is not there"
-            ) from None
 
 
 def hidden_state_arrays(
@@ -184,32 +140,51 @@ def hidden_state_arrays(
     hidden_size: int,
     dtype: Dtype,
 ) -> dict[str, ArraySpec]:
-    """Return the arrays of one tapped layer by their short names."""
+    """Return the arrays of one tapped layer by name, in the model's precision.
+
+    Args:
+        layer: The layer.
+        num_images: Images of the plan.
+        num_shards: Shards of the store.
+        shard_size: Images of a shard.
+        region: Rows of the flat text array that each shard owns.
+        num_prefix: Tokens of the system prefix.
+        num_image_tokens: Tokens of an image.
+        hidden_size: Channels of a token.
+        dtype: Type of the states.
+    """
+
+    def spec(
+        part: Part,
+        *,
+        shape: tuple[int, ...],
+        chunk: tuple[int, ...],
+        shard: tuple[int, ...],
+        dimensions: tuple[str, ...],
+    ) -> ArraySpec:
+        path = f"hidden_states/{array_name(layer, part)}"
+        return ArraySpec(
+            path=path, shape=shape, chunk=chunk, shard=shard, dtype=dtype, dimensions=dimensions
+        )
+
     n, d = num_image_tokens, hidden_size
-    base = f"hidden_states/layer_{layer}"
+    prefix = (num_prefix, d)
     return {
-        "prefix": ArraySpec(
-            path=f"{base}/prefix",
-            shape=(num_prefix, d),
-            chunk=(num_prefix, d),
-            shard=(num_prefix, d),
-            dtype=dtype,
-            dimensions=("token", "channel"),
+        array_name(layer, "prefix"): spec(
+            "prefix", shape=prefix, chunk=prefix, shard=prefix, dimensions=("token", "channel")
         ),
-        "image_tokens": ArraySpec(
-            path=f"{base}/image_tokens",
+        array_name(layer, "image_tokens"): spec(
+            "image_tokens",
             shape=(num_images, n, d),
             chunk=(1, n, d),
             shard=(shard_size, n, d),
-            dtype=dtype,
             dimensions=("image", "token", "channel"),
         ),
-        "text_tokens": ArraySpec(
-            path=f"{base}/text_tokens",
+        array_name(layer, "text_tokens"): spec(
+            "text_tokens",
             shape=(num_shards * region, d),
             chunk=(TEXT_CHUNK, d),
             shard=(region, d),
-            dtype=dtype,
             dimensions=("token", "channel"),
         ),
     }
@@ -220,7 +195,7 @@ def image_embedding_array(
 ) -> ArraySpec:
     """Return the array of SAM's image embeddings."""
     return ArraySpec(
-        path="image_embeddings",
+        path=IMAGE_EMBEDDINGS,
         shape=(num_images, channels, size, size),
         chunk=(1, channels, size, size),
         shard=(shard_size, channels, size, size),
@@ -229,13 +204,8 @@ def image_embedding_array(
     )
 
 
-def is_prefix(name: str) -> bool:
-    """Tell by its short name whether an array stands once in a store."""
-    return name.endswith("prefix")
-
-
 def in_precision(array: ArraySpec, precision: Precision) -> ArraySpec:
-    """Return an array of the model's values as it is stored in a precision."""
+    """Return the spec of an array, given in the model's precision, in another one."""
     if precision == "model" or array.dtype == "uint8":
         return array
     axis = array.dimensions.index("channel")

@@ -1,22 +1,19 @@
-"""Where every file of a store lies."""
+"""The names of the files and folders of a store, relative to its root."""
 
 from __future__ import annotations
 
-PLAN_FOLDER = "plan"
-
-
 MANIFEST_FILE = "manifest.json"
-
-
-FROZEN_FOLDER = "frozen"
-
-
-RUNS_FOLDER = "runs"
-
-
-# Everything that the plan set aside, and why.
+PLAN_FOLDER = "plan"
+# The settings that a plan was made with, beside its tables; written last.
+PLAN_SETTINGS = "settings.json"
+# What the plan skipped, with the reasons.
 QUARANTINE_TABLE = f"{PLAN_FOLDER}/quarantine.parquet"
-
-
-# Says what the store is when its manifest is damaged; nothing else in the store could.
+QUESTIONS_FILE = "hidden_states/questions.parquet"
+FROZEN_FOLDER = "frozen"
+COMMITS_FOLDER = "commits"
+QUARANTINE_FOLDER = "quarantine"
+# One tar per shard, in the format webdataset.
+SAMPLES_FOLDER = "samples"
+RUNS_FOLDER = "runs"
+# A copy of the manifest. Without one, nothing else in a store tells what its bytes mean.
 SPARE_MANIFEST = f"{RUNS_FOLDER}/{MANIFEST_FILE}"

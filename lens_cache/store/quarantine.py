@@ -1,4 +1,4 @@
-"""Which images failed, and why."""
+"""Quarantine records: which images failed, and why."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lens_cache.store.io.files import read_json, write_json
 from lens_cache.store.layout import Group
+from lens_cache.store.paths import QUARANTINE_FOLDER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,7 @@ class Quarantine:
     Attributes:
         group: The feature group.
         image_id: The image.
-        path: Its path below the dataset's root.
+        path: Its path relative to the dataset's root.
         stage: ``read``, ``model`` or ``crash`` (the worker process died on it).
         reason: One line.
     """
@@ -51,9 +52,9 @@ def quarantined(root: Path, group: Group) -> dict[str, Quarantine]:
 
 def quarantine_paths(root: Path, group: str) -> list[Path]:
     """Return the files of a group's quarantine records."""
-    return sorted((root / "quarantine" / group).glob("*.json"))
+    return sorted((root / QUARANTINE_FOLDER / group).glob("*.json"))
 
 
 def quarantine_path(root: Path, group: str, image_id: str) -> Path:
-    """Return where an image's quarantine record lies, if it has one."""
-    return root / "quarantine" / group / f"{image_id}.json"
+    """Return the path of an image's quarantine record."""
+    return root / QUARANTINE_FOLDER / group / f"{image_id}.json"

@@ -19,34 +19,32 @@ from lens_cache.errors import StoreError
 from lens_cache.features.frozen_parts import FrozenParts
 from lens_cache.features.types import ImageFeatures
 from lens_cache.store.catalogue import Catalogue
-from lens_cache.store.commits import committed_shards, missing_shards
+from lens_cache.store.commits import committed_shards
 from lens_cache.store.feature_reader import together
 from lens_cache.store.formats import open_features
 from lens_cache.store.io.remote import is_remote, plain_errors, store_path
-from lens_cache.store.layout import GROUPS, shard_images
+from lens_cache.store.layout import GROUPS, IMAGE_EMBEDDINGS, array_name
 from lens_cache.store.manifest import Manifest
-from lens_cache.store.paths import FROZEN_FOLDER, PLAN_FOLDER
+from lens_cache.store.paths import FROZEN_FOLDER
 from lens_cache.store.quarantine import quarantined
 from lens_cache.store.records import Record, read_records
 
-__all__ = ["FROZEN_FOLDER", "PLAN_FOLDER", "Store", "missing_shards", "shard_images"]
-
 Views = list[NDArray[np.uint8]]
-_REQUESTS = 16  # that a process has under way at a time, behind a URL
+_REQUESTS = 16  # in parallel per process, behind a URL
 
 
 class Store:
-    """A feature cache, opened for reading: a complete one, or what there is of another.
+    """A feature cache, opened for reading: a complete store, or the committed part of another.
 
     Attributes:
         root: The store's folder.
-        shards: The shards whose images may be read; all of them if nothing.
-        manifest: What the store is.
+        shards: The shards to read; None for all.
+        manifest: What the store contains.
         plan: Its images and queries.
         questions: The text tokens of its queries.
         catalogue: These three together.
         features: The bytes of its arrays.
-        prefix: Takes a layer; returns the states of the system prefix there, read once, (P, d).
+        prefix: Function of a layer; returns its states of the system prefix, (P, d), read once.
     """
 
     def __init__(
@@ -59,14 +57,14 @@ class Store:
         """Open a store.
 
         Args:
-            root: Where it lies.
-            incomplete: Take a store whose extraction has not finished, and of it the shards that
-                every group has committed.
-            shards: Use these shards only, all of which are committed.
+            root: Its folder or URL.
+            incomplete: Whether to open a store that is not complete: only the shards that every
+                group has committed are used.
+            shards: Use only these shards; all must be committed.
 
         Raises:
-            StoreError: If it is missing, or not complete and that was not asked for, or nothing of
-                it is committed.
+            StoreError: If it is missing, or not complete without ``incomplete``, or its first shard
+                is not committed.
         """
         self.root, self.shards = store_path(root), shards
         with plain_errors(self.root, "opening the store"):
@@ -79,8 +77,8 @@ class Store:
             if not incomplete:
                 raise StoreError(
                     f"opening the store {root}: its extraction has not finished; run the same "
-                    "`lens-cache extract` (or `convert`) again, it goes on where it stopped; to "
-                    "train on what is there, set batch.incomplete_store=use"
+                    "`lens-cache extract` (or `convert`) again to resume; to "
+                    "train on the committed shards, set batch.incomplete_store=use"
                 )
             self.shards = _usable_shards(root)
         self.catalogue = Catalogue.load(root, self.manifest)
@@ -91,14 +89,14 @@ class Store:
         self._threads = ThreadPoolExecutor(_REQUESTS) if is_remote(root) else None
 
     def __reduce__(self) -> tuple[Callable[..., Store], tuple[Path, frozenset[int] | None]]:
-        """Let a process that does not fork, such as a spawned loader worker, open it again."""
+        """Pickle as the arguments of the constructor, for loader workers that are not forked."""
         return _open_again, (self.root, self.shards)
 
     @property
     def worker_context(self) -> BaseContext | None:
-        """How processes that read this store are to be started; nothing if it does not matter.
+        """The start method for processes that read this store; None if any will do.
 
-        Connections do not survive a fork: behind a URL each process opens the store anew.
+        Connections do not survive a fork: behind a URL each process opens the store itself.
         """
         if self._threads is None:
             return None
@@ -108,22 +106,26 @@ class Store:
 
     @property
     def num_quarantined(self) -> int:
-        """Images that some group could not extract."""
+        """Number of images that some group could not extract."""
         return len(self._missing)
 
     @property
     def layers(self) -> tuple[int, ...]:
         """The tapped layers whose states are stored."""
-        return tuple(self.manifest.fingerprints["hidden_states"]["layers"])
+        return self.manifest.layers
 
     def frozen(self) -> FrozenParts:
-        """Load what a LENS model needs of the frozen models."""
+        """Load the frozen parts that a LENS model needs."""
         return FrozenParts.load(self.root / FROZEN_FOLDER)
 
     def images(self, split: str | None, limit: int | None = None) -> list[int]:
         """Return the images of the usable shards that have queries in a split.
 
-        Quarantined ones are left out.
+        Quarantined images are skipped.
+
+        Args:
+            split: Name of a split; None for all queries.
+            limit: Return at most this many.
 
         Raises:
             StoreError: If there is none; the message names the splits.
@@ -179,16 +181,16 @@ class Store:
             CorruptShardError: If a shard is damaged or an object is missing.
         """
         features = self.features
-        tokens, text = f"layer_{layer}/image_tokens", f"layer_{layer}/text_tokens"
+        tokens, text = array_name(layer, "image_tokens"), array_name(layer, "text_tokens")
         rows = [self.catalogue.rows_of(query) for query in queries]
         token_views, embedding_views, *text_views = self._fetch(
             lambda: [features.chunk_view(tokens, image)],
-            lambda: [features.chunk_view("image_embeddings", image)],
+            lambda: [features.chunk_view(IMAGE_EMBEDDINGS, image)],
             *(partial(features.row_views, text, image, run) for run in _runs(rows)),
         )
         image_tokens, image_embedding, text_tokens = map(
             features.tensor,
-            (tokens, "image_embeddings", text),
+            (tokens, IMAGE_EMBEDDINGS, text),
             together([token_views, embedding_views, list(chain(*text_views))]),
         )
         return ImageFeatures(
@@ -199,19 +201,19 @@ class Store:
         )
 
     def _fetch(self, *reads: Callable[[], Views]) -> list[Views]:
-        """Find several things: behind a URL at the same time, since each waits for an answer."""
+        """Make several reads; behind a URL in parallel, since each waits for an answer."""
         if self._threads is None:
             return [read() for read in reads]
         return [future.result() for future in [self._threads.submit(read) for read in reads]]
 
     def _read_prefix(self, layer: int) -> Tensor:
         """Read the states of the system prefix, the same for every image; (P, d)."""
-        name = f"layer_{layer}/prefix"
+        name = array_name(layer, "prefix")
         return self.features.tensor(name, self.features.prefix(name))
 
 
 def _runs(rows: Sequence[range]) -> list[range]:
-    """Return ranges with those that follow one another made one: questions lie side by side."""
+    """Merge consecutive ranges into one."""
     runs: list[range] = []
     for mine in rows:
         if runs and runs[-1].stop == mine.start:
@@ -230,8 +232,8 @@ def _usable_shards(root: Path) -> frozenset[int]:
     committed = frozenset.intersection(*(frozenset(committed_shards(root, g)) for g in GROUPS))
     if 0 not in committed:
         raise StoreError(
-            f"opening the store {root}: its extraction has not finished, and of its first shard, "
-            "which holds the prefix, not every group is committed; run the same `lens-cache "
-            "extract` again, it goes on where it stopped"
+            f"opening the store {root}: its extraction has not finished, and its first shard, "
+            "which has the prefix, is not committed in every group; run the same `lens-cache "
+            "extract` again to resume"
         )
     return committed

@@ -1,4 +1,4 @@
-"""Between tensors and the bytes that stand for them in an array."""
+"""Convert between tensors and their bytes in an array."""
 
 from __future__ import annotations
 

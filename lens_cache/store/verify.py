@@ -1,4 +1,4 @@
-"""Check a store against its own records: nothing missing, nothing flipped."""
+"""Compare a store with its own records: find missing files and flipped bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lens_cache.store.commits import SHARED, Commit, ObjectRecord, committed_sha
 from lens_cache.store.feature_reader import FeatureReader
 from lens_cache.store.formats import arrays_of_objects, open_features
 from lens_cache.store.io.files import crc32c, crc32c_of_file, reason
-from lens_cache.store.io.remote import plain_errors
+from lens_cache.store.io.remote import plain_errors, store_path
 from lens_cache.store.layout import GROUPS, Group, shard_images
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.paths import PLAN_FOLDER
@@ -25,12 +25,12 @@ from lens_cache.store.quarantine import Quarantine, quarantine_paths
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing that is wrong.
+    """One error in a store.
 
     Attributes:
-        group: The feature group, or ``store`` for what belongs to none.
-        shard: The shard, where there is one.
-        what: One line that names array and image where they are known.
+        group: The feature group, or ``store`` for files of no group.
+        shard: The shard; None for files of no shard.
+        what: One line that names file and image if they are known.
     """
 
     group: str
@@ -40,12 +40,12 @@ class Problem:
 
 @dataclass
 class Verification:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
         shards: Shards checked, counted per group.
         size: Bytes read.
-        problems: Everything that is wrong; empty for a sound store.
+        problems: All errors.
     """
 
     shards: int = 0
@@ -54,7 +54,7 @@ class Verification:
 
 
 def verify_store(
-    root: Path, *, threads: int = 4, progress: Callable[[int, int], None] | None = None
+    root: str | Path, *, threads: int = 4, progress: Callable[[int, int], None] | None = None
 ) -> Verification:
     """Compare every file of a store with its checksum, and the records with the plan.
 
@@ -66,6 +66,7 @@ def verify_store(
     Raises:
         StoreError: If there is no readable manifest to check against.
     """
+    root = store_path(root)
     with plain_errors(root, "verifying the store"):
         return _verify(root, threads, progress)
 
@@ -83,7 +84,7 @@ def _verify(root: Path, threads: int, progress: Callable[[int, int], None] | Non
     for group in GROUPS:
         found.problems += checker.read_quarantine(group)
     if not manifest.complete and not found.problems:
-        found.problems.append(_problem("the manifest does not say complete; run extract again"))
+        found.problems.append(_problem("the manifest is not marked as complete; run extract again"))
     shards = range(checker.num_shards)
     with ThreadPoolExecutor(threads) as pool:
         for done, (count, size, problems) in enumerate(pool.map(checker.check_shard, shards), 1):
@@ -96,18 +97,18 @@ def _verify(root: Path, threads: int, progress: Callable[[int, int], None] | Non
 
 
 class _Checker:
-    """The records of a store, and what they say of its files."""
+    """Compares the files of a store with its records."""
 
     def __init__(self, root: Path, manifest: Manifest, plan: Plan) -> None:
         self._root, self._manifest, self._plan = root, manifest, plan
-        self._shard_size = manifest.config["store"]["shard_size"]
+        self._shard_size = manifest.store.shard_size
         self._shards = shard_images(plan.num_images, self._shard_size)
         self._quarantined: dict[str, set[str]] = {}
         self._committed = {group: committed_shards(root, group) for group in GROUPS}
         self._features: FeatureReader | None = None
-        # Without questions nobody knows whose rows are whose; their damage is reported by itself.
+        # Without questions, rows cannot be attributed to images; that damage is reported elsewhere.
         with contextlib.suppress(LensCacheError):
-            self._features = open_features(root, Catalogue.load(root, manifest))
+            self._features = open_features(root, Catalogue.load(root, manifest), fetch=True)
 
     @property
     def num_shards(self) -> int:
@@ -115,9 +116,9 @@ class _Checker:
         return len(self._shards)
 
     def shared_problems(self) -> list[Problem]:
-        """Check what no shard owns: plan, questions, frozen parts, metadata."""
+        """Check the files of no shard: plan, questions, frozen parts, metadata."""
         problems = []
-        if self._plan.digest() != self._manifest.plan["digest"]:
+        if self._plan.digest() != self._manifest.plan.digest:
             problems.append(_problem("the plan is not the one the manifest was written for"))
         try:
             records = Commit.load(self._root, SHARED, 0).objects
@@ -135,7 +136,7 @@ class _Checker:
         ]
 
     def read_quarantine(self, group: Group) -> list[Problem]:
-        """Note which images a group has set aside; returns which records cannot be read."""
+        """Read the quarantine records of a group; returns those that cannot be read."""
         known, problems = set(), []
         for path in quarantine_paths(self._root, group):
             try:
@@ -149,10 +150,10 @@ class _Checker:
         return problems
 
     def check_shard(self, shard: int) -> tuple[int, int, list[Problem]]:
-        """Check the commits of a shard and every byte they vouch for.
+        """Check the commits of a shard and every byte of their files.
 
         Returns:
-            Commits checked, bytes read, and what is wrong.
+            Commits checked, bytes read, and problems.
         """
         commits: dict[Group, Commit] = {}
         problems: list[Problem] = []
@@ -164,7 +165,7 @@ class _Checker:
                     problems.append(Problem(group=group, shard=shard, what=one_line(error)))
         for commit in commits.values():
             problems += self._image_problems(commit)
-        # A file may hold a part of every group; it is read once.
+        # A file may have parts of every group; it is read once.
         records = {record for commit in commits.values() for record in commit.objects}
         for record in sorted(records, key=lambda record: (record.path, record.crc32c)):
             complaint = _object_complaint(self._root, record)
@@ -189,25 +190,25 @@ class _Checker:
     def _blame(
         self, commits: Mapping[Group, Commit], record: ObjectRecord, complaint: str
     ) -> list[Problem]:
-        """Say which images of which group a damaged file damages.
+        """Return a problem per group with images in a damaged part of a file.
 
-        Where no image is touched, every group that the file belongs to must be written anew.
+        If no image is affected, all groups of the file must be written again.
         """
         owners = {group: commit for group, commit in commits.items() if record in commit.objects}
         if self._features is None:
-            blamed = dict.fromkeys(owners, "no image of it can be told from another")
+            blamed = dict.fromkeys(owners, "its images cannot be told apart")
         else:
             found = {group: self._damaged(commit, record) for group, commit in owners.items()}
             blamed = {group: text for group, text in found.items() if text}
             if not blamed:
-                blamed = dict.fromkeys(owners, "no image is touched, only what stands around them")
+                blamed = dict.fromkeys(owners, "no image is affected, only bytes between them")
         return [
             Problem(group=group, shard=commits[group].shard, what=f"{complaint}; {text}")
             for group, text in blamed.items()
         ]
 
     def _damaged(self, commit: Commit, record: ObjectRecord) -> str:
-        """Name the images of a group that a damaged file damages; nothing if there is none."""
+        """Return a text that names the damaged images of a group; empty if there are none."""
         assert self._features is not None
         files = arrays_of_objects(self._features.catalogue, cast(Group, commit.group), commit.shard)
         bad, readable = [], False
@@ -224,7 +225,7 @@ class _Checker:
         return "damaged: " + ", ".join(bad) if bad else ""
 
     def _part_crc(self, name: str, image: int) -> int | None:
-        """Return the checksum of what is stored of an image now; nothing if it cannot be read."""
+        """Return the checksum of an image's part of an array; None if it cannot be read."""
         assert self._features is not None
         try:
             return crc32c(self._features.part(name, image).tobytes())
@@ -233,7 +234,7 @@ class _Checker:
 
 
 def _object_complaint(root: Path, record: ObjectRecord) -> str | None:
-    """Return what is wrong with a file, or nothing."""
+    """Return the error of a file; None if it is as committed."""
     try:
         crc, size = crc32c_of_file(root / record.path)
     except OSError as error:

@@ -21,6 +21,7 @@ from lens_cache.config.train import TrainConfig
 from lens_cache.errors import CheckpointError, StoreMismatchError
 from lens_cache.features.frozen_parts import FrozenParts
 from lens_cache.models.lens import LensModel
+from lens_cache.store.layout import array_name
 from lens_cache.store.manifest import Manifest, require_same
 from lens_cache.store.paths import MANIFEST_FILE
 from lens_cache.store.store import Store
@@ -133,7 +134,7 @@ def require_frozen_fits(store: Store, frozen: FrozenParts, layer: int) -> None:
         StoreMismatchError: If sizes differ; the message names each.
     """
     sam, spec = frozen.sam_architecture, store.features.spec
-    tokens, width = spec(f"layer_{layer}/image_tokens").image_shape
+    tokens, width = spec(array_name(layer, "image_tokens")).image_shape
     rows, columns = frozen.grid
     wanted = {
         "hidden size": frozen.text_config["hidden_size"],

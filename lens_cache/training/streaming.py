@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from lens_cache.config.train import BatchConfig, LossConfig
 from lens_cache.errors import ConfigError
 from lens_cache.features.types import ImageFeatures
+from lens_cache.store.layout import array_name
 from lens_cache.store.store import Store
 from lens_cache.store.webdataset.stream import SampleStream, Values
 from lens_cache.training.data import Batch, FeatureDataset, worker_options
@@ -64,8 +65,8 @@ class StreamedBatches(IterableDataset[Batch]):
         self._share = share
         self._dataset = FeatureDataset(store, layer, loss)
         self._names = (
-            f"layer_{layer}/image_tokens",
-            f"layer_{layer}/text_tokens",
+            array_name(layer, "image_tokens"),
+            array_name(layer, "text_tokens"),
             "image_embeddings",
         )
         self._stream = SampleStream(store.root, store.catalogue, self._names)

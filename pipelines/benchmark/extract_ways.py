@@ -26,6 +26,7 @@ from lens_cache.extraction.batch_runner import BatchRunner, Flight
 from lens_cache.extraction.estimate import decoder_flops, sam_flops, vision_flops
 from lens_cache.extraction.feature_models import HiddenStates, ImageEmbeddings, Picture
 from lens_cache.extraction.threads import batched
+from lens_cache.store.layout import array_name
 from pipelines.benchmark.models import Pair, PairSizes
 
 SHORTEST, LONGEST = 20, 40  # tokens of a question
@@ -158,10 +159,10 @@ class Work:
                 self._collect(waiting.popleft())
         while waiting:
             last = self._collect(waiting.popleft())
-        layer = f"layer_{self._pair.layer}"
-        words = last[0][f"{layer}/text_tokens"][-len(self._texts[-1][-1]) :]
+        layer = self._pair.layer
+        words = last[0][array_name(layer, "text_tokens")][-len(self._texts[-1][-1]) :]
         return {
-            "states": torch.cat([last[0][f"{layer}/image_tokens"], words]),
+            "states": torch.cat([last[0][array_name(layer, "image_tokens")], words]),
             "embedding": last[1]["image_embeddings"],
         }
 

@@ -13,11 +13,11 @@ import torch
 
 from lens_cache.config.fields import Precision
 from lens_cache.features.types import ImageFeatures
+from lens_cache.store.convert import convert
 from lens_cache.store.io.files import folder_size
 from lens_cache.store.store import Store
 from pipelines.benchmark.random_features import FULL_SIZE, SMALL_SIZE, RandomFeatures
 from pipelines.benchmark.random_store import LAYER, write_store
-from pipelines.extraction.convert import convert
 from pipelines.progress import Reporter
 from pipelines.reports.report import Report
 
@@ -82,9 +82,9 @@ def benchmark_precision(
                 convert(
                     Path(scratch) / "model",
                     folder,
-                    reporter,
                     hidden_states=precision,
                     image_embeddings=precision,
+                    progress=reporter.progress,
                 )
             stores[precision] = Store(folder)
         seconds: dict[Precision, list[float]] = {precision: [] for precision in stores}

@@ -18,14 +18,14 @@ from lens_cache.store.formats import open_writers, write_array_metadata
 from lens_cache.store.io.files import write_bytes
 from lens_cache.store.layout import (
     GROUPS,
-    QUESTIONS_FILE,
-    Questions,
+    array_name,
     hidden_state_arrays,
     image_embedding_array,
     shard_images,
 )
-from lens_cache.store.manifest import Manifest
-from lens_cache.store.paths import PLAN_FOLDER
+from lens_cache.store.manifest import Manifest, PlanSummary
+from lens_cache.store.paths import PLAN_FOLDER, QUESTIONS_FILE
+from lens_cache.store.questions import Questions
 from lens_cache.store.values import plain_bytes
 from pipelines.benchmark.random_features import RandomFeatures
 
@@ -41,13 +41,8 @@ def write_store(
     """Write a store as an extraction does, with flushed and committed shards."""
     plan = _plan(features)
     shards = shard_images(features.images, shard_size)
-    questions = Questions.lay_out(
-        [np.zeros(n, np.int32) for lengths in features.lengths for n in lengths],
-        [
-            range(plan.query_range(images[0]).start, plan.query_range(images[-1]).stop)
-            for images in shards
-        ],
-    )
+    token_ids = [np.zeros(n, np.int32) for lengths in features.lengths for n in lengths]
+    questions = Questions.for_plan(plan, token_ids, shard_size)
     manifest = _manifest(features, plan, questions, len(shards), shard_size).in_format(format)
     catalogue = Catalogue(manifest, plan, questions)
     plan.save(root / PLAN_FOLDER)
@@ -69,8 +64,8 @@ def _write_shard(root: Path, catalogue: Catalogue, features: RandomFeatures, sha
             states.add(
                 image_id,
                 {
-                    f"layer_{LAYER}/{name}": plain_bytes(parts[name])
-                    for name in ("image_tokens", "text_tokens")
+                    array_name(LAYER, part): plain_bytes(parts[part])
+                    for part in ("image_tokens", "text_tokens")
                 },
             )
             embeddings.add(image_id, {"image_embeddings": plain_bytes(parts["image_embedding"])})
@@ -147,11 +142,16 @@ def _manifest(
         code_version=lens_cache.__version__,
         complete=False,
         config={"store": {"shard_size": shard_size}},
-        plan={"digest": plan.digest(), "images": plan.num_images, "queries": plan.num_queries},
+        plan=PlanSummary(
+            digest=plan.digest(),
+            images=plan.num_images,
+            queries=plan.num_queries,
+            quarantined=0,
+        ),
         side=_SIDE,
         fingerprints={"hidden_states": {"layers": [LAYER]}, "image_embeddings": {}},
         arrays={
-            "hidden_states": {f"layer_{LAYER}/{name}": spec for name, spec in states.items()},
+            "hidden_states": states,
             "image_embeddings": {"image_embeddings": embeddings},
         },
     )

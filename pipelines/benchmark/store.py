@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from lens_cache.errors import ConfigError, StoreError
+from lens_cache.store.space import require_space
 from pipelines.benchmark.memory import ready_memory
 from pipelines.benchmark.page_cache import drop_pages, mapped_file, reload
 from pipelines.benchmark.random_features import (
@@ -33,7 +34,6 @@ from pipelines.benchmark.store_ways import (
     Raw,
     Way,
 )
-from pipelines.extraction.dry_run import require_space
 from pipelines.progress import Reporter
 
 WAYS: tuple[type[Way], ...] = (

@@ -19,14 +19,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lens_cache.config.fields import StoreFormat
+from lens_cache.store.layout import IMAGE_EMBEDDINGS, array_name
 from lens_cache.store.store import Store
 from lens_cache.store.webdataset.stream import SampleStream
-from pipelines.benchmark.random_features import PARTS, RandomFeatures, Record
+from pipelines.benchmark.random_features import RandomFeatures, Record
 from pipelines.benchmark.random_store import LAYER, write_store
 
 SHARD_SIZE = 16  # images of a shard, a tar or a chunk, in every way that has them
 SHUFFLE_BUFFER = 32  # records that a stream draws from
-_LAYER = f"layer_{LAYER}"
+# The arrays of the parts of a record, in the order of PARTS.
+_NAMES = (
+    array_name(LAYER, "image_tokens"),
+    IMAGE_EMBEDDINGS,
+    array_name(LAYER, "text_tokens"),
+)
 
 
 class Way(ABC):
@@ -163,11 +169,7 @@ class OurStream(Way):
     def open(self) -> None:
         """Open the store."""
         self._store = Store(self.folder)
-        self._names = tuple(
-            f"{_LAYER}/{part}" if part != "image_embedding" else "image_embeddings"
-            for part in PARTS
-        )
-        self._stream = SampleStream(self.folder, self._store.catalogue, self._names)
+        self._stream = SampleStream(self.folder, self._store.catalogue, _NAMES)
 
     def sequential(self) -> Iterator[Record]:
         """Yield the records tar by tar."""
@@ -190,9 +192,7 @@ class OurStream(Way):
         for shard in shards:
             images = list(self._store.catalogue.images(shard))
             for _, values in self._stream.read(shard, images):
-                tokens, embedding, text = (
-                    reader.tensor(name, values[name]) for name in self._names
-                )
+                tokens, embedding, text = (reader.tensor(name, values[name]) for name in _NAMES)
                 yield Record(tokens, embedding, [text])
 
 
@@ -209,12 +209,8 @@ class PlainZarr(RandomAccess):
     def open(self) -> None:
         """Open the arrays; the rows of text tokens come from our tables."""
         group = zarr.open_group(self.folder, mode="r")
-        states = f"hidden_states/{_LAYER}"
-        self._arrays = [
-            group[name]
-            for name in (f"{states}/image_tokens", "image_embeddings", f"{states}/text_tokens")
-        ]
         catalogue = Store(self.folder).catalogue
+        self._arrays = [group[catalogue.manifest.specs[name].path] for name in _NAMES]
         starts = [catalogue.first_row(image) for image in range(self.features.images)]
         self._rows = [
             slice(start, start + catalogue.text_rows(image)) for image, start in enumerate(starts)

@@ -123,11 +123,11 @@ def check(
     """
     from lens_cache.plan.lisa_check import check_folder
     from pipelines.cli.data_report import folder_check
-    from pipelines.extraction.ray_planning import on_ray
+    from pipelines.extraction.ray_planning import ray_mapper
 
     wanted = [name for text in sets or () for name in text.split(",") if name]
     with open_bars() as bars:
-        found = check_folder(root, wanted, on_ray(address), bars.progress, quick=quick)
+        found = check_folder(root, wanted, ray_mapper(address), bars.progress, quick=quick)
     show(folder_check(found), as_json)
     if not found.good:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Commands that make a store, look at it, check it and write it anew."""
+"""Commands that plan, extract, inspect, verify and convert a store."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def plan(
     overrides: Overrides = None,
     address: Address = None,
 ) -> None:
-    """List every image and query of the data, without any model."""
+    """List every image and query of the data; runs no model."""
     from lens_cache.config.extract import ExtractConfig
     from lens_cache.config.load import load_config
     from lens_cache.store.paths import QUARANTINE_TABLE
     from pipelines.extraction.extract import plan_store
-    from pipelines.extraction.ray_planning import on_ray
-    from pipelines.extraction.set_aside import set_aside_lines
+    from pipelines.extraction.ray_planning import ray_mapper
+    from pipelines.extraction.skipped import skipped_lines
 
     settings = load_config(ExtractConfig, config, overrides or ())
     with open_bars() as bars:
-        made = plan_store(store, settings, bars, on_ray(address))
+        made = plan_store(store, settings, bars, ray_mapper(address))
     drawn = "" if made.draws is None else f" of {made.draws.num_rows} draws"
-    lines = set_aside_lines(made.quarantine, store / QUARANTINE_TABLE)
+    lines = skipped_lines(made.quarantine, store / QUARANTINE_TABLE)
     head = f"planned {made.num_images} images and {made.num_queries} queries{drawn} into {store}"
     print("\n".join([head, *lines]))
 
@@ -57,58 +57,57 @@ def extract(
     overrides: Overrides = None,
     address: Address = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would cost and write nothing.")
+        bool, typer.Option("--dry-run", help="Print the cost and write nothing.")
     ] = False,
     gpus: Annotated[
-        int, typer.Option(metavar="N", min=1, help="For --dry-run: GPUs that will work.")
+        int, typer.Option(metavar="N", min=1, help="For --dry-run: number of GPUs.")
     ] = 1,
     rate: Annotated[
         float | None,
         typer.Option(
             metavar="IMAGES_PER_S",
             min=1e-9,
-            help="For --dry-run: what one GPU does; measured or estimated if not given.",
+            help="For --dry-run: rate of one GPU; measured or estimated by default.",
         ),
     ] = None,
     replace: Annotated[
-        Group | None, typer.Option(help="Throw a feature group away and extract it anew.")
+        Group | None, typer.Option(help="Remove a feature group and extract it again.")
     ] = None,
     retry_quarantined: Annotated[
-        bool, typer.Option("--retry-quarantined", help="Try again what failed in an earlier run.")
+        bool, typer.Option("--retry-quarantined", help="Extract quarantined images again.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Begin even if the disk seems too small.")
+        bool, typer.Option("--force", help="Start even if the disk seems too small.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run the frozen models once over the data and cache what they say.
+    """Run the frozen models once over the data and cache their features.
 
-    Run it again after any interruption: it goes on where it stopped.
+    After any interruption, run the same command again to resume.
     """
     from lens_cache.config.extract import ExtractConfig
     from lens_cache.config.load import load_config
-    from pipelines.extraction import dry_run as cost
-    from pipelines.extraction import extract as phase
-    from pipelines.extraction import ray_planning as planning
+    from pipelines.extraction.dry_run import dry_run as count_cost
     from pipelines.extraction.duration import duration
+    from pipelines.extraction.extract import extract as extract_store
+    from pipelines.extraction.ray_planning import ray_mapper
     from pipelines.extraction.report import dry_run as report_dry_run
     from pipelines.extraction.report import extraction as report_extraction
-    from pipelines.extraction.runners import on_ray as phase_on_ray
+    from pipelines.extraction.runners import on_ray
 
     settings = load_config(ExtractConfig, config, overrides or ())
     with open_bars() as bars:
         if dry_run:
-            found = cost.dry_run(store, settings, bars, planning.on_ray(address))
+            found = count_cost(store, settings, bars, ray_mapper(address))
             time = duration(store, found, settings, gpus=gpus, told=rate)
             show(report_dry_run(found, time), as_json)
             return
-        runner = phase_on_ray(address)
-        summary = phase.extract(
+        summary = extract_store(
             store,
             settings,
             bars,
-            runner,
-            mapper=planning.on_ray(address),
+            on_ray(address),
+            mapper=ray_mapper(address),
             replace=(replace,) if replace else (),
             retry_quarantined=retry_quarantined,
             force=force,
@@ -118,7 +117,7 @@ def extract(
 
 @app.command()
 def inspect(store: StorePath, as_json: Json = False) -> None:
-    """Say what is in a store."""
+    """Print the content of a store."""
     from pipelines.extraction.report import inspection as report_inspection
 
     show(report_inspection(store), as_json)
@@ -128,13 +127,16 @@ def inspect(store: StorePath, as_json: Json = False) -> None:
 def verify(
     store: StorePath,
     recompute: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Also recompute N random records plainly.")
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Also recompute N random records with the plain models."
+        ),
     ] = 0,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Extract anew what is broken, and nothing else.")
+        bool, typer.Option("--repair", help="Extract again what is broken, and nothing else.")
     ] = False,
     overrides: Overrides = None,
-    seed: Annotated[int, typer.Option(help="Decides which records are recomputed.")] = 0,
+    seed: Annotated[int, typer.Option(help="Chooses the records to recompute.")] = 0,
     device: Device = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster for --repair.")] = None,
     as_json: Json = False,
@@ -179,21 +181,21 @@ def convert(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a store anew without any model: in another format, without loss, or in half the bytes.
+    """Copy a store into another format, without loss, or into half the bytes; runs no model.
 
-    Run it again after any interruption: it goes on where it stopped.
+    After any interruption, run the same command again to resume.
     """
-    from pipelines.extraction.convert import convert as go
+    from lens_cache.store.convert import convert as write_again
     from pipelines.extraction.report import conversion as report_conversion
 
     with open_bars() as bars:
-        done = go(
+        done = write_again(
             store,
             dest,
-            bars,
             wanted=to,
             hidden_states=hidden_states,
             image_embeddings=image_embeddings,
+            progress=bars.progress,
         )
     show(report_conversion(store, dest, done), as_json)
 

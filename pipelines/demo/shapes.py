@@ -25,7 +25,7 @@ from pipelines.demo.shapes_settings import extract_config
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.gallery import Gallery, gallery
 from pipelines.evaluation.report import Evaluation
-from pipelines.extraction.dry_run import estimate_cost
+from pipelines.extraction.cost import estimate_cost
 from pipelines.extraction.extract import extract
 from pipelines.extraction.report import extraction as report_extraction
 from pipelines.extraction.runners import on_ray
@@ -110,7 +110,7 @@ def _evaluate(
         images=IMAGES,
         queries=store.plan.splits(),
         layers=settings.encoders.llava.layers,
-        cost=estimate_cost(Encoders.resolve(settings), store.manifest, store.questions),
+        cost=estimate_cost(Encoders.resolve(settings), store.catalogue),
         seconds={name: clock.seconds[name] for name in STEPS if name in clock.seconds},
         training=run.config,
         charts=_charts(run),

@@ -59,7 +59,7 @@ def evaluate(
             progress("evaluate", done, len(draws))
     folder = run.folder / "evaluation" / re.sub(r"[/|]", "_", split)
     folder.mkdir(parents=True, exist_ok=True)
-    root = data_root or Path(str(store.manifest.config["data"]["root"]))
+    root = data_root or store.manifest.data_root
     chosen = _choose(samples, num_panels)
     names, missing = _draw_panels(folder, answers, draws, chosen, root, progress)
     found = Evaluation(

@@ -83,7 +83,7 @@ def gallery(
     """
     run.require_features_of(store)
     answers = Answers(run, store)
-    root = Path(str(store.manifest.config["data"]["root"]))
+    root = store.manifest.data_root
     places: dict[str, list[_Place]] = defaultdict(list)
     firsts: list[Draw] = []
     pairs = passed = 0

@@ -1,4 +1,4 @@
-"""How long an extraction will take: at a rate as told, as measured, or guessed from operations."""
+"""The time of an extraction, by a given, measured or estimated rate."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Literal
 
 from lens_cache.config.extract import ExtractConfig
 from lens_cache.extraction.estimate import ASSUMED_UTILISATION, measure_flops_per_second
+from lens_cache.store.paths import RUNS_FOLDER
 from pipelines.extraction.dry_run import DryRun
 
 
 @dataclass(frozen=True, kw_only=True)
 class Duration:
-    """How long what is missing will take.
+    """The time that the missing images will take.
 
     Attributes:
-        gpus: GPUs reckoned with; workers, where there is no GPU.
+        gpus: Number of GPUs, or of workers without a GPU.
         images_per_second: With all of them.
         hours: For the images still to do.
-        source: Where the rate comes from.
+        source: The origin of the rate.
         why: The same in words.
     """
 
@@ -34,13 +35,13 @@ class Duration:
 def duration(
     root: Path, found: DryRun, config: ExtractConfig, *, gpus: int, told: float | None
 ) -> Duration:
-    """Reckon with the rate told; else that of this store's own shards; else count operations.
+    """Use the given rate; else the rate of this store's own shards; else count operations.
 
     Args:
-        root: The store, which may hold shards already.
-        found: What is still to do.
+        root: The store, which may have shards already.
+        found: The dry run.
         config: The settings.
-        gpus: How many GPUs will work.
+        gpus: Number of GPUs.
         told: Images per second of one GPU, if known.
     """
     source: Literal["given", "measured", "estimated"]
@@ -57,7 +58,7 @@ def duration(
         source = "estimated"
         why = (
             f"a matrix product runs at {speed / 1e12:.2f} TFLOP/s on this {device}, "
-            f"{ASSUMED_UTILISATION:.0%} of it assumed; --rate says better"
+            f"{ASSUMED_UTILISATION:.0%} of it assumed; give a better rate with --rate"
         )
     return Duration(
         gpus=gpus,
@@ -71,7 +72,7 @@ def duration(
 def _measured(root: Path) -> tuple[float, int] | None:
     """Return images per second of one worker over the store's logged shards, and their number."""
     images, seconds, shards = 0, 0.0, 0
-    for log in (root / "runs").glob("*/shards.jsonl"):
+    for log in (root / RUNS_FOLDER).glob("*/shards.jsonl"):
         for line in log.read_text(encoding="utf-8").splitlines():
             try:
                 shard = json.loads(line)

@@ -1,9 +1,9 @@
-"""Which shard is extracted next, and what is done about one that kills its worker.
+"""Which shard is extracted next, and how a shard that kills its worker is handled.
 
 A shard whose worker died is tried again; when it dies twice, its images are probed in halves until
-the one that kills is alone. If it kills again, it is quarantined and the shard goes on without it:
-a process that died by itself, or was killed, must not cost a sound image. A node that is lost takes
-the blame itself, and so does a disk that failed once.
+the one that kills is alone. If it kills again, it is quarantined and the shard continues without
+it: a process that died for another reason must not cost a good image. If a node is lost or a disk
+fails once, no image is blamed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lens_cache.store.layout import Group
 
 _DEATHS_BEFORE_PROBE = 2
 _ROUNDS = 3
-# A shard may lose its node so often before the shard itself is suspected of bringing nodes down.
+# A shard may lose its node this often before the shard itself is suspected.
 _LOSSES_FORGIVEN = 3
 
 
@@ -39,12 +39,12 @@ class Poison:
 
 
 class Ledger:
-    """Deals out tasks and learns from their ends.
+    """Hands out tasks and records how they end.
 
     Args:
         todo: Per shard the groups that have no commit.
         shards: Per shard its images.
-        max_deaths: Stop after so many worker deaths without a shard done or an image found out.
+        max_deaths: Stop after this many worker deaths without a finished task or a found image.
     """
 
     def __init__(
@@ -72,15 +72,15 @@ class Ledger:
 
     @property
     def waiting(self) -> int:
-        """Tasks that could be dealt out now."""
+        """Number of tasks that can be handed out now."""
         return len(self._queue)
 
     def next(self) -> Task | None:
-        """Deal out a task; nothing if all are done or in other hands."""
+        """Return the next task, or None if none is waiting."""
         return self._queue.popleft() if self._queue else None
 
     def done(self, task: Task) -> None:
-        """Note that a task ended well."""
+        """Record that a task succeeded."""
         self._deaths_in_a_row = 0
         if task.probe:
             self._suspects.difference_update(task.probe)
@@ -89,7 +89,7 @@ class Ledger:
             self._open -= 1
 
     def failed(self, task: Task) -> bool:
-        """Note an error that may be one machine's; returns whether the task is tried once more."""
+        """Record an error that may be one machine's; returns whether the task is tried again."""
         if task in self._failed:
             return False
         self._failed.add(task)
@@ -97,14 +97,14 @@ class Ledger:
         return True
 
     def died(self, task: Task, *, node_lost: bool = False) -> Poison | None:
-        """Note that a worker died over a task; returns the image if it is now known.
+        """Record that a worker died during a task; returns the image that killed it, once known.
 
         Args:
             task: The task.
-            node_lost: Whether its whole node is gone: then the task is simply dealt again.
+            node_lost: Whether its whole node is gone: then the task is queued again.
 
         Raises:
-            ExtractionError: If workers keep dying and no image is to blame.
+            ExtractionError: If workers keep dying and no image is the cause.
         """
         if node_lost and self._losses.get(task.shard, 0) < _LOSSES_FORGIVEN:
             self._losses[task.shard] = self._losses.get(task.shard, 0) + 1

@@ -1,4 +1,4 @@
-"""The Ray cluster: how to join it, what a worker takes of it, how many workers it holds."""
+"""The Ray cluster: joining it, the resources of a worker, the number of workers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _GB = 10**9
 
 
 def connect(address: str | None) -> bool:
-    """Join the cluster, or start one here without a dashboard; returns whether it is ours alone.
+    """Join a cluster, or start one here without a dashboard; returns whether it was started here.
 
-    Left to itself, Ray would join whatever another program started on this machine, and lose its
-    workers when that ends.
+    By default, Ray would join a cluster that another program started on this machine, and lose its
+    workers when that program ends.
 
     Raises:
         ExtractionError: If the cluster does not answer.
@@ -32,7 +32,7 @@ def connect(address: str | None) -> bool:
             address=elsewhere or "local", log_to_driver=False, logging_level=logging.ERROR, **local
         )
     except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:
-        # Ray leaves the process when a named cluster does not answer.
+        # Ray raises SystemExit if a named cluster does not answer.
         raise ExtractionError(
             f"connecting to Ray at {elsewhere or 'this machine'}: {one_line(error)}"
         ) from None
@@ -42,8 +42,8 @@ def connect(address: str | None) -> bool:
 def placement(workers: WorkersConfig) -> dict[str, Any]:
     """Return the resources of a worker, as Ray's options.
 
-    GPU or CPU is decided once, not per worker: their features differ in the last bits, and a store
-    must not depend on who extracted which shard.
+    GPU or CPU is chosen once, not per worker: their features differ in the last bits, and a store
+    must not depend on which worker extracted which shard.
     """
     use_gpu = (
         resources().get("GPU", 0) > 0 if workers.device == "auto" else workers.device == "cuda"
@@ -58,12 +58,12 @@ def placement(workers: WorkersConfig) -> dict[str, Any]:
 
 
 def room(workers: WorkersConfig, options: dict[str, Any], model_bytes: int) -> int:
-    """Return how many workers to have: those asked for, or what the cluster holds now.
+    """Return the number of workers: as configured, or as many as the cluster has room for.
 
     Args:
         workers: The settings.
         options: A worker's placement.
-        model_bytes: What the models of a worker may take, where the settings do not say.
+        model_bytes: Memory of a worker's models, used if no memory is configured.
     """
     if workers.count is not None:
         return workers.count
@@ -76,10 +76,10 @@ def room(workers: WorkersConfig, options: dict[str, Any], model_bytes: int) -> i
 
 
 def require_room(options: dict[str, Any]) -> None:
-    """Refuse a worker that this machine can never hold; a cluster may grow.
+    """Refuse a worker that needs more than this machine has.
 
     Raises:
-        ExtractionError: If it takes more than there is.
+        ExtractionError: If it does.
     """
     there = resources()
     for option, resource, unit, what, setting in (
@@ -96,7 +96,7 @@ def require_room(options: dict[str, Any]) -> None:
 
 
 def describe(options: dict[str, Any]) -> str:
-    """Return what a worker takes and what the cluster has, for a message."""
+    """Return a worker's resources and the cluster's, for a message."""
     there = resources()
     pairs = (("num_gpus", "GPU"), ("num_cpus", "CPU"), ("memory", "memory"))
     wanted = [f"{options[key]:g} {name}" for key, name in pairs if key in options]
@@ -105,12 +105,12 @@ def describe(options: dict[str, Any]) -> str:
 
 
 def resources() -> dict[str, float]:
-    """Return what the living nodes of the cluster have in all."""
+    """Return the total resources of the living nodes."""
     found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return found
 
 
 def living_nodes() -> set[str]:
-    """Return the ids of the nodes that are there."""
+    """Return the ids of the living nodes."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return {node["NodeID"] for node in nodes if node["Alive"]}

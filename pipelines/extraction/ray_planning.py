@@ -1,7 +1,7 @@
 """Planning on Ray: chunks of records are read by tasks on every core of the machine or cluster.
 
-A process that runs tasks opens the dataset once. Rows come back through Ray's object store, a few
-hundred kilobytes a chunk; no more than a few chunks per core are under way at a time.
+Every process opens the dataset once. Rows are returned through Ray's object store, a few hundred
+kilobytes a chunk; at most a few chunks per core are in progress at a time.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ from pipelines.extraction import ray_cluster
 C = TypeVar("C")
 R = TypeVar("R")
 
-# Starting processes takes some seconds, in which threads read about so many chunks.
+# Starting processes takes some seconds, in which threads read about this many chunks.
 MIN_CHUNKS = 256
 # How often a chunk is read again when the process that read it died.
 _RETRIES = 3
 _UNDER_WAY_PER_CORE = 3
 
 
-def on_ray(address: str | None, *, min_chunks: int = MIN_CHUNKS) -> Mapper:
-    """Return a mapper that works on a Ray cluster, or on every core of this machine.
+def ray_mapper(address: str | None, *, min_chunks: int = MIN_CHUNKS) -> Mapper:
+    """Return a mapper for a Ray cluster, or for every core of this machine.
 
-    Little work, and any on a machine with one core, is done in threads of this process instead.
+    A small number of chunks, and any number on a machine with one core, is read in threads of this
+    process instead.
 
     Args:
         address: A cluster's address; without it the one in ``RAY_ADDRESS``, else this machine.
@@ -62,7 +63,7 @@ def _map(
     """Keep every core busy; a chunk whose process or node died is read again.
 
     Raises:
-        LensCacheError: If a task met one, or a process died again and again on a chunk.
+        LensCacheError: If a task raised one, or processes kept dying on a chunk.
     """
     task: Any = ray.remote(num_cpus=1, max_retries=_RETRIES)(_apply)
     token, job = uuid.uuid4().hex, ray.put((source, function))
@@ -84,20 +85,20 @@ def _map(
 
 
 def _apply(token: str, job: list[Any], chunk: Any) -> Any:
-    """Read a chunk; ``job`` is in a list so that Ray hands on the reference itself."""
+    """Read a chunk; ``job`` is in a list so that Ray passes the reference, not the object."""
     source, function = _opened(token, job[0])
     return function(source, chunk)
 
 
 @lru_cache(maxsize=1)
 def _opened(token: str, job: Any) -> Any:
-    """Fetch source and function once per process; the source keeps what it opened."""
+    """Fetch source and function once per process; the source caches the opened dataset."""
     return ray.get(job)
 
 
 @contextmanager
 def _connected(address: str | None) -> Iterator[None]:
-    """Join or start Ray, and leave it at the end; it must not keep SIGTERM for itself."""
+    """Join or start Ray, and leave it at the end; the signal handlers stay ours."""
     main = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

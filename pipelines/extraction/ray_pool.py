@@ -1,7 +1,7 @@
 """Ray: a pool of workers, each of which takes one shard at a time.
 
 Only shard numbers and reports travel through Ray; features go from the model to the store. The pool
-grows while the cluster does, and does not replace what was lost with a node until there is room.
+grows with the cluster, and replaces workers of a lost node when there is room.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ from ray.exceptions import RayError, RayTaskError
 from lens_cache.config.load import to_tree
 from lens_cache.errors import ExtractionError, LensCacheError, one_line
 from pipelines.extraction import ray_cluster
-from pipelines.extraction.job import Run
+from pipelines.extraction.job import Job
 from pipelines.extraction.ledger import Ledger, Task
 from pipelines.extraction.ray_worker import Worker
 
 _POLL_SECONDS = 0.5
 _LOOK_SECONDS = 2.0
-# A worker needs some seconds to start; after so many without any, tell why nothing happens.
+# A worker needs some seconds to start; after this long without any, tell the user why.
 _PATIENCE_SECONDS = 60.0
-# Errors of a disk that no second try on another machine mends.
+# Errors of a disk that a second try on another machine does not fix.
 _FINAL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
-def run_on_ray(run: Run, ledger: Ledger, address: str | None) -> None:
+def run_on_ray(job: Job, ledger: Ledger, address: str | None) -> None:
     """Extract every shard of the ledger on a Ray cluster, or on this machine.
 
     Args:
-        run: The extraction.
-        ledger: The shards to do.
+        job: The extraction.
+        ledger: Its shards.
         address: A cluster's address; without it the one in ``RAY_ADDRESS``, else this machine.
 
     Raises:
-        LensCacheError: If a worker met an error that is not one image's, or workers keep dying.
+        LensCacheError: If a worker had an error that is not one image's, or workers keep dying.
     """
     try:
         alone = ray_cluster.connect(address)
-        run.stop.listen()  # Ray takes SIGTERM for itself.
-        options = ray_cluster.placement(run.config.workers)
+        job.stop.listen()  # Ray takes SIGTERM for itself.
+        options = ray_cluster.placement(job.config.workers)
         if alone:
             ray_cluster.require_room(options)
-        with run.stop.draining():
-            _Pool(run, ledger, options).run()
+        with job.stop.draining():
+            _Pool(job, ledger, options).run()
     finally:
         ray.shutdown()
 
 
 class _Pool:
-    def __init__(self, run: Run, ledger: Ledger, options: dict[str, Any]) -> None:
-        self._run, self._ledger, self._options = run, ledger, options
+    def __init__(self, job: Job, ledger: Ledger, options: dict[str, Any]) -> None:
+        self._job, self._ledger, self._options = job, ledger, options
         self._running: dict[Any, tuple[Any, Task]] = {}
         self._committing: dict[Any, tuple[Any, Task]] = {}
         self._starting: dict[Any, Any] = {}
@@ -64,9 +64,9 @@ class _Pool:
         self._last_worker = time.monotonic()
 
     def run(self) -> None:
-        """Work until every shard is done, or a signal asked to stop and those under way are."""
+        """Work until every shard is done; after a signal, until the running ones are done."""
         while not self._ledger.finished:
-            if not self._run.stop.requested:
+            if not self._job.stop.requested:
                 self._fill()
                 self._deal()
             elif not self._running and not self._committing:
@@ -83,15 +83,15 @@ class _Pool:
             self._poll_progress()
 
     def _fill(self) -> None:
-        """Start workers while the cluster has room and tasks wait for one.
+        """Start workers while the cluster has room and tasks are waiting.
 
-        Looking again and again is what takes in new nodes, and replaces the dead.
+        Called repeatedly, this uses new nodes and replaces dead workers.
         """
         now = time.monotonic()
         if now - self._looked > _LOOK_SECONDS:
             self._looked = now
-            workers = self._run.config.workers
-            self._size = ray_cluster.room(workers, self._options, self._run.memory)
+            workers = self._job.config.workers
+            self._size = ray_cluster.room(workers, self._options, self._job.memory)
         there = len(self._running) + len(self._idle) + len(self._starting)
         wanted = min(self._size, len(self._running) + self._ledger.waiting)
         for _ in range(wanted - there):
@@ -100,14 +100,14 @@ class _Pool:
             self._last_worker = now
         elif now - self._last_worker > _PATIENCE_SECONDS:
             self._last_worker = float("inf")  # once is enough
-            self._run.message(
+            self._job.message(
                 f"no worker has started for {_PATIENCE_SECONDS:g} s: "
                 f"{ray_cluster.describe(self._options)}; if that is not enough, lower workers.* or "
                 "add nodes"
             )
 
     def _welcome(self, reference: Any) -> None:
-        """Take a worker in when its process is there; one that the cluster has no room for waits.
+        """Use a worker once its process has started.
 
         Raises:
             ExtractionError: If too many died before that.
@@ -117,7 +117,7 @@ class _Pool:
             self._nodes[worker] = ray.get(reference)
         except RayError as error:
             self._failed_starts += 1
-            if self._failed_starts >= self._run.config.workers.max_consecutive_failures:
+            if self._failed_starts >= self._job.config.workers.max_consecutive_failures:
                 raise ExtractionError(
                     f"stopped after {self._failed_starts} worker processes died as they started: "
                     f"{one_line(error)}"
@@ -132,7 +132,7 @@ class _Pool:
             self._running[worker.run.remote(task)] = (worker, task)
 
     def _collect(self, reference: Any) -> None:
-        """Note how a task ended; a shard is not done before it is committed."""
+        """Handle the end of a task; its shard is done when it is committed."""
         worker, task = self._running.pop(reference)
         try:
             ray.get(reference)
@@ -144,7 +144,7 @@ class _Pool:
             lost = node not in ray_cluster.living_nodes()
             poison = self._ledger.died(task, node_lost=lost)
             if poison is not None:
-                self._run.on_poison(poison)
+                self._job.on_poison(poison)
         else:
             self._idle.append(worker)
             if task.probe:
@@ -153,24 +153,24 @@ class _Pool:
                 self._committing[worker.committed.remote(task.shard)] = (worker, task)
 
     def _note_commit(self, reference: Any) -> None:
-        """Note how a commit ended; meanwhile its worker may be at work on the next shard."""
+        """Handle the end of a commit; its worker may already run the next shard."""
         worker, task = self._committing.pop(reference)
         try:
             report = ray.get(reference)
         except RayTaskError as error:
             self._try_again(task, error.cause)
         except RayError:
-            # The models had survived this shard: it is dealt again as if its node were lost.
+            # The models survived this shard: it is queued again as if its node were lost.
             self._ledger.died(task, node_lost=True)
             if worker in self._idle:
                 self._idle.remove(worker)
                 del self._nodes[worker]
         else:
             self._ledger.done(task)
-            self._run.on_report(report)
+            self._job.on_report(report)
 
     def _try_again(self, task: Task, cause: BaseException | None) -> None:
-        """Deal out a task again if another try may mend its error.
+        """Queue a task again if another try may succeed.
 
         Raises:
             LensCacheError: If not.
@@ -189,20 +189,20 @@ class _Pool:
             ray.wait(busy, num_returns=len(busy), timeout=_POLL_SECONDS) if busy else ([], [])
         )
         try:
-            self._run.on_progress(sum(ray.get(ready)))
+            self._job.on_progress(sum(ray.get(ready)))
         except RayError:
-            return  # A death shows in the task itself.
+            return  # The task itself reports the death.
 
     def _start_worker(self) -> None:
-        """Ask for one more worker. Nothing is retried by Ray: the ledger decides.
+        """Start one more worker. Ray retries nothing: the ledger decides.
 
-        Other threads than that of the models answer for a commit and for progress.
+        Commits and progress are answered by other threads than that of the models.
         """
         device = "cuda" if "num_gpus" in self._options else "cpu"
         options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 3}
         remote = ray.remote(**options, **self._options)(Worker)
-        run = self._run
-        worker: Any = remote.remote(run.root, to_tree(run.config), run.groups, device)
+        job = self._job
+        worker: Any = remote.remote(job.root, to_tree(job.config), job.groups, device)
         self._starting[worker.ready.remote()] = worker
 
 
@@ -213,10 +213,10 @@ def _plain(cause: BaseException | None, task: Task) -> LensCacheError:
     if isinstance(cause, OSError):
         return ExtractionError(
             f"writing shard {task.shard}: {cause.strerror or one_line(cause)}"
-            f"{f' ({cause.filename})' if cause.filename else ''}; nothing half-written was kept. "
-            "Make room or mend the disk, then run the same command again"
+            f"{f' ({cause.filename})' if cause.filename else ''}; no partial file was kept. "
+            "Make room or repair the disk, then run the same command again"
         )
     return ExtractionError(
         f"extracting shard {task.shard}: {type(cause).__name__}: "
-        f"{one_line(cause or Exception())}; mend the cause, then run the same command again"
+        f"{one_line(cause or Exception())}; fix the cause, then run the same command again"
     )

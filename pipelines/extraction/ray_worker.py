@@ -1,4 +1,4 @@
-"""The actor of an extraction: it holds the frozen models and takes one shard after another."""
+"""The Ray actor of an extraction: it has the frozen models and extracts one shard at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipelines.extraction.ledger import Task
 
 
 class Worker:
-    """The actor: a ``ShardExtractor`` that is built on first use, so that its errors come back."""
+    """A ``ShardExtractor`` that is built on first use, so that its errors reach the driver."""
 
     def __init__(
         self, root: Path, config: dict[str, Any], groups: tuple[Group, ...], device: str
@@ -27,12 +27,12 @@ class Worker:
         self._commits: dict[int, Future[ShardReport]] = {}
 
     def ready(self) -> str:
-        """Return the node's id once the process is there."""
+        """Return the node's id once the process has started."""
         node: str = ray.get_runtime_context().get_node_id()
         return node
 
     def run(self, task: Task) -> None:
-        """Extract a shard and begin to commit it, or probe some of its images."""
+        """Extract a shard and start to commit it, or probe some of its images."""
         if self._extractor is None:
             self._extractor = ShardExtractor(self._root, self._config, self._groups, self._device)
         if task.probe:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelines.extraction.convert import Conversion
+    from lens_cache.store.convert import Conversion
     from pipelines.extraction.dry_run import DryRun
     from pipelines.extraction.duration import Duration
     from pipelines.extraction.job import Summary
@@ -18,7 +18,7 @@ from pipelines.reports.report import Report
 
 
 def dry_run(found: DryRun, time: Duration) -> Report:
-    """Report what an extraction would cost."""
+    """Report the cost of an extraction."""
     cost, plan = found.estimate, found.plan
     size = sum(cost.feature_bytes.values())
     speed = found.missing_bytes / max(1.0, 3600 * time.hours)
@@ -50,7 +50,7 @@ def dry_run(found: DryRun, time: Duration) -> Report:
     lines = [
         f"images      {plan.num_images} distinct in {found.files} files",
         f"queries     {plan.num_queries}: {units.counts(plan.splits())}",
-        f"set aside   {plan.quarantine.num_rows} files or queries (see the plan's quarantine)",
+        f"skipped     {plan.quarantine.num_rows} files or queries (see the plan's quarantine)",
         f"features    {units.size(size)}; a cache per query would take "
         f"{units.size(cost.naive_bytes)}, {cost.naive_bytes / max(1, size):.1f} times as much",
         f"to write    {units.size(found.missing_bytes)} of {found.num_shards} shards "
@@ -67,14 +67,16 @@ def dry_run(found: DryRun, time: Duration) -> Report:
 
 def _room(found: DryRun) -> str:
     if found.free_bytes is None:
-        return "how much room there is behind a URL cannot be told"
+        return "free space behind a URL is not known"
     warning = "" if found.fits else " - NOT ENOUGH, extract will refuse without --force"
     return f"{units.size(found.free_bytes)} are free{warning}"
 
 
 def extraction(root: Path, summary: Summary) -> Report:
-    """Report what an extraction did."""
+    """Report the result of an extraction."""
     from lens_cache.extraction.stage_times import bottleneck, busy_shares
+    from lens_cache.store.paths import QUARANTINE_TABLE
+    from pipelines.extraction.skipped import skipped_lines
 
     size = sum(report.size for report in summary.reports)
     busy = {name: round(seconds, 3) for name, seconds in sorted(summary.seconds.items())}
@@ -97,7 +99,7 @@ def extraction(root: Path, summary: Summary) -> Report:
         "bottleneck": bottleneck(shares),
         "smaller_batches": smaller,
         "quarantined": records,
-        "set_aside_by_plan": summary.unplanned,
+        "set_aside_by_plan": summary.skipped.num_rows,
     }
     if not summary.reports:
         head = f"{root} is complete: nothing to do"
@@ -114,41 +116,36 @@ def extraction(root: Path, summary: Summary) -> Report:
         lines += [f"time in workers: {times}", _pace(shares)]
     for group, images in smaller.items():
         lines.append(
-            f"memory ran out: a worker went on with {images} images per batch in {group}; lower "
+            f"out of memory: a worker continued with {images} images per batch in {group}; lower "
             "workers.images_per_batch"
         )
-    lines += _quarantine_lines(records) + summary.set_aside
+    lines += _quarantine_lines(records) + skipped_lines(summary.skipped, root / QUARANTINE_TABLE)
     return Report(document, "\n".join(lines))
 
 
-def inspection(root: Path) -> Report:
-    """Report what is in a store, finished or not."""
-    from lens_cache.plan.plan import Plan
-    from lens_cache.store.commits import committed_shards
-    from lens_cache.store.io.files import folder_size
+def inspection(root: str | Path) -> Report:
+    """Report the content of a store, complete or not."""
+    from lens_cache.store.folder import StoreFolder
     from lens_cache.store.layout import GROUPS, shard_images
     from lens_cache.store.manifest import Manifest
-    from lens_cache.store.paths import PLAN_FOLDER
-    from lens_cache.store.quarantine import quarantined
-    from lens_cache.store.webdataset.samples import SAMPLES_FOLDER
 
-    manifest = Manifest.load(root)
-    plan = Plan.load(root / PLAN_FOLDER)
-    shards = len(shard_images(plan.num_images, manifest.config["store"]["shard_size"]))
+    folder = StoreFolder(root)
+    manifest, plan = Manifest.load(folder.root), folder.plan()
+    shards = len(shard_images(plan.num_images, manifest.store.shard_size))
     groups: dict[str, dict[str, Any]] = {}
     for group in GROUPS:
         groups[group] = {
-            "shards_committed": len(committed_shards(root, group)),
+            "shards_committed": len(folder.committed(group)),
             "shards": shards,
-            "quarantined": len(quarantined(root, group)),
-            "bytes": folder_size(root / group),
+            "quarantined": len(folder.quarantined(group)),
+            "bytes": folder.group_bytes(group),
             "fingerprint": manifest.content(group),
             "arrays": {
                 name: {"shape": list(spec.shape), "dtype": spec.dtype}
                 for name, spec in manifest.arrays[group].items()
             },
         }
-    tars = [path.stat().st_size for path in (root / SAMPLES_FOLDER).glob("*.tar")]
+    tars = folder.tar_bytes()
     document: dict[str, Any] = {
         "store": str(root),
         "format": manifest.format,
@@ -185,14 +182,14 @@ def inspection(root: Path) -> Report:
         ]
         lines += [f"  {key}: {units.shorten(value)}" for key, value in entry["fingerprint"].items()]
     lines += [
-        f"set aside: {row['path']} {row['what']}: {row['reason']}"
+        f"skipped: {row['path']} {row['what']}: {row['reason']}"
         for row in document["set_aside_by_plan"]
     ]
     return Report(document, "\n".join(lines))
 
 
 def verification(root: Path, found: Check) -> Report:
-    """Report what a check found."""
+    """Report the result of a check."""
     problems = [asdict(problem) for problem in found.stored.problems]
     records = [{**asdict(record), "good": record.good} for record in found.agreements]
     document = {
@@ -219,12 +216,12 @@ def verification(root: Path, found: Check) -> Report:
             )
     verdict = "good" if found.good else "not good"
     if problems:
-        verdict += "; `lens-cache verify STORE --repair` extracts anew what is broken"
+        verdict += "; `lens-cache verify STORE --repair` extracts again what is broken"
     return Report(document, "\n".join([*lines, f"{root}: {verdict}"]))
 
 
 def conversion(source: Path, dest: Path, done: Conversion) -> Report:
-    """Report what a conversion did."""
+    """Report the result of a conversion."""
     document = {"store": str(dest), "source": str(source), **asdict(done)}
     head = (
         f"converted {done.converted} of {done.shards} shards ({units.size(done.size)}) of {source} "
@@ -246,16 +243,16 @@ def _quarantine_lines(records: list[dict[str, Any]]) -> list[str]:
 
 
 def _pace(shares: Mapping[str, float]) -> str:
-    """Return how busy each lane of the workers was, and which one sets the pace."""
+    """Return how busy each lane of the workers was, and which one is the bottleneck."""
     from lens_cache.extraction.stage_times import bottleneck
 
     busy = ", ".join(f"{lane} {share:.0%}" for lane, share in shares.items())
     slowest = bottleneck(shares)
     advice = {
-        "read": "reading sets the pace: raise workers.decode_threads",
-        "models": "the models set the pace",
-        "write": "writing sets the pace: look at the disk",
-        "commit": "committing sets the pace: look at the disk, or raise store.shard_size",
-        None: "nothing was busy most of the time: the stages wait for each other or for a core",
+        "read": "reading is the bottleneck: raise workers.decode_threads",
+        "models": "the models are the bottleneck",
+        "write": "writing is the bottleneck: check the disk",
+        "commit": "committing is the bottleneck: check the disk, or raise store.shard_size",
+        None: "no stage was busy most of the time: they wait for each other or for a core",
     }
     return f"busy of the workers' time: {busy}; {advice[slowest]}"

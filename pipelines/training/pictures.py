@@ -56,5 +56,5 @@ class Pictures(Callback):
 
     def _panel(self, pair: MaskPair, answer: Segmentation) -> Panel:
         sample = sample_of(self._store, pair)
-        root = Path(str(self._store.manifest.config["data"]["root"]))
+        root = self._store.manifest.data_root
         return panel_of(sample, pair, answer, read_photo(root, sample.image))

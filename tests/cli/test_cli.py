@@ -306,7 +306,7 @@ def test_a_world_of_shapes_is_drawn_and_read(lens_cache, fails, tmp_path):
     code, out, _ = lens_cache("plan", tmp_path / "s", *words)
     assert code == 0
     assert out.startswith("planned 4 images and ")
-    assert "set aside" not in out
+    assert "skipped" not in out
     line = fails(1, "data", "shapes", tmp_path / "w", *sizes, "--seed", 3)
     assert "seed is 0 there and 3 here" in line
 

@@ -14,15 +14,15 @@ import webdataset
 
 from lens_cache.errors import ConfigError, CorruptShardError, StoreError, StoreMismatchError
 from lens_cache.store.commits import Commit, commit_path
+from lens_cache.store.convert import convert
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.quarantine import Quarantine
 from lens_cache.store.store import Store
 from lens_cache.store.verify import verify_store
-from pipelines.extraction.convert import convert
 from pipelines.extraction.extract import plan_store
 from pipelines.extraction.runners import run_in_process
 from pipelines.extraction.verify import repair_store
-from tests.integration.test_extraction import own_data, photos, truncated
+from tests.support.data import own_data, photos, truncated
 from tests.support.stores import (
     Quiet,
     assert_same,
@@ -43,7 +43,7 @@ def with_format(config, name="webdataset"):
 def tar_store(tmp_path_factory, tiny_store):
     """The tiny store as tars; do not write into it."""
     root = tmp_path_factory.mktemp("tars") / "store"
-    convert(tiny_store, root, Quiet(), wanted="webdataset")
+    convert(tiny_store, root, wanted="webdataset")
     return root
 
 
@@ -70,15 +70,15 @@ def partial(tmp_path_factory, tiny_checkpoints):
 
 def test_there_and_back_is_the_same_bytes(tmp_path, tiny_store, tar_store):
     assert verify_store(tar_store).problems == []
-    done = convert(tar_store, tmp_path / "back", Quiet(), wanted="zarr")
+    done = convert(tar_store, tmp_path / "back", wanted="zarr")
     assert (done.converted, done.shards, done.images) == (3, 3, 5)
     assert_same(tmp_path / "back", tiny_store)
     assert verify_store(tmp_path / "back").problems == []
 
 
 def test_images_that_failed_survive_the_way(tmp_path, partial):
-    convert(partial, tmp_path / "tars", Quiet(), wanted="webdataset")
-    convert(tmp_path / "tars", tmp_path / "back", Quiet(), wanted="zarr")
+    convert(partial, tmp_path / "tars", wanted="webdataset")
+    convert(tmp_path / "tars", tmp_path / "back", wanted="zarr")
     assert_same(tmp_path / "back", partial)
     for place in ("tars", "back"):
         assert verify_store(tmp_path / place).problems == []
@@ -139,7 +139,7 @@ def test_plain_webdataset_streams_the_samples(tiny_store, tar_store, tiny_coco):
 
 
 def test_plain_webdataset_meets_whole_samples_alone(tmp_path, partial):
-    convert(partial, tmp_path / "tars", Quiet(), wanted="webdataset")
+    convert(partial, tmp_path / "tars", wanted="webdataset")
     urls = [str(path) for path in sorted((tmp_path / "tars/samples").iterdir())]
     stream = webdataset.WebDataset(urls, shardshuffle=False).decode()
     samples = list(stream)
@@ -158,7 +158,7 @@ def test_plain_webdataset_meets_whole_samples_alone(tmp_path, partial):
 
 
 def test_equal_content_is_equal_bytes_and_nothing_is_a_pickle(tmp_path, tiny_store, tar_store):
-    convert(tiny_store, tmp_path / "again", Quiet(), wanted="webdataset")
+    convert(tiny_store, tmp_path / "again", wanted="webdataset")
     assert_same(tmp_path / "again", tar_store)
     suffixes = {path.suffix for path in tar_store.rglob("*") if path.is_file()}
     assert suffixes <= {"", ".json", ".parquet", ".safetensors", ".jsonl", ".yaml", ".tar", ".npy"}
@@ -179,7 +179,7 @@ import itertools, os, sys
 from pathlib import Path
 from tests.support.stores import Quiet, extracted, settings
 from tests.integration.test_convert import with_format
-from pipelines.extraction.convert import convert
+from lens_cache.store.convert import convert
 real = Path.rename
 def work(): {work}
 for left in {lefts}:
@@ -211,7 +211,7 @@ def statuses(work, lefts, parts=("",)):
 def test_a_killed_conversion_ends_with_the_same_bytes(tmp_path, tiny_store, tar_store):
     """Killed at the first file, at the second of what is left, and so on."""
     dest = tmp_path / "dest"
-    work = f"convert(Path({str(tiny_store)!r}), Path({str(dest)!r}), Quiet(), wanted='webdataset')"
+    work = f"convert(Path({str(tiny_store)!r}), Path({str(dest)!r}), wanted='webdataset')"
     codes = statuses(work, "range(40)")
     assert codes[-1] == 0
     assert codes[:-1] == [9] * (len(codes) - 1)
@@ -230,22 +230,22 @@ def test_a_conversion_under_way_is_no_store(tmp_path, tiny_store, tar_store):
                 raise Stop
 
     with pytest.raises(Stop):
-        convert(tiny_store, tmp_path / "dest", Impatient(), wanted="webdataset")
+        convert(tiny_store, tmp_path / "dest", wanted="webdataset", progress=Impatient().progress)
     with pytest.raises(StoreError, match="has not finished"):
         Store(tmp_path / "dest")
-    convert(tiny_store, tmp_path / "dest", Quiet(), wanted="webdataset")
+    convert(tiny_store, tmp_path / "dest", wanted="webdataset")
     assert_same(tmp_path / "dest", tar_store)
 
 
 def test_what_is_there_is_not_written_again(tmp_path, tiny_store, tar_store):
     root = copied(tar_store, tmp_path / "dest")
     before = stamps(root)
-    assert convert(tiny_store, root, Quiet(), wanted="webdataset").converted == 0
+    assert convert(tiny_store, root, wanted="webdataset").converted == 0
     after = stamps(root)
     assert [name for name in before if before[name] != after.get(name)] in ([], [".lock"])
     commit_path(root, "image_embeddings", 1).unlink()
     reporter = Quiet()
-    assert convert(tiny_store, root, reporter, wanted="webdataset").converted == 1
+    assert convert(tiny_store, root, wanted="webdataset", progress=reporter.progress).converted == 1
     assert reporter.steps == [("convert", 0, 1), ("convert", 1, 1)]
     assert_same(root, tar_store)
 
@@ -253,29 +253,29 @@ def test_what_is_there_is_not_written_again(tmp_path, tiny_store, tar_store):
 def test_folders_that_make_no_sense_are_refused(tmp_path, tiny_store, tar_store, partial):
     before = contents(tiny_store)
     with pytest.raises(ConfigError, match="in the format zarr and in this precision already"):
-        convert(tiny_store, tmp_path / "x", Quiet(), wanted="zarr")
+        convert(tiny_store, tmp_path / "x", wanted="zarr")
     with pytest.raises(ConfigError, match="neither inside the other"):
-        convert(tiny_store, tiny_store, Quiet(), wanted="webdataset")
+        convert(tiny_store, tiny_store, wanted="webdataset")
     (tmp_path / "link").symlink_to(tiny_store)
     with pytest.raises(ConfigError, match="neither inside the other"):
-        convert(tiny_store, tmp_path / "link", Quiet(), wanted="webdataset")
+        convert(tiny_store, tmp_path / "link", wanted="webdataset")
     with pytest.raises(ConfigError, match="neither inside the other"):
-        convert(tiny_store, tiny_store / "tars", Quiet(), wanted="webdataset")
+        convert(tiny_store, tiny_store / "tars", wanted="webdataset")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/letter.txt").write_text("dear")
     with pytest.raises(StoreError, match=r"found letter\.txt; give a new DEST"):
-        convert(tiny_store, tmp_path / "full", Quiet(), wanted="webdataset")
+        convert(tiny_store, tmp_path / "full", wanted="webdataset")
     # As a run has it that was trained from these tars: their manifest beside files of its own.
     (tmp_path / "full/letter.txt").rename(tmp_path / "full/run.json")
     shutil.copyfile(tar_store / "manifest.json", tmp_path / "full/manifest.json")
     with pytest.raises(StoreError, match=r"found run\.json; give a new DEST"):
-        convert(tiny_store, tmp_path / "full", Quiet(), wanted="webdataset")
+        convert(tiny_store, tmp_path / "full", wanted="webdataset")
     assert len(list((tmp_path / "full").iterdir())) == 2
     other = copied(tar_store, tmp_path / "other")
     with pytest.raises(StoreMismatchError, match=r"plan is .*Give a new DEST"):
-        convert(partial, other, Quiet(), wanted="webdataset")
+        convert(partial, other, wanted="webdataset")
     with pytest.raises(StoreMismatchError, match="format is webdataset in the store and zarr here"):
-        convert(copied(tar_store, tmp_path / "o2"), other, Quiet(), wanted="zarr")
+        convert(copied(tar_store, tmp_path / "o2"), other, wanted="zarr")
     assert_same(other, tar_store)
     assert contents(tiny_store) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "link", "o2", "other"]
@@ -285,13 +285,13 @@ def test_an_unfinished_or_damaged_store_is_not_converted(tmp_path, tiny_store):
     root = copied(tiny_store, tmp_path / "s")
     dataclasses.replace(Manifest.load(root), complete=False).save(root)
     with pytest.raises(StoreError, match="its extraction has not finished"):
-        convert(root, tmp_path / "dest", Quiet(), wanted="webdataset")
+        convert(root, tmp_path / "dest", wanted="webdataset")
     assert not (tmp_path / "dest").exists()
     root = copied(tiny_store, tmp_path / "t")
     flip(root / "hidden_states/layer_4/image_tokens/c/1/0/0", at=5)
     image = Store(root).plan.image(2).image_id
     with pytest.raises(CorruptShardError, match=rf"hidden_states of image {image} in shard 1"):
-        convert(root, tmp_path / "dest", Quiet(), wanted="webdataset")
+        convert(root, tmp_path / "dest", wanted="webdataset")
     assert not commit_path(tmp_path / "dest", "hidden_states", 1).exists()
     with pytest.raises(StoreError, match="has not finished"):
         Store(tmp_path / "dest")
@@ -385,7 +385,7 @@ def member_at(tar_path, name):
         ("layer_4.image_tokens.npy", {"hidden_states"}, "damaged: {image} ("),
         ("layer_4.text_tokens.npy", {"hidden_states"}, "damaged: {image} ("),
         ("image_embeddings.npy", {"image_embeddings"}, "damaged: {image} ("),
-        ("json", {"hidden_states", "image_embeddings"}, "no image is touched"),
+        ("json", {"hidden_states", "image_embeddings"}, "no image is affected"),
     ],
 )
 def test_a_flipped_byte_names_shard_and_image_and_is_mended(

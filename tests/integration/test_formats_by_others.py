@@ -21,6 +21,7 @@ from lens_cache.config.train import LossConfig, ModelConfig
 from lens_cache.errors import ConfigError, CorruptShardError
 from lens_cache.models.lens import LensModel
 from lens_cache.store.commits import seal_shared_files
+from lens_cache.store.convert import convert
 from lens_cache.store.store import Store
 from lens_cache.store.verify import verify_store
 from lens_cache.store.webdataset.decode import SampleDecoder, sample_features
@@ -28,10 +29,9 @@ from lens_cache.store.webdataset.pipeline import sample_pipeline
 from lens_cache.training.data import FeatureDataset
 from lens_cache.training.losses import LensLoss
 from lens_cache.training.sampling import Draw
-from pipelines.extraction.convert import convert
 from tests.integration.test_precision import stored_as
 from tests.support import REPOSITORY
-from tests.support.stores import Quiet, contents, copied, extracted, settings
+from tests.support.stores import contents, copied, extracted, settings
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 NAMES = ("layer_4/image_tokens", "layer_4/text_tokens", "layer_4/prefix", "image_embeddings")
@@ -56,7 +56,7 @@ def tars(tmp_path_factory, arrays):
     """The same stores in the webdataset format."""
     folder = tmp_path_factory.mktemp("tars")
     for name, root in arrays.items():
-        convert(root, folder / name, Quiet(), wanted="webdataset")
+        convert(root, folder / name, wanted="webdataset")
     return {name: folder / name for name in arrays}
 
 

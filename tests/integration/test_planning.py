@@ -10,7 +10,7 @@ from lens_cache.config.data import DataConfig
 from lens_cache.datasets.source import DataSource, in_threads
 from lens_cache.errors import DatasetError
 from lens_cache.plan.build import build_plan
-from pipelines.extraction.ray_planning import on_ray
+from pipelines.extraction.ray_planning import ray_mapper
 from tests.support.pictures import write_coco
 
 IMAGES = 70  # three chunks
@@ -49,7 +49,7 @@ def wrong(source, chunk):
 def test_the_plan_is_the_same_bytes_as_in_threads(coco, cluster):
     calls = []
     plan = build_plan(
-        coco, mapper=on_ray(cluster, min_chunks=1), progress=lambda *call: calls.append(call)
+        coco, mapper=ray_mapper(cluster, min_chunks=1), progress=lambda *call: calls.append(call)
     )
     assert plan.to_files() == build_plan(coco, mapper=in_threads(3)).to_files()
     assert plan.quarantine.num_rows == 1
@@ -58,7 +58,7 @@ def test_the_plan_is_the_same_bytes_as_in_threads(coco, cluster):
 
 def test_a_worker_that_dies_is_replaced(coco, cluster, tmp_path):
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    mapped = on_ray(cluster, min_chunks=1)
+    mapped = ray_mapper(cluster, min_chunks=1)
     found = list(mapped(DataSource(coco), functools.partial(die, tmp_path, 1), range(6)))
     assert [(chunk, length) for chunk, _, length in found] == [(n, IMAGES) for n in range(6)]
     assert os.getpid() not in {process for _, process, _ in found}
@@ -67,16 +67,16 @@ def test_a_worker_that_dies_is_replaced(coco, cluster, tmp_path):
 
 
 def test_records_that_kill_every_worker_end_the_plan(coco, cluster, tmp_path):
-    mapped = on_ray(cluster, min_chunks=1)
+    mapped = ray_mapper(cluster, min_chunks=1)
     with pytest.raises(DatasetError, match=r"a worker process died 4 times on the same records"):
         list(mapped(DataSource(coco), functools.partial(die, tmp_path, 99), range(3)))
 
 
 def test_an_error_comes_back_as_it_was(coco, cluster):
     with pytest.raises(DatasetError, match=r"^chunk 0 is wrong$"):
-        list(on_ray(cluster, min_chunks=1)(DataSource(coco), wrong, range(3)))
+        list(ray_mapper(cluster, min_chunks=1)(DataSource(coco), wrong, range(3)))
 
 
 def test_little_work_stays_in_this_process(coco):
-    found = list(on_ray(None)(DataSource(coco), functools.partial(die, coco.root, 0), range(3)))
+    found = list(ray_mapper(None)(DataSource(coco), functools.partial(die, coco.root, 0), range(3)))
     assert {process for _, process, _ in found} == {os.getpid()}

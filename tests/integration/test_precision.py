@@ -10,12 +10,12 @@ from lens_cache.config.extract import PrecisionConfig
 from lens_cache.errors import ConfigError, StoreMismatchError
 from lens_cache.extraction.recompute import recompute
 from lens_cache.store.commits import commit_path
+from lens_cache.store.convert import convert
 from lens_cache.store.store import Store
 from lens_cache.store.verify import verify_store
 from lens_cache.store.webdataset.stream import SampleStream
-from pipelines.extraction.convert import convert
-from tests.integration.test_extraction import own_data, photos, truncated
-from tests.support.stores import Quiet, assert_same, copied, extracted, flip, settings
+from tests.support.data import own_data, photos, truncated
+from tests.support.stores import assert_same, copied, extracted, flip, settings
 
 
 def stored_as(config, hidden_states="int8", image_embeddings="fp8", name="zarr"):
@@ -49,7 +49,6 @@ def test_a_conversion_writes_what_an_extraction_would(tmp_path, plain, name):
     convert(
         store,
         tmp_path / "converted",
-        Quiet(),
         wanted=name,
         hidden_states="int8",
         image_embeddings="fp8",
@@ -61,7 +60,7 @@ def test_a_conversion_writes_what_an_extraction_would(tmp_path, plain, name):
 def test_a_conversion_goes_on_where_it_was_interrupted(tmp_path, plain, small):
     root = copied(small, tmp_path / "store")
     commit_path(root, "hidden_states", 1).unlink()
-    done = convert(plain[0], root, Quiet(), hidden_states="int8", image_embeddings="fp8")
+    done = convert(plain[0], root, hidden_states="int8", image_embeddings="fp8")
     assert done.converted == 1
     assert_same(root, small)
 
@@ -90,7 +89,7 @@ def whole(store, name, image):
 
 
 def test_streamed_and_random_reads_agree(tmp_path, small):
-    convert(small, tmp_path / "tars", Quiet(), wanted="webdataset")
+    convert(small, tmp_path / "tars", wanted="webdataset")
     store, names = Store(tmp_path / "tars"), ["layer_4/image_tokens", "image_embeddings"]
     images = [image for image in store.images(None) if image < 2]
     for image, values in SampleStream(store.root, store.catalogue, names).read(0, images):
@@ -139,9 +138,9 @@ def test_two_precisions_never_meet_in_one_store(tmp_path, plain, small):
     with pytest.raises(StoreMismatchError, match="precision is int8 in the store and model here"):
         extracted(root, plain[1])
     with pytest.raises(ConfigError, match="stored as fp8, so it cannot become int8; extract"):
-        convert(root, tmp_path / "x", Quiet(), image_embeddings="int8")
+        convert(root, tmp_path / "x", image_embeddings="int8")
     with pytest.raises(ConfigError, match="in this precision already"):
-        convert(root, tmp_path / "x", Quiet(), hidden_states="int8")
+        convert(root, tmp_path / "x", hidden_states="int8")
     extracted(root, stored_as(plain[1], hidden_states="fp8"), replace=("hidden_states",))
     extracted(tmp_path / "fresh", stored_as(plain[1], hidden_states="fp8"))
     assert_same(root, tmp_path / "fresh")

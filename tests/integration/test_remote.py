@@ -21,14 +21,14 @@ from lens_cache.config.train import (
     TrainerConfig,
 )
 from lens_cache.errors import CorruptShardError, StoreError
+from lens_cache.store.convert import convert
 from lens_cache.store.io import lease as leases
-from lens_cache.store.io.files import writer_lock
+from lens_cache.store.io.lock import writer_lock
 from lens_cache.store.io.remote import store_path
 from lens_cache.store.store import Store
 from lens_cache.store.verify import verify_store
 from pipelines import cli
 from pipelines.evaluation.evaluate import evaluate
-from pipelines.extraction.convert import convert
 from pipelines.extraction.runners import on_ray, run_in_process
 from pipelines.extraction.verify import repair_store
 from pipelines.training.train import train
@@ -83,12 +83,13 @@ def script(url, coco, checkpoints, *, runner="run_in_process", start=""):
 from pathlib import Path
 from lens_cache.store.io import lease
 from lens_cache.store.io.remote import store_path
-from pipelines.extraction import extract
+from lens_cache.store import folder
+from pipelines.extraction import runners
 from tests.support.stores import extracted, settings
 lease.LEASE_SECONDS, lease.RENEW_SECONDS = 4.0, 1.0
 {start}
 config = settings(Path({str(coco)!r}), Path({str(checkpoints)!r}), count=2)
-extracted(store_path({url!r}), config, runner=extract.{runner})
+extracted(store_path({url!r}), config, runner=runners.{runner})
 """
 
 
@@ -154,7 +155,6 @@ def test_a_killed_extraction_resumes_to_the_same_bytes(
     assert uploads() == []
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_a_killed_ray_job_resumes_to_the_same_bytes(url, tiny_coco, tiny_checkpoints, tiny_store):
     program = script(url, tiny_coco, tiny_checkpoints, runner="on_ray(None)")
@@ -337,7 +337,7 @@ def test_storage_that_dies_in_the_middle_leaves_nothing_half_written(
 def test_a_second_extraction_is_refused_and_a_dead_ones_lease_taken_over(
     url, tiny_coco, tiny_checkpoints, tiny_store, monkeypatch
 ):
-    hold = "import time; from lens_cache.store.files import writer_lock; import contextlib"
+    hold = "import time; from lens_cache.store.io.lock import writer_lock; import contextlib"
     program = (
         script(url, tiny_coco, tiny_checkpoints).split("config = ")[0]
         + f"""
@@ -388,8 +388,8 @@ def test_a_holder_that_was_taken_for_dead_stops(url, s3, monkeypatch):
 @pytest.mark.slow
 def test_two_writers_at_once_write_the_same_bytes(url, tiny_coco, tiny_checkpoints, tiny_store):
     """What happens at worst: neither knows of the other."""
-    alone = "import contextlib; extract.writer_lock = lambda root: contextlib.nullcontext(print)"
-    alone += "; extract.sweep_temporary = print"
+    alone = "import contextlib; folder.writer_lock = lambda root: contextlib.nullcontext(print)"
+    alone += "; folder.sweep_temporary = print"
     program = script(
         url, tiny_coco, tiny_checkpoints, start=alone.replace("(print)", "(lambda: 0)")
     )
@@ -425,7 +425,7 @@ def test_the_commands_take_a_url(url, remote_store, tiny_coco, tiny_checkpoints)
     sets = [part for key, value in words.items() for part in ("--set", f"{key}={value}")]
     document = json.loads(run("extract", url, "--dry-run", "--json", *sets))
     assert (document["images"], document["free_bytes"], document["fits"]) == (5, None, None)
-    assert "cannot be told" in run("extract", url, "--dry-run", *sets)
+    assert "is not known" in run("extract", url, "--dry-run", *sets)
     assert not filesystem().exists(url)
     done = CliRunner().invoke(cli.app, ["train", url, "--store", remote_store])
     assert (done.exit_code, "expected a folder on a disk" in done.output) == (2, True)
@@ -443,7 +443,7 @@ def test_credentials_are_nowhere(url, remote_store, tiny_coco, tiny_checkpoints)
 def test_a_store_of_tars_goes_up_and_is_streamed_from_there(tmp_path, url, tiny_store):
     local, tars = tmp_path / "tars", store_path(url)
     for dest in (local, tars):
-        convert(tiny_store, dest, Quiet(), wanted="webdataset")
+        convert(tiny_store, dest, wanted="webdataset")
     assert_same(url, local)
     assert verify_store(tars).problems == []
     config = recipe(1)

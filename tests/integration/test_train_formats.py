@@ -11,12 +11,11 @@ from lens_cache.errors import ConfigError
 from lens_cache.features.types import ImageFeatures
 from lens_cache.images.decode import read_image
 from lens_cache.images.geometry import image_to_square
+from lens_cache.store.convert import convert
 from lens_cache.store.store import Store
 from pipelines.evaluation.evaluate import evaluate
-from pipelines.extraction.convert import convert
 from pipelines.training.train import train
 from tests.integration.test_training import assert_same_weights, recipe, weights
-from tests.support.stores import Quiet
 
 LOSSES = ("train/total", "train/dice", "train/bce", "train/attention")
 
@@ -24,7 +23,7 @@ LOSSES = ("train/total", "train/dice", "train/bce", "train/attention")
 @pytest.fixture(scope="module")
 def tar_store(tmp_path_factory, tiny_store):
     root = tmp_path_factory.mktemp("tars") / "store"
-    convert(tiny_store, root, Quiet(), wanted="webdataset")
+    convert(tiny_store, root, wanted="webdataset")
     return root
 
 

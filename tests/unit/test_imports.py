@@ -98,3 +98,49 @@ def test_imports_run_one_way(folder):
         if any(within(name, banned) for banned in BANNED[folder])
     ]
     assert wrong == []
+
+
+# What pipelines/ may import of the store: its door. Benchmarks measure its insides.
+STORE_DOOR = (
+    "lens_cache.store.store",
+    "lens_cache.store.catalogue",
+    "lens_cache.store.folder",
+    "lens_cache.store.manifest",
+    "lens_cache.store.layout",
+    "lens_cache.store.paths",
+    "lens_cache.store.quarantine",
+    "lens_cache.store.run_log",
+    "lens_cache.store.space",
+    "lens_cache.store.verify",
+    "lens_cache.store.convert",
+    "lens_cache.store.io.remote.store_path",
+    "lens_cache.store.io.files.folder_in_one_step",
+    "lens_cache.store.io.file_lock.file_lock",
+    "lens_cache.store.io.remote.plain_errors",
+)
+
+
+def test_pipelines_use_the_store_through_its_door():
+    wrong = [
+        f"{file}: {name}"
+        for file, names in FILES.items()
+        if file.startswith("pipelines/") and not file.startswith("pipelines/benchmark/")
+        for name in names
+        if within(name, "lens_cache.store") and not any(within(name, d) for d in STORE_DOOR)
+    ]
+    assert wrong == []
+    used = {
+        name for file, names in FILES.items() if file.startswith("pipelines/") for name in names
+    }
+    assert [d for d in STORE_DOOR if not any(within(name, d) for name in used)] == []
+
+
+def test_only_the_store_removes_its_files():
+    outside = [
+        file
+        for file, names in FILES.items()
+        if not file.startswith("lens_cache/store/")
+        for name in names
+        if name.rpartition(".")[2] in ("commit_path", "quarantine_path", "remove_file")
+    ]
+    assert outside == []

@@ -1,8 +1,8 @@
-"""Files that are there whole or not at all.
+"""Files that appear complete or not at all.
 
-On a disk everything is written below ``STORE/tmp``, flushed and renamed into place; what a killed
-process leaves behind lies in that one folder and is swept away by the next run. Behind a URL an
-object is uploaded and appears when it is complete.
+On a disk everything is written in ``STORE/tmp``, flushed and renamed into place; files that a
+killed process leaves in that folder are removed by the next run. Behind a URL an object is uploaded
+and appears when it is complete.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,17 +23,14 @@ from numpy.typing import NDArray
 
 from lens_cache.errors import CorruptShardError, StoreError, one_line
 from lens_cache.store.io import remote
-from lens_cache.store.io.file_lock import file_lock
-from lens_cache.store.io.lease import lease
-from lens_cache.store.io.remote import is_remote, plain_errors
+from lens_cache.store.io.remote import is_remote
 
 TEMPORARY = "tmp"
-LOCK = ".lock"
 _SEAL = "crc32c"
 
 
 def temporary_path(root: Path) -> Path:
-    """Return a new name below ``root/tmp``, creating that folder."""
+    """Return a new path in ``root/tmp``, creating that folder."""
     folder = root / TEMPORARY
     folder.mkdir(parents=True, exist_ok=True)
     return folder / uuid.uuid4().hex
@@ -47,7 +44,7 @@ def publish(temporary: Path, final: Path) -> None:
 
 
 def publish_folder(temporary: Path, final: Path) -> None:
-    """Flush every file of a finished folder and of those in it, then move it into place."""
+    """Flush every file of a finished folder, recursively, then move it into place."""
     for path in temporary.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -61,8 +58,8 @@ def new_folder(root: Path, final: Path, *, last: str) -> Iterator[Path]:
 
     Args:
         root: The store.
-        final: The folder; must not exist. Behind a URL it may, half, and its files are replaced.
-        last: The file that is written last, by which ``has_folder`` knows a remote folder.
+        final: The folder; must not exist. Behind a URL an incomplete one is overwritten.
+        last: The file that is written last; ``has_folder`` looks for it behind a URL.
     """
     if is_remote(final):
         with tempfile.TemporaryDirectory() as scratch:
@@ -97,7 +94,7 @@ def folder_in_one_step(final: Path) -> Iterator[Path]:
 
 
 def has_folder(final: Path, *, last: str) -> bool:
-    """Tell whether a folder of ``new_folder`` is there."""
+    """Return whether a folder written by ``new_folder`` exists."""
     return (final / last if is_remote(final) else final).exists()
 
 
@@ -124,12 +121,12 @@ def write_bytes(root: Path, final: Path, data: bytes) -> None:
 
 
 def write_json(root: Path, final: Path, document: dict[str, Any]) -> None:
-    """Write a JSON object atomically, sealed with a checksum; equal content is equal bytes."""
+    """Write a JSON object atomically, with a checksum; equal content gives equal bytes."""
     write_bytes(root, final, sealed(document))
 
 
 def read_json(path: Path, *, purpose: str) -> dict[str, Any]:
-    """Read a JSON object written by ``write_json``; ``purpose`` begins the error.
+    """Read a JSON object written by ``write_json``; ``purpose`` is the start of errors.
 
     Raises:
         StoreError: If the file is missing.
@@ -151,13 +148,13 @@ def read_json(path: Path, *, purpose: str) -> dict[str, Any]:
 
 
 def sealed(document: dict[str, Any]) -> bytes:
-    """Return the one byte string that stands for a document, its checksum included."""
+    """Return a document as JSON with its checksum; equal content gives equal bytes."""
     body = json.dumps(document, sort_keys=True).encode()
     return (json.dumps({**document, _SEAL: crc32c(body)}, indent=1, sort_keys=True) + "\n").encode()
 
 
 def map_file(path: Path) -> NDArray[np.uint8]:
-    """Return the bytes of a file, read-only: a memory map, or behind a URL a copy.
+    """Return the bytes of a file, read-only: a memory map, or a copy if it is behind a URL.
 
     Raises:
         CorruptShardError: If it is missing or empty.
@@ -170,8 +167,22 @@ def map_file(path: Path) -> NDArray[np.uint8]:
         raise CorruptShardError(f"reading {path}: {error}") from None
 
 
+def map_copy(path: Path) -> NDArray[np.uint8]:
+    """Return the bytes of an object behind a URL, read-only: a memory map of a temporary copy.
+
+    Raises:
+        CorruptShardError: If it is missing or empty.
+    """
+    try:
+        with tempfile.NamedTemporaryFile() as copy:  # the map outlives the file's name
+            remote.download(path, copy.name)
+            return np.asarray(np.memmap(copy.name, dtype=np.uint8, mode="r"))
+    except (OSError, ValueError) as error:
+        raise CorruptShardError(f"reading {path}: {error}") from None
+
+
 def open_stream(path: Path) -> BinaryIO:
-    """Open a file to be read from its beginning to its end.
+    """Open a file to read it from start to end.
 
     Raises:
         CorruptShardError: If it is missing.
@@ -183,7 +194,7 @@ def open_stream(path: Path) -> BinaryIO:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line to a small log; behind a URL it is written anew."""
+    """Append a line to a small log; behind a URL the whole log is written again."""
     if is_remote(path):
         before = remote.read(path) if path.exists() else b""
         remote.put(path, before + f"{line}\n".encode())
@@ -193,61 +204,32 @@ def append_line(path: Path, line: str) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file, if it is there."""
+    """Remove a file if it exists."""
     remote.remove(path) if is_remote(path) else path.unlink(missing_ok=True)
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder with all that is in it, if it is there."""
+    """Remove a folder and its content if it exists."""
     remote.remove(path) if is_remote(path) else shutil.rmtree(path, ignore_errors=True)
 
 
 def folder_size(path: Path) -> int:
-    """Return the bytes of all files in a folder; 0 if there is none."""
+    """Return the bytes of all files in a folder; 0 if it does not exist."""
     if is_remote(path):
         return remote.total_size(path)
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def sweep_temporary(root: Path) -> None:
-    """Remove what killed writers left behind."""
+    """Remove temporary files and uploads of killed writers."""
     if is_remote(root):
         remote.abort_uploads(root)
     else:
         shutil.rmtree(root / TEMPORARY, ignore_errors=True)
 
 
-@contextmanager
-def writer_lock(root: Path) -> Iterator[Callable[[], None]]:
-    """Hold the store for writing; the lock ends with its process, behind a URL soon after.
-
-    Yields what raises if another process has taken over; it can only from one that hung.
-
-    Raises:
-        StoreError: If the store cannot be written, or another process holds the lock.
-    """
-    if is_remote(root):
-        with plain_errors(root, "writing to the store"), lease(root) as require:
-            yield require
-        return
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        (root / LOCK).touch()
-    except OSError as error:
-        raise StoreError(
-            f"opening the store {root} for writing: {error.strerror}; choose a writable folder"
-        ) from None
-    busy = StoreError(
-        f"opening the store {root} for writing: another extraction holds it; wait until it ends"
-    )
-    # On a network disk without locks two writers would only do the same work twice, because every
-    # file is written under a name of its own and renamed to one with equal content.
-    with file_lock(root / LOCK, busy):
-        yield lambda: None
-
-
 def reason(error: OSError) -> str:
-    """Return why a file could not be read or written; a far side gives no ``strerror``."""
+    """Return why a file could not be read or written; storage behind a URL has no ``strerror``."""
     return error.strerror or one_line(error)
 
 

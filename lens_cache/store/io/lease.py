@@ -1,13 +1,13 @@
-"""Who may write to a remote store: an object that its holder renews while it is alive.
+"""The right to write to a remote store: an object that its holder renews while it is alive.
 
-The lease is the object of the highest number below ``.lease``. It is created only if there is none
-of that name, so of two that want it one gets it. A holder that has not renewed it for
-``LEASE_SECONDS`` is taken to be dead, and the next number is up. How old it is, is the difference
-of two times of the server: it and a probe, written now. What passes while one watches is measured
-on one's own steady clock. So nobody's clock has to be right.
+The lease is the object with the highest number in ``.lease``. It is created only if no object has
+that name, so one of two competitors gets it. If a holder has not renewed it for ``LEASE_SECONDS``,
+it is taken to be dead and the next number may be created. The age of a lease is the difference of
+two times of the server: that of the lease and that of a probe written now. While a process watches
+a lease, it measures time on its own monotonic clock. So no clock has to be right.
 
-Should a holder that was taken to be dead still be alive, it finds that out and stops; until then
-both write the same bytes under the same names.
+If a holder that was taken to be dead is still alive, it notices and stops; until then both write
+the same bytes under the same names.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _WATCH_SECONDS = 1.0
 
 @contextmanager
 def lease(root: Path) -> Iterator[Callable[[], None]]:
-    """Hold a remote store for writing; yields what raises once another has taken it over.
+    """Hold a remote store for writing; yields a check that raises once another took it over.
 
     Raises:
-        StoreError: If another holds it.
+        StoreError: If another process holds it.
     """
     held = _Lease(root)
     held.acquire()
@@ -73,7 +73,7 @@ class _Lease:
 
     def renew_until(self, stop: threading.Event) -> None:
         while not stop.wait(RENEW_SECONDS):
-            # Where the far side does not answer, nobody else gets an answer either.
+            # If the storage does not answer, no other process gets an answer either.
             with suppress(Exception):
                 if not self._is_mine():
                     return
@@ -87,12 +87,12 @@ class _Lease:
             )
 
     def release(self) -> None:
-        with suppress(Exception):  # it runs out by itself
+        with suppress(Exception):  # it expires anyway
             if self._is_mine():
                 remove(self._root / FOLDER)
 
     def _is_mine(self) -> bool:
-        """Look whether this still is the lease, and remember who has it otherwise."""
+        """Return whether this is still the lease; otherwise remember the new holder."""
         _, newest = self._newest()
         content = None if newest is None else _read(newest)
         if newest is not None and content is None:
@@ -106,12 +106,12 @@ class _Lease:
         return (_number(found[-1]), found[-1]) if found else (0, None)
 
     def _create(self, number: int) -> bool:
-        """Create the lease of a number; false if another was quicker."""
+        """Create the lease of a number; returns False if another process was faster."""
         self._path = self._root / FOLDER / f"{number:08d}.json"
         try:
             put(self._path, self._content, new=True)
         except OSError:
-            # The answer to a first attempt may have been lost: what counts is what lies there.
+            # The answer to a first attempt may have been lost: the stored content decides.
             content = _read(self._path)
             if content is None:
                 raise
@@ -119,7 +119,7 @@ class _Lease:
         return True
 
     def _wait_for_the_end_of(self, current: Path) -> None:
-        """Return when a lease has run out.
+        """Wait until a lease has expired.
 
         Raises:
             StoreError: If it is renewed meanwhile.

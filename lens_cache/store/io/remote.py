@@ -1,7 +1,7 @@
 """Stores behind a URL (``s3://bucket/store``), through fsspec.
 
-A remote root is a ``UPath``, which speaks pathlib's language; what it cannot say the same way as a
-disk stands here. An object store shows an object whole or not at all: nothing has to be renamed.
+A remote root is a ``UPath``, which has the methods of pathlib; operations that differ from a disk
+are here. An object store shows complete objects only: nothing has to be renamed.
 """
 
 from __future__ import annotations
@@ -17,23 +17,28 @@ from lens_cache.errors import LensCacheError, StoreError, one_line
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/+(.*)", re.DOTALL)
 _S3 = ("s3", "s3a")
-# A request that fails with 5xx, a timeout or a lost connection is made this often, with waits that
-# double up to 20 s in between. AWS_MAX_ATTEMPTS and AWS_RETRY_MODE have the last word.
+# A request that fails with 5xx, a timeout or a lost connection is tried this often, with waits that
+# double up to 20 s. AWS_MAX_ATTEMPTS and AWS_RETRY_MODE override it.
 _ATTEMPTS = 6
 _STREAM_BYTES = 16 << 20
-# Packages whose exceptions tell of the far side, though some of them are no OSError.
+# Packages whose exceptions come from the storage, though some are not OSErrors.
 _TRANSPORTS = {"aiobotocore", "aiohttp", "botocore", "fsspec", "s3fs"}
 
 
 def store_path(text: str | Path) -> Path:
-    """Return where a store lies: a folder, or the ``UPath`` of a URL.
+    """Return the root of a store: the path of a folder, or the ``UPath`` of a URL.
 
-    To a type checker a ``UPath`` is no ``Path``, but it has all that a store asks of one; only
-    ``is_remote`` tells them apart.
+    To a type checker a ``UPath`` is no ``Path``, but it has all methods that a store uses; only
+    ``is_remote`` distinguishes them.
+
+    Args:
+        text: A folder, a URL, or what this function returned before.
 
     Raises:
-        StoreError: If the URL holds credentials, or nothing here speaks its protocol.
+        StoreError: If the URL has credentials in it, or no installed package can read it.
     """
+    if not isinstance(text, str | Path):
+        return text  # a UPath
     found = _URL.fullmatch(str(text))
     if found is None:
         return Path(text)
@@ -54,18 +59,18 @@ def store_path(text: str | Path) -> Path:
         cure = "run `pip install lens-cache[s3]`" if protocol in _S3 else one_line(error)
         raise StoreError(
             f"opening the store {text}: expected a folder or a URL that an installed package "
-            f"speaks, found {protocol}://; {cure}"
+            f"can read, found {protocol}://; {cure}"
         ) from None
     return cast(Path, UPath(f"{protocol}://{rest}", **_options(protocol)))
 
 
 def is_remote(path: Path) -> bool:
-    """Tell whether a path of a store is a URL."""
+    """Return whether a path of a store is a URL."""
     return not isinstance(path, Path)
 
 
 def is_s3(path: Path) -> bool:
-    """Tell whether a remote path lies on S3, or what speaks like it."""
+    """Return whether a remote path is on S3 or a compatible server."""
     return bool(cast(Any, path).protocol in _S3)
 
 
@@ -75,21 +80,26 @@ def filesystem(path: Path) -> Any:
 
 
 def name_of(path: Path) -> str:
-    """Return what a remote path is called in its filesystem, e.g. ``bucket/store/plan``."""
+    """Return the name of a remote path in its filesystem, e.g. ``bucket/store/plan``."""
     return str(cast(Any, path).path)
 
 
 def put(final: Path, data: bytes, *, new: bool = False) -> None:
-    """Write one object in one request; with ``new`` only if there is none of that name.
+    """Write one object in one request.
+
+    Args:
+        final: The object.
+        data: Its content.
+        new: Whether to fail if the object exists.
 
     Raises:
-        FileExistsError: If there is one.
+        FileExistsError: If ``new`` and the object exists.
     """
     filesystem(final).pipe_file(name_of(final), data, mode="create" if new else "overwrite")
 
 
 def read(path: Path) -> bytes:
-    """Read an object, whatever happens to it meanwhile."""
+    """Read an object in one request."""
     return bytes(filesystem(path).cat_file(name_of(path)))
 
 
@@ -98,19 +108,24 @@ def read_range(path: Path, start: int, stop: int | None = None) -> bytes:
     return bytes(filesystem(path).cat_file(name_of(path), start=start, end=stop))
 
 
+def download(path: Path, to: str) -> None:
+    """Copy an object to a local file."""
+    filesystem(path).get_file(name_of(path), to)
+
+
 def open_stream(path: Path) -> BinaryIO:
-    """Open an object to be read from its beginning to its end, some megabytes a request."""
+    """Open an object to read it from start to end, some megabytes a request."""
     options = {"block_size": _STREAM_BYTES, "cache_type": "readahead"}
     return cast(BinaryIO, filesystem(path).open(name_of(path), "rb", **options))
 
 
 def modified(path: Path) -> float:
-    """Return when an object was last written, in seconds by the clock of the server."""
+    """Return the time of an object's last write, in seconds by the server's clock."""
     return float(filesystem(path).modified(name_of(path)).timestamp())
 
 
 def remove(path: Path) -> None:
-    """Remove an object, or all objects below a name; nothing happens if there is none."""
+    """Remove an object or all objects below a name, if there are any."""
     try:
         filesystem(path).rm(name_of(path), recursive=True)
     except FileNotFoundError:
@@ -123,7 +138,7 @@ def total_size(path: Path) -> int:
 
 
 def abort_uploads(root: Path) -> None:
-    """Abort what killed writers were uploading below ``root``; S3 would keep, and charge, it."""
+    """Abort the uploads of killed writers below ``root``; S3 would keep, and charge for, them."""
     if not is_s3(root):
         return
     fs = filesystem(root)
@@ -134,14 +149,14 @@ def abort_uploads(root: Path) -> None:
 
 
 def abort(fs: Any, **upload: str) -> None:
-    """Abort an upload to S3; nothing happens if it is gone."""
+    """Abort an upload to S3, if it still exists."""
     with suppress(FileNotFoundError):
         fs.call_s3("abort_multipart_upload", **upload)
 
 
 @contextmanager
 def plain_errors(root: Path, doing: str) -> Iterator[None]:
-    """Turn what a far side answers into one line that says what was being done.
+    """Turn errors of the storage into one line that starts with what was being done.
 
     Raises:
         StoreError: Instead of an exception of the transport.
@@ -152,7 +167,7 @@ def plain_errors(root: Path, doing: str) -> Iterator[None]:
         raise
     except Exception as error:
         package = type(error).__module__.split(".")[0]
-        # An OSError that names a file speaks of this machine's disk.
+        # An OSError that names a file comes from this machine's disk.
         far = package in _TRANSPORTS or (isinstance(error, OSError) and error.filename is None)
         if not is_remote(root) or not far:
             raise
@@ -163,9 +178,9 @@ def plain_errors(root: Path, doing: str) -> Iterator[None]:
 
 
 def _options(protocol: str) -> dict[str, Any]:
-    """Return what a filesystem is opened with; never a secret.
+    """Return the options of a filesystem; never a secret.
 
-    Listings are not remembered: other processes write too.
+    Listings are not cached: other processes write too.
     """
     if protocol not in _S3:
         return {"use_listings_cache": False}

@@ -1,4 +1,4 @@
-"""Large files that are written piece by piece, and appear when they are complete or not at all."""
+"""Large files that are written piece by piece, and appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class PendingFile(Protocol):
         """Append bytes."""
 
     def publish(self) -> None:
-        """Let it appear, whole."""
+        """Make the complete file appear."""
 
     def discard(self) -> None:
-        """Leave nothing behind; does nothing after ``publish``."""
+        """Remove it; does nothing after ``publish``."""
 
 
 class LocalFile:
-    """A file that is being written below ``root/tmp``."""
+    """A file that is being written in ``root/tmp``."""
 
     def __init__(self, root: Path, final: Path) -> None:
         self._final = final
@@ -50,15 +50,15 @@ class LocalFile:
         publish(self._temporary, self._final)
 
     def discard(self) -> None:
-        """Leave nothing behind; does nothing after ``publish``."""
+        """Remove it; does nothing after ``publish``."""
         try:
-            self._file.close()  # on a full disk, flushing what is buffered fails once more
+            self._file.close()  # on a full disk, flushing the buffer fails again
         finally:
             self._temporary.unlink(missing_ok=True)
 
 
 class SpooledUpload:
-    """Grows in a local file, and is sent when it is whole: any storage can do that."""
+    """A local temporary file that is uploaded when it is complete; works on any storage."""
 
     def __init__(self, final: Path) -> None:
         self._final = final
@@ -69,10 +69,10 @@ class SpooledUpload:
         self._file.write(data)
 
     def publish(self) -> None:
-        """Send the object.
+        """Upload the object.
 
         Raises:
-            StoreError: If what appeared has another size.
+            StoreError: If the object has another size.
         """
         self._file.flush()
         size = self._file.tell()
@@ -81,20 +81,20 @@ class SpooledUpload:
         _require_size(self._final, size)
 
     def discard(self) -> None:
-        """Leave nothing behind; does nothing after ``publish``."""
+        """Remove it; does nothing after ``publish``."""
         self._file.close()
 
 
 class PartedUpload:
-    """Goes to S3 in parts while it grows, some at a time; memory holds no more than those."""
+    """An S3 multipart upload; a few parts are in memory at a time."""
 
     def __init__(self, final: Path) -> None:
         self._final, self._fs = final, filesystem(final)
         bucket, key, _ = self._fs.split_path(name_of(final))
         self._target = {"Bucket": bucket, "Key": key}
         self._before = self._etag()
-        begun = self._fs.call_s3("create_multipart_upload", **self._target)
-        self._target["UploadId"] = begun["UploadId"]
+        started = self._fs.call_s3("create_multipart_upload", **self._target)
+        self._target["UploadId"] = started["UploadId"]
         self._rest = bytearray()
         self._size = 0
         self._parts: list[Future[str]] = []
@@ -102,7 +102,7 @@ class PartedUpload:
         self._ended = False
 
     def write(self, data: bytes) -> None:
-        """Append bytes; waits where they come faster than they go out."""
+        """Append bytes; waits while too many parts are being sent."""
         self._rest += data
         self._size += len(data)
         while len(self._rest) >= _PART_BYTES:
@@ -110,10 +110,10 @@ class PartedUpload:
             del self._rest[:_PART_BYTES]
 
     def publish(self) -> None:
-        """Send what is left and let the object appear.
+        """Send the rest and make the object appear.
 
         Raises:
-            StoreError: If what appeared has another size.
+            StoreError: If the object has another size.
         """
         if self._rest or not self._parts:
             self._send(bytes(self._rest))
@@ -124,8 +124,8 @@ class PartedUpload:
                 "complete_multipart_upload", **self._target, MultipartUpload={"Parts": parts}
             )
         except FileNotFoundError:
-            # If an answer is lost and S3 asked again, it no longer knows the finished upload. If
-            # nothing new has appeared, it was aborted.
+            # If an answer was lost and the request repeated, S3 no longer knows the upload that it
+            # finished. If no new object has appeared, the upload was aborted.
             if self._etag() == self._before:
                 raise
         self._ended = True
@@ -133,14 +133,14 @@ class PartedUpload:
         _require_size(self._final, self._size)
 
     def discard(self) -> None:
-        """Leave nothing behind; does nothing after ``publish``."""
+        """Remove it; does nothing after ``publish``."""
         if not self._ended:
             self._ended = True
             self._threads.shutdown(cancel_futures=True)
             abort(self._fs, **self._target)
 
     def _etag(self) -> str | None:
-        """Return what tells the object that is there from others; nothing if there is none."""
+        """Return the ETag of the object; None if it does not exist."""
         try:
             return str(self._fs.info(name_of(self._final))["ETag"])
         except FileNotFoundError:
@@ -158,7 +158,7 @@ class PartedUpload:
 
 
 def pending_file(root: Path, final: Path) -> PendingFile:
-    """Begin a large file, to be written piece by piece."""
+    """Open a large file to write it piece by piece."""
     if not is_remote(final):
         return LocalFile(root, final)
     return PartedUpload(final) if is_s3(final) else SpooledUpload(final)

@@ -36,7 +36,7 @@ class SampleDecoder:
     """
 
     def __init__(self, manifest: Manifest) -> None:
-        arrays = {name: spec for group in manifest.arrays.values() for name, spec in group.items()}
+        arrays = manifest.specs
         self._specs = {suffix(name): spec for name, spec in arrays.items()}
 
     def __call__(self, sample: Mapping[str, Any]) -> Sample:
@@ -87,11 +87,11 @@ def sample_features(
         layer: A tapped layer.
         prefix: States of the system prefix, shape (P, d): ``store.prefix(layer)``.
     """
-    text_tokens = sample[suffix(f"layer_{layer}/text_tokens")]
+    text_tokens = sample[suffix(array_name(layer, "text_tokens"))]
     rows = [slice(*sample["json"]["queries"][query]["text_rows"]) for query in queries]
     return ImageFeatures(
         prefix=prefix,
-        image_tokens=sample[suffix(f"layer_{layer}/image_tokens")],
+        image_tokens=sample[suffix(array_name(layer, "image_tokens"))],
         text_tokens=[text_tokens[mine] for mine in rows],
         image_embedding=sample[suffix("image_embeddings")],
     )

@@ -23,14 +23,24 @@ from lens_cache.store.webdataset.samples import (
 from lens_cache.store.webdataset.tar_file import TarReader
 
 _OPEN_TARS = 256
+_FETCHED_TARS = 8  # each may take a gigabyte of disk
 
 
 class SampleReader(FeatureReader):
     """Reads members directly from the tars, where they are uncompressed."""
 
-    def __init__(self, root: Path, catalogue: Catalogue) -> None:
+    def __init__(self, root: Path, catalogue: Catalogue, *, fetch: bool = False) -> None:
+        """Take a store.
+
+        Args:
+            root: The store.
+            catalogue: Its tables.
+            fetch: Whether to copy tars behind a URL to local temporary files; without it they
+                cannot be read at random.
+        """
         super().__init__(root, catalogue)
-        self._tar = lru_cache(maxsize=_OPEN_TARS)(self._open_tar)
+        self._fetch = fetch
+        self._tar = lru_cache(maxsize=_FETCHED_TARS if fetch else _OPEN_TARS)(self._open_tar)
 
     def prefix(self, name: str) -> NDArray[np.uint8]:
         """Return the values of a prefix."""
@@ -62,7 +72,7 @@ class SampleReader(FeatureReader):
         return values
 
     def _open_tar(self, shard: int) -> TarReader:
-        return TarReader(self.root / tar_path(shard))
+        return TarReader(self.root / tar_path(shard), fetch=self._fetch)
 
     def _broken(self, where: str, what: str) -> CorruptShardError:
         return CorruptShardError(

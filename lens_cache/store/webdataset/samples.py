@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from lens_cache.store.catalogue import Catalogue
 from lens_cache.store.layout import ArraySpec
+from lens_cache.store.paths import SAMPLES_FOLDER
 from lens_cache.store.values import value_attributes
 
-SAMPLES_FOLDER = "samples"
 INCOMPLETE = "__incomplete__/"
 _NPY = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "uint8": "|u1"}
 
@@ -84,9 +84,7 @@ def describe_sample(catalogue: Catalogue, image: int, arrays: Iterable[str]) -> 
         arrays: Names of the arrays that have a part of the image.
     """
     planned = catalogue.plan.image(image)
-    specs = {
-        name: spec for group in catalogue.manifest.arrays.values() for name, spec in group.items()
-    }
+    specs = catalogue.manifest.specs
     rows = catalogue.text_rows(image)
     document = {
         "image_id": planned.image_id,

@@ -32,8 +32,7 @@ class SampleStream:
 
     def __init__(self, root: Path, catalogue: Catalogue, names: Sequence[str]) -> None:
         self._root, self._catalogue = root, catalogue
-        groups = catalogue.manifest.arrays.values()
-        self._specs = {name: group[name] for group in groups for name in names if name in group}
+        self._specs = {name: catalogue.manifest.specs[name] for name in names}
         self._names = {suffix(name): name for name in self._specs}
 
     def read(self, shard: int, images: Sequence[int]) -> Iterator[tuple[int, Values]]:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lens_cache.errors import CorruptShardError, StoreError
-from lens_cache.store.io.files import crc32c, map_file
+from lens_cache.store.io.files import crc32c, map_copy, map_file
 from lens_cache.store.io.remote import is_remote
 from lens_cache.store.io.uploads import pending_file
 
@@ -74,20 +74,25 @@ class TarWriter:
 class TarReader:
     """Random access to the members of a tar; its headers are read once, on opening."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, fetch: bool = False) -> None:
         """Open a tar.
+
+        Args:
+            path: The tar.
+            fetch: Whether to copy it to a local temporary file if it is behind a URL.
 
         Raises:
             CorruptShardError: If it is missing or truncated, or contains other than regular files.
-            StoreError: If it is at a URL, where finding the members takes a request for each.
+            StoreError: If it is at a URL and is not to be fetched: finding the members there would
+                take a request for each.
         """
-        if is_remote(path):
+        if is_remote(path) and not fetch:
             raise StoreError(
                 f"reading {path} at random: tars at a URL are read in order only; train "
                 "with --set batch.order=stream, or convert the store to zarr"
             )
         self.path = path
-        self._bytes = map_file(path)
+        self._bytes = map_copy(path) if is_remote(path) else map_file(path)
         self._members: dict[str, tuple[int, int]] = {}
         at = 0
         while (header := _parse(path, at, self._bytes[at : at + _BLOCK].tobytes())) is not None:

@@ -166,7 +166,7 @@ class _KeptGroup:
     def __init__(self, root: Path, catalogue: Catalogue, group: Group, shard: int) -> None:
         self._root, self._catalogue = root, catalogue
         self._commit = Commit.load(root, group, shard)
-        self._reader = SampleReader(root, catalogue)
+        self._reader = SampleReader(root, catalogue, fetch=True)
 
     def parts(self, image: int) -> Parts:
         """Return the group's part of an image; empty if the image was quarantined.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lens_cache.store.commits import Commit, ObjectRecord
 from lens_cache.store.io.files import crc32c, remove_file
-from lens_cache.store.layout import ArraySpec
+from lens_cache.store.layout import ArraySpec, part_of
 from lens_cache.store.quarantine import Quarantine, quarantine_paths
 from lens_cache.store.zarr.shard_file import ShardWriter
 
@@ -49,8 +49,7 @@ class GroupShardWriter:
         root: The store.
         group: The feature group.
         shard: The shard's number.
-        arrays: The arrays of which this shard contains a part, by short name. Names that end in
-            ``text_tokens`` are flat arrays; ``prefix`` arrays are written by ``add_prefix``.
+        arrays: The arrays that this shard has a part of, by name.
     """
 
     def __init__(self, root: Path, group: str, shard: int, arrays: Mapping[str, ArraySpec]) -> None:
@@ -67,7 +66,7 @@ class GroupShardWriter:
                 ShardWriter(root, root / spec.object_path(shard), num_chunks=spec.chunks_per_shard)
             )
             self._shards[name] = writer
-            if name.endswith("text_tokens"):
+            if part_of(name) == "text_tokens":
                 self._rows[name] = _Rows(writer, spec)
 
     def __enter__(self) -> GroupShardWriter:

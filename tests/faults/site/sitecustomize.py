@@ -86,7 +86,7 @@ if faults.get("skew"):
     right, right_ns = time.time, time.time_ns
     time.time = lambda: right() + by
     time.time_ns = lambda: right_ns() + int(by * 1e9)
-    changes["pipelines.extraction.extract"] = changes["pipelines.provenance"] = wrong_dates
+    changes["lens_cache.store.run_log"] = changes["pipelines.provenance"] = wrong_dates
 if faults.get("oom"):
     changes["torch.nn.functional"] = little_memory
 sys.meta_path.insert(0, Spoiler(changes))

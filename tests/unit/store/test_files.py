@@ -17,8 +17,8 @@ from lens_cache.store.io.files import (
     temporary_path,
     write_bytes,
     write_json,
-    writer_lock,
 )
+from lens_cache.store.io.lock import writer_lock
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -113,7 +113,7 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path):
     script = f"""
 import sys
 from pathlib import Path
-from lens_cache.store.io.files import writer_lock
+from lens_cache.store.io.lock import writer_lock
 with writer_lock(Path({str(tmp_path)!r})):
     print("held", flush=True)
     sys.stdin.read()

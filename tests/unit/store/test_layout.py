@@ -5,11 +5,14 @@ from hypothesis import strategies as st
 
 from lens_cache.errors import StoreError
 from lens_cache.store.layout import (
+    PARTS,
     TEXT_CHUNK,
-    Questions,
+    array_name,
     hidden_state_arrays,
     image_embedding_array,
+    part_of,
 )
+from lens_cache.store.questions import Questions
 
 
 def laid_out(lengths_per_shard):
@@ -76,7 +79,7 @@ def test_one_shard_is_one_object_of_every_array():
         hidden_size=8,
         dtype="bfloat16",
     )
-    image, text = arrays["image_tokens"], arrays["text_tokens"]
+    image, text = arrays["layer_4/image_tokens"], arrays["layer_4/text_tokens"]
     assert image.object_path(2) == "hidden_states/layer_4/image_tokens/c/2/0/0"
     assert text.object_path(2) == "hidden_states/layer_4/text_tokens/c/2/0"
     assert (image.chunk_bytes, image.chunks_per_shard) == (9 * 8 * 2, 2)
@@ -87,3 +90,11 @@ def test_one_shard_is_one_object_of_every_array():
     )
     assert embeddings.object_path(1) == "image_embeddings/c/1/0/0/0"
     assert embeddings.chunk_bytes == 3 * 4 * 4 * 4
+
+
+def test_the_name_of_an_array_tells_its_part():
+    assert array_name(14, "image_tokens") == "layer_14/image_tokens"
+    assert [part_of(array_name(3, part)) for part in PARTS] == list(PARTS)
+    assert [part_of(name) for name in ("image_embeddings", "layer_3", "layer_3/other")] == [
+        None
+    ] * 3

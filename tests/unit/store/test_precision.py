@@ -118,8 +118,8 @@ def test_maps_and_rows_keep_their_shape(precision):
         num_images=3, shard_size=2, channels=64, size=4, dtype="bfloat16"
     )
     for spec, values in (
-        (arrays["image_tokens"], tokens(6)),
-        (arrays["text_tokens"], tokens(9)),
+        (arrays["layer_4/image_tokens"], tokens(6)),
+        (arrays["layer_4/text_tokens"], tokens(9)),
         (embeddings, tokens(16).T.reshape(64, 4, 4)),
     ):
         stored = in_precision(spec, precision)

@@ -16,8 +16,8 @@ from lens_cache.store.io.files import (
     read_json,
     remove_folder,
     write_json,
-    writer_lock,
 )
+from lens_cache.store.io.lock import writer_lock
 from lens_cache.store.io.remote import is_remote, put, store_path
 from lens_cache.store.io.uploads import pending_file
 from lens_cache.store.manifest import Manifest

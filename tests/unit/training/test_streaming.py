@@ -11,13 +11,13 @@ import torch
 
 from lens_cache.config.train import BatchConfig, LossConfig, MixtureConfig
 from lens_cache.errors import ConfigError, CorruptShardError, StoreError
+from lens_cache.store.convert import convert
 from lens_cache.store.store import Store
 from lens_cache.store.webdataset.stream import SampleStream
 from lens_cache.training.data import FeatureDataset
 from lens_cache.training.sampling import Share
 from lens_cache.training.streaming import streaming_loader
-from pipelines.extraction.convert import convert
-from tests.support.stores import Quiet, copied, flip
+from tests.support.stores import copied, flip
 
 LOSS = LossConfig(attention_size=16, mask_size=16)
 
@@ -26,7 +26,7 @@ LOSS = LossConfig(attention_size=16, mask_size=16)
 def tar_store(tmp_path_factory, tiny_store):
     """Five images in tars of 2, 2 and 1; do not write into it."""
     root = tmp_path_factory.mktemp("tars") / "store"
-    convert(tiny_store, root, Quiet(), wanted="webdataset")
+    convert(tiny_store, root, wanted="webdataset")
     return root
 
 

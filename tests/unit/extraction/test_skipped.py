@@ -1,5 +1,5 @@
 from lens_cache.plan.plan import Plan
-from pipelines.extraction.set_aside import set_aside_lines
+from pipelines.extraction.skipped import skipped_lines
 from tests.support.lisa_sets import only_fake_kinds, write_set
 from tests.support.pictures import write_coco
 
@@ -14,14 +14,14 @@ def test_a_plan_of_many_images_ends_and_lists_the_bad_ones(tmp_path, lens_cache)
     table = tmp_path / "store/plan/quarantine.parquet"
     assert code == 0
     assert lines[0].startswith("planned 65 images and ")
-    assert lines[1] == f"set aside 5 files or queries; the whole list is {table}"
+    assert lines[1] == f"skipped 5 files or queries; the whole list is {table}"
     assert [line.split(",")[0].strip() for line in lines[2:]] == [
         f"train2017/{number:04d}.png" for number in (3, 31, 32, 40, 69)
     ]
     assert all("the file is empty" in line for line in lines[2:])
     plan = Plan.load(tmp_path / "store/plan")
     assert plan.quarantine.num_rows == 5
-    assert set_aside_lines(plan.quarantine.slice(0, 0), "there") == []
+    assert skipped_lines(plan.quarantine.slice(0, 0), "there") == []
 
 
 def test_only_the_first_few_are_shown(tmp_path, lens_cache):
@@ -51,7 +51,7 @@ def test_images_to_test_on_are_counted_apart(tmp_path, monkeypatch, lens_cache):
     assert code == 0
     assert "planned 1 images and " in out
     assert " of 40 draws into " in out
-    assert "left out 1 training images that benchmarks test on" in out
+    assert "skipped 1 training images that benchmarks test on" in out
     assert "c.png, image with 1 query: No such file or directory" in out
 
 

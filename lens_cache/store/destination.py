@@ -1,31 +1,39 @@
-"""Where a conversion may write: a new folder, or what it left there itself."""
+"""Where a conversion may write: a new folder, or one of the same conversion."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from lens_cache.errors import ConfigError, StoreError
-from lens_cache.store.io.files import LOCK, TEMPORARY
+from lens_cache.store.io.files import TEMPORARY
 from lens_cache.store.io.lease import FOLDER as LEASE
+from lens_cache.store.io.lock import LOCK
 from lens_cache.store.layout import GROUPS
 from lens_cache.store.manifest import Manifest, require_same
-from lens_cache.store.paths import FROZEN_FOLDER, MANIFEST_FILE, PLAN_FOLDER, RUNS_FOLDER
-from lens_cache.store.webdataset.samples import SAMPLES_FOLDER
+from lens_cache.store.paths import (
+    COMMITS_FOLDER,
+    FROZEN_FOLDER,
+    MANIFEST_FILE,
+    PLAN_FOLDER,
+    QUARANTINE_FOLDER,
+    RUNS_FOLDER,
+    SAMPLES_FOLDER,
+)
 
 _OF_A_WRITER = {LOCK, LEASE, TEMPORARY}
 _OF_A_STORE = {
     *_OF_A_WRITER,
     *(MANIFEST_FILE, PLAN_FOLDER, FROZEN_FOLDER, SAMPLES_FOLDER, RUNS_FOLDER),
     *GROUPS,
-    *("commits", "quarantine", "zarr.json"),
+    *(COMMITS_FOLDER, QUARANTINE_FOLDER, "zarr.json"),
 }
 
 
 def require_two_folders(source: Path, dest: Path) -> None:
-    """Refuse folders of which one is the other or lies in it.
+    """Refuse two folders if they are the same or one is inside the other.
 
     Raises:
-        ConfigError: If they are not apart.
+        ConfigError: If they are.
     """
     one, other = source.resolve(), dest.resolve()
     if one == other or one in other.parents or other in one.parents:
@@ -36,13 +44,13 @@ def require_two_folders(source: Path, dest: Path) -> None:
 
 
 def require_ours(dest: Path, manifest: Manifest) -> None:
-    """Refuse a folder that holds anything but what this conversion left there.
+    """Refuse a folder that has files of anything but this conversion.
 
-    A run of a training has the manifest of its store, too; its other files tell it from a store.
+    The folder of a training run has the manifest of its store, too, but also other files.
 
     Raises:
-        StoreError: If other files are there.
-        StoreMismatchError: If another store is there.
+        StoreError: If it has other files.
+        StoreMismatchError: If it is another store.
     """
     names = {path.name for path in dest.iterdir()} if dest.is_dir() else set()
     known = _OF_A_STORE if MANIFEST_FILE in names else _OF_A_WRITER
@@ -63,7 +71,7 @@ def require_ours(dest: Path, manifest: Manifest) -> None:
 
 
 def _identity(manifest: Manifest) -> dict[str, object]:
-    """Return what two manifests of one store in one format share, whatever its state."""
+    """Return the fields in which two manifests of one store in one format agree."""
     content = {
         f"{group}.{field}": value
         for group in GROUPS
@@ -71,7 +79,7 @@ def _identity(manifest: Manifest) -> dict[str, object]:
     }
     return {
         "format": manifest.format,
-        "plan": manifest.plan["digest"],
-        "shard_size": manifest.config["store"]["shard_size"],
+        "plan": manifest.plan.digest,
+        "shard_size": manifest.store.shard_size,
         **content,
     }
