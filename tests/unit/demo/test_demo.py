@@ -98,7 +98,7 @@ def test_a_folder_with_another_demo_is_refused(out):
 
 
 def test_a_split_without_data_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"--split .* goes with --data"):
+    with pytest.raises(ConfigError, match=r"--split .* needs --data"):
         commands.demo(out=tmp_path / "out", split="train2017")
     assert not (tmp_path / "out").exists()
 
