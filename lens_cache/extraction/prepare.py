@@ -160,13 +160,8 @@ def prepare_plan(
     plan = folder.plan()
     if moved:
         found = build_plan(config.data, progress=progress, mapper=mapper)
-        summary = PlanSummary(
-            digest=plan.digest(),
-            images=plan.num_images,
-            queries=plan.num_queries,
-            quarantined=plan.quarantine.num_rows,
-        )
-        _require_same_plan(folder.root, summary, found)
+        if not plan.same_rows(found):
+            raise _other_data(folder.root, plan.num_images, plan.num_queries, found)
     return plan
 
 
@@ -210,11 +205,15 @@ def _with_defaults(settings: Mapping[str, Any], root: Path) -> dict[str, Any]:
 
 def _require_same_plan(root: Path, planned: PlanSummary, found: Plan) -> None:
     if found.digest() != planned.digest:
-        raise StoreMismatchError(
-            f"the data of the store {root}: the files in data.root are not those that were planned "
-            f"({planned.images} images and {planned.queries} queries then, {found.num_images} and "
-            f"{found.num_queries} now); put the data back, or extract into a new store"
-        )
+        raise _other_data(root, planned.images, planned.queries, found)
+
+
+def _other_data(root: Path, images: int, queries: int, found: Plan) -> StoreMismatchError:
+    return StoreMismatchError(
+        f"the data of the store {root}: the files in data.root are not those that were planned "
+        f"({images} images and {queries} queries then, {found.num_images} and "
+        f"{found.num_queries} now); put the data back, or extract into a new store"
+    )
 
 
 def _require_same_groups(

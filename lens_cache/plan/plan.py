@@ -186,6 +186,13 @@ class Plan:
                     sha.update(json.dumps(values).encode() + b"\n")
         return sha.hexdigest()
 
+    def same_rows(self, other: Plan) -> bool:
+        """Return whether two plans have the same images and queries, in the same order.
+
+        The reasons of skipped inputs are texts for people and are not compared.
+        """
+        return bool(self.images.equals(other.images) and self.queries.equals(other.queries))
+
     def to_files(self) -> dict[str, bytes]:
         """Return the bytes of the Parquet files by name; equal plans give equal bytes."""
         return {f"{name}.parquet": to_parquet(table) for name, table in self._tables().items()}

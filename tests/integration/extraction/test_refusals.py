@@ -1,5 +1,6 @@
 """Settings, data and models that differ from the store's are refused (invariant I5)."""
 
+import dataclasses
 import shutil
 
 import pytest
@@ -10,6 +11,8 @@ from lens_cache.errors import (
     StoreError,
     StoreMismatchError,
 )
+from lens_cache.plan.build import build_plan
+from lens_cache.plan.plan import Plan
 from lens_cache.store.commits import commit_path
 from lens_cache.store.io.lock import writer_lock
 from lens_cache.store.manifest import Manifest
@@ -129,3 +132,19 @@ def test_another_process_keeps_this_one_out(tmp_path, tiny_store, tiny_coco, tin
         with pytest.raises(StoreError, match="another extraction holds it"):
             repair_store(root, (), Quiet(), runner=run_in_process)
     assert contents(root) == before
+
+
+def test_moved_data_whose_skipped_inputs_have_other_reasons_are_accepted(
+    tmp_path, tiny_checkpoints
+):
+    data = own_data(tmp_path / "data", photos(3))
+    (data.root / "1.png").write_bytes(b"no image")
+    config, root = settings(data, tiny_checkpoints), tmp_path / "s"
+    extracted(root, config)
+    moved = tmp_path / "moved"
+    shutil.copytree(data.root, moved)
+    (moved / "1.png").write_bytes(b"")
+    planned = Plan.load(root / "plan")
+    assert planned.digest() != build_plan(dataclasses.replace(data, root=moved)).digest()
+    extracted(root, change_data(config, root=moved))
+    assert verify_store(root).problems == []
