@@ -152,7 +152,7 @@ def bootstrap(
         unions: Of each mask, in pixels.
         images: The image of each mask.
         ious: Of each mask, where they are not the quotients of the counts but expected values.
-        resamples: How many times the split is drawn anew.
+        resamples: Number of bootstrap samples of the split.
         confidence: Share of the resamples between the bounds.
         seed: Makes the bounds reproducible.
 
@@ -180,7 +180,7 @@ def bootstrap(
 def _resample(
     sums: NDArray[np.float64], resamples: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Return the scores of splits drawn anew from the images, shape (resamples, 2)."""
+    """Return the scores of bootstrap samples of the images, shape (resamples, 2)."""
     count = len(sums)
     scores = []
     for start in range(0, resamples, _CHUNK):
