@@ -27,7 +27,7 @@ from lens_cache.store.layout import GROUPS, IMAGE_EMBEDDINGS, array_name
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.paths import FROZEN_FOLDER
 from lens_cache.store.quarantine import quarantined
-from lens_cache.store.records import Record, read_records
+from lens_cache.store.records import Record
 
 Views = list[NDArray[np.uint8]]
 _REQUESTS = 16  # in parallel per process, behind a URL
@@ -167,7 +167,23 @@ class Store:
             StoreError: If the split has no image, or the store does not hold the layer.
             CorruptShardError: If a shard is damaged or an object is missing.
         """
-        return read_records(self, split, layer)
+        chosen = self.layers[0] if layer is None else layer
+        if chosen not in self.layers:
+            raise StoreError(
+                f"reading the store {self.root}: expected one of the layers {list(self.layers)}, "
+                f"found {layer}"
+            )
+        return self._records(self.images(split), split, chosen)
+
+    def _records(self, images: list[int], split: str | None, layer: int) -> Iterator[Record]:
+        included = self.plan.in_split(split)
+        for image in images:
+            queries = [query for query in self.plan.query_range(image) if included[query]]
+            yield Record(
+                image=self.plan.image(image),
+                queries=tuple(self.plan.query(query) for query in queries),
+                features=self.read(image, queries, layer),
+            )
 
     def read(self, image: int, queries: Sequence[int], layer: int) -> ImageFeatures:
         """Read an image's features and those of some of its queries.

@@ -93,7 +93,7 @@ def sample_features(
         prefix=prefix,
         image_tokens=sample[suffix(array_name(layer, "image_tokens"))],
         text_tokens=[text_tokens[mine] for mine in rows],
-        image_embedding=sample[suffix(IMAGE_EMBEDDINGS)],
+        image_embedding=sample[suffix("image_embeddings")],
     )
 
 
