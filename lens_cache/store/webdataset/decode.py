@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lens_cache.errors import CorruptShardError
 from lens_cache.features.types import ImageFeatures
-from lens_cache.store.layout import IMAGE_EMBEDDINGS, ArraySpec, array_name
+from lens_cache.store.layout import ArraySpec, array_name
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.values import to_tensor
 from lens_cache.store.webdataset.samples import npy_values, shape_of, suffix
