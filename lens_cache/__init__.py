@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lens_cache.version import __version__
+
 if TYPE_CHECKING:
     from lens_cache.config.extract import ExtractConfig
     from lens_cache.config.load import load_config
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from lens_cache.predictor import LensPredictor, Prediction
     from lens_cache.store.store import Store
     from lens_cache.training.run import Run
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ExtractConfig",

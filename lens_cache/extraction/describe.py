@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-import lens_cache
 from lens_cache.config.extract import ExtractConfig
 from lens_cache.config.load import to_tree
 from lens_cache.encoders.llava_prompt import LlavaPrompt
@@ -23,6 +22,7 @@ from lens_cache.store.layout import (
 )
 from lens_cache.store.manifest import Manifest, PlanSummary
 from lens_cache.store.questions import Questions
+from lens_cache.version import __version__
 
 
 def describe(config: ExtractConfig, encoders: Encoders, plan: Plan) -> Catalogue:
@@ -30,7 +30,7 @@ def describe(config: ExtractConfig, encoders: Encoders, plan: Plan) -> Catalogue
     questions = tokenise(plan, encoders.prompt, config.store.shard_size)
     settings = absolute_settings(config)
     manifest = Manifest(
-        code_version=lens_cache.__version__,
+        code_version=__version__,
         complete=False,
         config={key: settings[key] for key in ("data", "encoders", "store")},
         plan=PlanSummary(

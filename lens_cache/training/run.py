@@ -59,10 +59,11 @@ class Run:
             CheckpointError: If the folder is not a run.
         """
         folder = Path(folder)
-        if not (folder / CONFIG_FILE).exists() or not (folder / MANIFEST_FILE).exists():
+        missing = [name for name in (CONFIG_FILE, MANIFEST_FILE) if not (folder / name).exists()]
+        if missing:
             raise CheckpointError(
-                f"opening the run {folder}: expected {CONFIG_FILE} and {MANIFEST_FILE} in it, "
-                f"found not both; run `lens-cache train {folder} --store STORE`"
+                f"opening the run {folder}: expected the folder of a training run, found no "
+                f"{' and no '.join(missing)} in it; run `lens-cache train {folder} --store STORE`"
             )
         config = load_config(TrainConfig, folder / CONFIG_FILE)
         return cls(folder=folder, config=config, manifest=Manifest.load(folder))

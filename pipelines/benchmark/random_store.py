@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-import lens_cache
 from lens_cache.config.fields import StoreFormat
 from lens_cache.images import masks
 from lens_cache.plan.plan import Plan
@@ -27,6 +26,7 @@ from lens_cache.store.manifest import Manifest, PlanSummary
 from lens_cache.store.paths import PLAN_FOLDER, QUESTIONS_FILE
 from lens_cache.store.questions import Questions
 from lens_cache.store.values import plain_bytes
+from lens_cache.version import __version__
 from pipelines.benchmark.random_features import RandomFeatures
 
 LAYER = 14
@@ -139,7 +139,7 @@ def _manifest(
         dtype="bfloat16",
     )
     return Manifest(
-        code_version=lens_cache.__version__,
+        code_version=__version__,
         complete=False,
         config={"store": {"shard_size": shard_size}},
         plan=PlanSummary(

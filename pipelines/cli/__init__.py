@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-import lens_cache
 from lens_cache.errors import ConfigError, LensCacheError, one_line
+from lens_cache.version import __version__
 from pipelines.cli import benchmarks, config, data, demo, runs, stores
 from pipelines.interrupt import Interrupted, resume_command
 
@@ -52,7 +52,7 @@ def _fail(error: BaseException, code: int) -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(lens_cache.__version__)
+        print(__version__)
         raise typer.Exit
 
 

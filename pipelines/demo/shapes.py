@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-import lens_cache
 from lens_cache.config.extract import ExtractConfig
 from lens_cache.config.load import load_config
 from lens_cache.config.train import TrainConfig
@@ -20,6 +19,7 @@ from lens_cache.evaluation.baseline_scores import Baselines, baselines
 from lens_cache.store.store import Store
 from lens_cache.toy.world import write_world
 from lens_cache.training.run import CHECKPOINTS, Run
+from lens_cache.version import __version__
 from pipelines.demo.page import Page, render
 from pipelines.demo.shapes_settings import extract_config
 from pipelines.evaluation.evaluate import evaluate
@@ -105,7 +105,7 @@ def _evaluate(
     bars.message("6/6 page: panels, swap test, all results on one page")
     shown = clock.time("panels", lambda: gallery(run, store, MEASURED[0], progress=bars.progress))
     page = Page(
-        version=lens_cache.__version__,
+        version=__version__,
         seed=seed,
         images=IMAGES,
         queries=store.plan.splits(),

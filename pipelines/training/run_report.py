@@ -9,9 +9,9 @@ from typing import Any
 
 import PIL.Image
 
-import lens_cache
 from lens_cache.training.loss_tally import LOSSES
 from lens_cache.training.run import CONFIG_FILE, Run
+from lens_cache.version import __version__
 from pipelines.reports.curves import Series, chart, read_log
 from pipelines.reports.html import data_uri, template
 from pipelines.training.pictures import PICTURES
@@ -49,7 +49,7 @@ def write_run_report(run: Run) -> Path:
     """Write the page of a run; returns where."""
     log = read_log(run.folder)
     page = RunPage(
-        version=lens_cache.__version__,
+        version=__version__,
         run=run,
         made=json.loads((run.folder / "run.json").read_text()),
         settings=(run.folder / CONFIG_FILE).read_text(),
