@@ -230,4 +230,4 @@ def test_draws_beside_a_mixture_are_refused_in_one_line(lens_cache, store, tmp_p
     arguments = ["-c", TRAINING, "--set", "batch.order=draws"]
     code, _, err = lens_cache("train", tmp_path / "run", "--store", store, *arguments)
     assert code == 2
-    assert "batch.mixture cannot; leave it out" in err.strip().splitlines()[-1]
+    assert "batch.mixture cannot be used; remove it" in err.strip().splitlines()[-1]

@@ -196,7 +196,7 @@ def test_what_is_extracted_meanwhile_does_not_change_a_resumed_run(
 
 def test_without_its_first_shard_an_unfinished_store_is_refused(incomplete):
     (incomplete / "commits/hidden_states/000000.json").unlink()
-    with pytest.raises(StoreError, match="its first shard, which holds the prefix"):
+    with pytest.raises(StoreError, match="its first shard, which has the prefix"):
         Store(incomplete, incomplete=True)
 
 
