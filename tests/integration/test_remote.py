@@ -428,7 +428,7 @@ def test_the_commands_take_a_url(url, remote_store, tiny_coco, tiny_checkpoints)
     assert "is not known" in run("extract", url, "--dry-run", *sets)
     assert not filesystem().exists(url)
     done = CliRunner().invoke(cli.app, ["train", url, "--store", remote_store])
-    assert (done.exit_code, "expected a folder on a disk" in done.output) == (2, True)
+    assert (done.exit_code, "expected a local folder" in done.output) == (2, True)
 
 
 def test_credentials_are_nowhere(url, remote_store, tiny_coco, tiny_checkpoints):
@@ -453,5 +453,5 @@ def test_a_store_of_tars_goes_up_and_is_streamed_from_there(tmp_path, url, tiny_
     theirs = train(tmp_path / "disk", local, config, resume=False)
     assert measured(ours) == measured(theirs)
     assert sum("train/total" in row for row in measured(ours)) >= 4
-    with pytest.raises(StoreError, match="with --set batch.order=stream"):
+    with pytest.raises(StoreError, match="in order only; train with --set batch.order=stream"):
         Store(tars).read(0, (), Store(tars).layers[0])
