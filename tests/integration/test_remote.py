@@ -453,5 +453,5 @@ def test_a_store_of_tars_goes_up_and_is_streamed_from_there(tmp_path, url, tiny_
     theirs = train(tmp_path / "disk", local, config, resume=False)
     assert measured(ours) == measured(theirs)
     assert sum("train/total" in row for row in measured(ours)) >= 4
-    with pytest.raises(StoreError, match="in order only; train with --set batch.order=stream"):
+    with pytest.raises(StoreError, match=r"in order only; train with --set batch.order=stream"):
         Store(tars).read(0, (), Store(tars).layers[0])
