@@ -260,7 +260,7 @@ def test_what_is_not_there_is_named(tmp_path, tiny_store):
         train(tmp_path / "run", tmp_path / "nothing", recipe(), resume=False)
     with pytest.raises(StoreError, match=r"split 'val'.*it has train2017 \(\d+ queries\)"):
         train(tmp_path / "run", tiny_store, recipe(batch={"split": "val"}), resume=False)
-    with pytest.raises(CheckpointError, match=r"expected config.yaml and manifest.json in it"):
+    with pytest.raises(CheckpointError, match=r"found no config.yaml and no manifest.json in it"):
         Run.open(tmp_path / "nothing")
 
 

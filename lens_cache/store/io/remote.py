@@ -6,6 +6,7 @@ are here. An object store shows complete objects only: nothing has to be renamed
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -74,6 +75,13 @@ def is_s3(path: Path) -> bool:
     return bool(cast(Any, path).protocol in _S3)
 
 
+def _in_memory(path: Path) -> bool:
+    """Return whether a remote path is in fsspec's memory, where all who open an object share one
+    file with one position: threads may read it by ``cat_file`` only.
+    """
+    return bool(cast(Any, path).protocol == "memory")
+
+
 def filesystem(path: Path) -> Any:
     """Return the fsspec filesystem of a remote path."""
     return cast(Any, path).fs
@@ -110,11 +118,16 @@ def read_range(path: Path, start: int, stop: int | None = None) -> bytes:
 
 def download(path: Path, to: str) -> None:
     """Copy an object to a local file."""
-    filesystem(path).get_file(name_of(path), to)
+    if _in_memory(path):
+        Path(to).write_bytes(read(path))
+    else:
+        filesystem(path).get_file(name_of(path), to)
 
 
 def open_stream(path: Path) -> BinaryIO:
     """Open an object to read it from start to end, some megabytes a request."""
+    if _in_memory(path):
+        return io.BytesIO(read(path))
     options = {"block_size": _STREAM_BYTES, "cache_type": "readahead"}
     return cast(BinaryIO, filesystem(path).open(name_of(path), "rb", **options))
 
