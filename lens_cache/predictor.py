@@ -20,7 +20,12 @@ from lens_cache.encoders.sam import SamEncoder
 from lens_cache.errors import ConfigError
 from lens_cache.evaluation.mask_pairs import threshold_logit
 from lens_cache.features.types import Features, ImageFeatures, default_device
-from lens_cache.images.geometry import image_to_square, logits_to_image, normalised_to_image
+from lens_cache.images.geometry import (
+    Convention,
+    image_to_square,
+    logits_to_image,
+    normalised_to_image,
+)
 from lens_cache.images.inputs import ImageInput, rgb_pixels
 from lens_cache.images.masks import write_png
 from lens_cache.images.panels import Panel
@@ -43,6 +48,8 @@ class Prediction:
             first pixel. A keypoint in the padding of the square is outside the image.
         normalised_keypoints: The same points in normalised coordinates of the square, in [0, 1].
         grounding_map: Over the grid of the square, row by row, float32, (rows, columns).
+        coordinates: Where the cells of the grounding map are: ``centre``, or ``corner`` for a run
+            with the preset ``released``.
     """
 
     image: NDArray[np.uint8]
@@ -52,6 +59,7 @@ class Prediction:
     keypoints: NDArray[np.float32]
     normalised_keypoints: NDArray[np.float32]
     grounding_map: NDArray[np.float32]
+    coordinates: Convention = "centre"
 
     def save(self, path: str | Path) -> None:
         """Write the mask as a black and white PNG of the size of the image."""
@@ -69,6 +77,7 @@ class Prediction:
             grounding_map=self.grounding_map,
             keypoints=self.normalised_keypoints,
             prediction=self.mask,
+            coordinates=self.coordinates,
         ).draw()
 
 
@@ -193,6 +202,7 @@ class LensPredictor:
             keypoints=in_image.astype(np.float32),
             normalised_keypoints=points,
             grounding_map=answer.grounding_map[0].float().cpu().numpy(),
+            coordinates=answer.coordinates,
         )
 
     @staticmethod

@@ -39,7 +39,8 @@ class ModelConfig:
     neighbourhood: Positive = 3
     """Side p of the p x p neighbourhood that describes a keypoint (3 in the paper)."""
     coordinates: Literal["centre", "corner"] = "centre"
-    """Which point of a grid cell its coordinates mean."""
+    """Where cell i of G is, for keypoints and the attention loss: its `centre` at (i + 0.5) / G, or
+    the released code's `corner`, which puts the outer cells' centres on the edges of the square."""
     num_descriptor_heads: Positive | None = None
     """Attention heads of the descriptor; as many as the MLLM has if empty."""
     use_keypoints: bool = True
@@ -63,7 +64,7 @@ class LossConfig:
     attention: Weight = 1.0
     """Weight of the attention loss, eq. 5; 0 is the ablation "w/o L_attn"."""
     attention_size: Positive = 128
-    """Side of the square in which grounding map and mask are compared."""
+    """Side of the square in which grounding map and mask are compared (128 in the released code)."""
     mask_size: Positive | None = None
     """Side of the square in which masks are compared. Empty: at the resolution of each image, as in
     LISA."""

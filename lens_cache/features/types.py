@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lens_cache.features.packing import PackedTexts, pack_texts
+from lens_cache.images.geometry import Convention
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,11 @@ class Segmentation:
         keypoints: (x, y) in normalised coordinates of the square, 0 at its left and top edge, 1 at
             its right and bottom edge, shape (Q, m, 2); arbitrary where there is no keypoint.
         keypoint_mask: Which of the m keypoints exist, bool, shape (Q, m).
+        coordinates: Where the cells of the grounding map are, see ``images.geometry``.
     """
 
     low_res_logits: Tensor
     grounding_map: Tensor
     keypoints: Tensor
     keypoint_mask: Tensor
+    coordinates: Convention = "centre"

@@ -11,8 +11,9 @@ its right and bottom edge.
 Convention for pixels and cells: the position of a pixel or cell is its centre (``centre``). Cell
 ``i`` of ``G`` is at ``(i + 0.5) / G``, as in SAM's position encoding and with PyTorch's
 ``align_corners=False``. The released LENS code places cell ``i`` at ``i / (G - 1)`` instead, with
-the centres of the outer cells on the edges (``corner``, PyTorch's ``align_corners=True``); only
-``grid_to_normalised`` offers both.
+the centres of the outer cells on the edges (``corner``, PyTorch's ``align_corners=True``).
+``grid_to_normalised`` and ``resize_map`` offer both; a ``Segmentation`` states which one its
+grounding map and keypoints use, so that keypoints, attention loss and panels agree.
 """
 
 from __future__ import annotations
@@ -129,6 +130,22 @@ def grid_to_normalised(cells: Tensor, grid: tuple[int, int], convention: Convent
     if convention == "corner":
         return cells / (extent - 1).clamp(min=1)
     return (cells + 0.5) / extent
+
+
+def resize_map(maps: Tensor, size: tuple[int, int], convention: Convention) -> Tensor:
+    """Resize maps over the grid, bilinearly, to pixels of the square.
+
+    Args:
+        maps: Values of the cells, shape (Q, rows, columns).
+        size: (height, width) of the square in pixels.
+        convention: Where the cells are, as for ``grid_to_normalised``.
+
+    Returns:
+        Shape (Q, height, width).
+    """
+    return F.interpolate(
+        maps[:, None], size, mode="bilinear", align_corners=convention == "corner"
+    )[:, 0]
 
 
 def normalised_to_image(

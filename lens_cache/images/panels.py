@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from lens_cache.images.geometry import normalised_to_image, resized_size
+from lens_cache.images.geometry import (
+    Convention,
+    normalised_to_image,
+    resize_map,
+    resized_size,
+)
 
 PANEL_SIDE = 360
 _TITLE = 44
@@ -31,6 +37,7 @@ class Panel:
         keypoints: (x, y) in normalised coordinates of the square, shape (n, 2).
         prediction: Predicted mask, bool, shape (H, W).
         truth: Ground-truth mask, bool, shape (H, W); None if unknown.
+        coordinates: Where the cells of the grounding map are, see ``images.geometry``.
     """
 
     image: NDArray[np.uint8]
@@ -39,6 +46,7 @@ class Panel:
     keypoints: NDArray[np.float32]
     prediction: NDArray[np.bool_]
     truth: NDArray[np.bool_] | None = None
+    coordinates: Convention = "centre"
 
     def draw(self) -> Image.Image:
         """Draw the row, with a name above each image."""
@@ -72,12 +80,9 @@ class Panel:
         side = max(image.size)
         peak = float(self.grounding_map.max())
         heat = np.clip(self.grounding_map / peak if peak > 0 else self.grounding_map, 0, 1)
-        square = Image.fromarray((heat * 255).astype(np.uint8)).resize(
-            (side, side), Image.Resampling.BILINEAR
-        )
         # The grid covers the square: resize it there, then crop to the image.
-        content = square.crop((0, 0, *image.size))
-        strength = np.asarray(content, dtype=np.float32)[..., None] / 255  # (height, width, 1)
+        square = resize_map(torch.from_numpy(heat)[None], (side, side), self.coordinates)[0]
+        strength = square[: image.height, : image.width, None].numpy()  # (height, width, 1)
         grey = np.asarray(image.convert("L").convert("RGB"), dtype=np.float32) * 0.6
         colour = np.concatenate(
             [255 * strength, 255 * np.clip(2 * strength - 1, 0, 1), 60 * (1 - strength)], axis=-1

@@ -67,8 +67,8 @@ def select_keypoints(
 def refine_keypoints(heatmap: Tensor, cells: Tensor) -> Tensor:
     """Move each keypoint to the top of a parabola through its neighbours (S1.2, eq. 3 to 8).
 
-    One Newton step. At whole cells the paper's bilinear samples are the cells themselves. Cells
-    outside the grid repeat the border's value; zeros there would move border points inwards.
+    One Newton step. At whole cells the paper's bilinear samples are the cells themselves. The map
+    is zero outside the grid, as in the released code: a peak in a border cell moves inwards.
 
     Args:
         heatmap: Responses, shape (Q, H, W); gets no gradient.
@@ -78,7 +78,7 @@ def refine_keypoints(heatmap: Tensor, cells: Tensor) -> Tensor:
         Sub-pixel (x, y) in cells, float32, shape (Q, m, 2), at most one cell away in x and in y.
     """
     width = heatmap.shape[2]
-    padded = F.pad(heatmap.detach().float()[:, None], (1, 1, 1, 1), mode="replicate")
+    padded = F.pad(heatmap.detach().float()[:, None], (1, 1, 1, 1))
 
     # The 3 x 3 values around each keypoint.
     patches = F.unfold(padded, 3)  # (Q, 9, H * W), each patch in row-major order

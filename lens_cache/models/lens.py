@@ -114,6 +114,7 @@ class LensModel(nn.Module):
             grounding_map=head.grounding_map,
             keypoints=keypoints,
             keypoint_mask=keypoint_mask,
+            coordinates=self.config.coordinates,
         )
 
     def checkpoint_activations(self) -> None:

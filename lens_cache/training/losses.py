@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lens_cache.config.train import LossConfig
 from lens_cache.features.types import Segmentation
-from lens_cache.images.geometry import logits_to_image
+from lens_cache.images.geometry import Convention, logits_to_image, resize_map
 from lens_cache.training.targets import Targets
 
 DICE_EPSILON = 1e-6
@@ -71,7 +71,10 @@ class LensLoss(nn.Module):
         else:
             dice, bce = self._in_square(logits, targets, self.config.mask_size)
         attention = attention_loss(
-            segmentation.grounding_map, targets.attention, targets.attention_valid
+            segmentation.grounding_map,
+            targets.attention,
+            targets.attention_valid,
+            coordinates=segmentation.coordinates,
         )
         each = torch.stack([dice, bce, attention], dim=1).detach()
         dice, bce, attention = dice.mean(), bce.mean(), attention.mean()
@@ -101,14 +104,20 @@ class LensLoss(nn.Module):
         return dice_loss(resized, masks, valid), mask_bce_loss(resized, masks, valid)
 
 
-def attention_loss(grounding_map: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+def attention_loss(
+    grounding_map: Tensor,
+    target: Tensor,
+    valid: Tensor | None = None,
+    *,
+    coordinates: Convention = "centre",
+) -> Tensor:
     """Return L_attn, eq. 5: plain binary cross-entropy on probabilities.
 
     Args:
         grounding_map: Normalised A_c^1 in [0, 1], shape (Q, rows, columns).
-        target: Masks in the square, bool, shape (Q, s, s). The map is resized to s x s, bilinear
-            with aligned corners, as in the released code.
+        target: Masks in the square, bool, shape (Q, s, s). The map is resized to s x s.
         valid: Pixels that are compared, bool, shape (Q, s, s); all if None.
+        coordinates: Where the cells of the map are; ``corner`` is the released code's.
 
     Returns:
         The mean over each map's pixels, shape (Q,).
@@ -116,7 +125,7 @@ def attention_loss(grounding_map: Tensor, target: Tensor, valid: Tensor | None =
     with torch.autocast(grounding_map.device.type, enabled=False):
         values = _at_least_float32(grounding_map)
         size = (target.shape[1], target.shape[2])
-        upsampled = F.interpolate(values[:, None], size, mode="bilinear", align_corners=True)[:, 0]
+        upsampled = resize_map(values, size, coordinates)
         # On a GPU, PyTorch ends the process if a probability is NaN: compute without, return NaN.
         loss = F.binary_cross_entropy(
             upsampled.nan_to_num(nan=0.5).clamp(0, 1), target.to(values.dtype), reduction="none"

@@ -43,4 +43,5 @@ def panel_of(
         keypoints=answer.keypoints[index][answer.keypoint_mask[index]].float().cpu().numpy(),
         prediction=pair.prediction.cpu().numpy(),
         truth=pair.truth.cpu().numpy(),
+        coordinates=answer.coordinates,
     )

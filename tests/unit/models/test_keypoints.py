@@ -24,7 +24,7 @@ def _slow_nms(heatmap, max_keypoints, radius, threshold):
 
 
 def _bilinear(heatmap, x, y):
-    """Sample at (x, y) in cells; the border counts on outside."""
+    """Sample at (x, y) in cells; outside, the border's value continues."""
     height, width = heatmap.shape
     x, y = min(max(x, 0), width - 1), min(max(y, 0), height - 1)
     left, top = int(np.floor(x)), int(np.floor(y))
@@ -38,7 +38,8 @@ def _bilinear(heatmap, x, y):
 def _slow_newton(heatmap, x, y, epsilon=1e-6):
     """Read eq. 3 to 8 of S1.2 aloud."""
     steps = [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (-1, 1), (1, -1)]
-    v = [_bilinear(heatmap, x + dx, y + dy) for dx, dy in steps]
+    outside = np.pad(heatmap, 1)  # zeros
+    v = [outside[y + dy + 1, x + dx + 1] for dx, dy in steps]
     gradient = np.array([(v[1] - v[2]) / 2, (v[3] - v[4]) / 2])
     d_xx, d_yy = v[1] - 2 * v[0] + v[2], v[3] - 2 * v[0] + v[4]
     d_xy = (v[5] + v[6] - v[7] - v[8]) / 4
@@ -125,8 +126,8 @@ def test_the_top_of_a_parabola_is_found():
 
 @pytest.mark.parametrize("value", [0.0, 1e-6, 0.3, 1.0])
 def test_a_flat_map_moves_nothing(value):
-    corners = torch.tensor([[[0.0, 0.0], [4.0, 3.0], [2.0, 1.0]]])
-    assert torch.equal(refine_keypoints(torch.full((1, 4, 5), value), corners), corners)
+    inner = torch.tensor([[[1.0, 1.0], [3.0, 2.0], [2.0, 1.0]]])
+    assert torch.equal(refine_keypoints(torch.full((1, 4, 5), value), inner), inner)
 
 
 def test_a_ridge_moves_across_itself_only():
@@ -135,12 +136,16 @@ def test_a_ridge_moves_across_itself_only():
     torch.testing.assert_close(refined, torch.tensor([[[2.1, 2.0]]]), atol=1e-4, rtol=0)
 
 
-def test_a_keypoint_on_the_border_stays_near_the_grid():
-    heatmap = torch.zeros(1, 5, 5)
-    heatmap[0, 0, 0], heatmap[0, 0, 1], heatmap[0, 1, 0] = 1.0, 0.5, 0.5
-    refined = refine_keypoints(heatmap, torch.zeros(1, 1, 2))
-    assert (refined >= -1).all()
-    assert (refined <= 0).all()
+@pytest.mark.parametrize("sigma", [0.7, 1.0, 2.5])
+def test_a_peak_in_a_border_cell_is_found_inside_the_frame(sigma):
+    """The map is zero outside, so the step goes inwards; the frame's edge is half a cell out."""
+    y, x = torch.meshgrid(torch.arange(9.0), torch.arange(9.0), indexing="ij")
+    cell = torch.tensor([[[0.0, 4.0]]])
+    for peak in (-0.2, 0.0, 0.2):
+        heatmap = (-((x - peak) ** 2 + (y - 4) ** 2) / (2 * sigma**2)).exp()[None]
+        found_x, found_y = refine_keypoints(heatmap, cell)[0, 0].tolist()
+        assert found_y == pytest.approx(4, abs=1e-4)
+        assert 0 <= found_x <= 0.5
 
 
 ONE = torch.tensor([0])  # one question, on the first image

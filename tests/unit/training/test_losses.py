@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -89,12 +90,31 @@ def test_an_empty_answer_to_an_empty_target_costs_nothing():
     assert mask_bce_loss(logits, target).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_attention_loss_by_hand_with_aligned_corners():
+@pytest.mark.parametrize(
+    ("coordinates", "values"),
+    [
+        # Pixel i is at (i + 0.5) / 2 - 0.5 cells, or at i / 3 cells.
+        ("centre", (0.2, 0.3, 0.5, 0.6)),
+        ("corner", (0.2, 0.2 + 0.4 / 3, 0.2 + 0.8 / 3, 0.6)),
+    ],
+)
+def test_attention_loss_by_hand(coordinates, values):
     grounding = torch.tensor([[[0.2, 0.6]]]).expand(1, 2, 2)
     target = torch.tensor([[[False, True, True, True]]]).expand(1, 4, 4)
-    # aligned corners: 0.2, 0.2 + 0.4 / 3, 0.2 + 0.8 / 3, 0.6
-    expected = -sum(math.log(p) for p in (0.8, 1 / 3, 1.4 / 3, 0.6)) / 4
-    assert attention_loss(grounding, target).item() == pytest.approx(expected, abs=1e-6)
+    expected = -(math.log(1 - values[0]) + sum(math.log(value) for value in values[1:])) / 4
+    loss = attention_loss(grounding, target, coordinates=coordinates)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("coordinates", ["centre", "corner"])
+def test_the_loss_takes_the_frame_of_the_answer(coordinates):
+    answer = dataclasses.replace(_segmentation(), coordinates=coordinates)
+    targets = _targets([_random(20, 30) > 0, _random(50, 25) > 0])
+    losses = LensLoss(LossConfig(), side=SIDE)(answer, targets)
+    expected = attention_loss(
+        answer.grounding_map, targets.attention, targets.attention_valid, coordinates=coordinates
+    )
+    torch.testing.assert_close(losses.attention, expected.mean())
 
 
 def test_attention_loss_is_finite_at_zero_and_one():
