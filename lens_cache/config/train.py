@@ -64,7 +64,7 @@ class LossConfig:
     attention: Weight = 1.0
     """Weight of the attention loss, eq. 5; 0 is the ablation "w/o L_attn"."""
     attention_size: Positive = 128
-    """Side of the square in which grounding map and mask are compared (128 in the released code)."""
+    """Side of the square in which grounding map and mask are compared; 128 in the released code."""
     mask_size: Positive | None = None
     """Side of the square in which masks are compared. Empty: at the resolution of each image, as in
     LISA."""

@@ -19,12 +19,22 @@ from lens_cache.images.masks import Rle
 FARTHEST = 10.0
 
 
-def mask_from_segmentation(value: Any, height: int, width: int) -> Rle:
-    """Read COCO's ``segmentation``: a list of polygons, or an RLE of the image's size."""
+def mask_from_segmentation(value: Any, height: int, width: int, *, lenient: bool = False) -> Rle:
+    """Read COCO's ``segmentation``: a list of polygons, or an RLE of the image's size.
+
+    Args:
+        value: The segmentation.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        lenient: Accept polygons as ``lenient_polygons`` does.
+    """
     if isinstance(value, dict):
         rle = mask_from_rle(value)
         check_size(rle, height, width)
         return rle
+    if lenient and isinstance(value, list) and value:
+        parts = masks.polygon_parts(lenient_polygons(value, height, width), height, width)
+        return masks.merge(parts)
     return mask_from_polygons(value, height, width)
 
 
@@ -42,6 +52,17 @@ def polygons_of(value: list[Any], height: int, width: int) -> list[list[float]]:
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"a polygon needs at least 3 points, got {len(polygon)} values")
     return value
+
+
+def lenient_polygons(value: list[Any], height: int, width: int) -> list[list[float]]:
+    """Return polygons as pycocotools accepts them: two points are a line, a last odd value is cut.
+
+    LISA's loaders give polygons to pycocotools unchecked.
+    """
+    check_numbers(value, height, width)
+    if any(len(polygon) < 4 for polygon in value):
+        raise ValueError("a polygon needs at least 2 points")
+    return [polygon[: len(polygon) // 2 * 2] for polygon in value]
 
 
 def check_numbers(value: list[Any], height: int, width: int) -> None:

@@ -18,19 +18,23 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from lens_cache.config.data import DataConfig
+from lens_cache.config.data import DataConfig, Templates
 from lens_cache.datasets.base import Length, QueryRecord
 from lens_cache.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Published:
-    """The question templates of a publication; ``{}`` is replaced by the instruction."""
+    """The question templates of a publication; ``{}`` is replaced by the instruction.
+
+    ``answers`` is the number of answers that its sampler draws from; they are not used here.
+    """
 
     short: tuple[str, ...]
     long: tuple[str, ...]
     evaluation_short: str
     evaluation_long: str
+    answers: int
 
 
 # LISA: utils/utils.py and ValDataset; LENS: its qa_template.py and TestReasoningDataset.
@@ -48,6 +52,7 @@ PUBLISHED = {
         ),
         evaluation_short=" What is {} in this image? Please output segmentation mask.",
         evaluation_long=" {} Please output segmentation mask.",
+        answers=5,
     ),
     "lens": Published(
         short=(
@@ -59,10 +64,10 @@ PUBLISHED = {
         long=("{}", "{}"),
         evaluation_short="What is {} in this image?",
         evaluation_long=" {}",
+        answers=1,
     ),
 }
-# Number of templates to draw from. It is the same in both publications, so both samplers consume
-# the same number of random values.
+# Number of templates to draw from, the same in both publications.
 NUM_SHORT, NUM_LONG = 4, 2
 
 
@@ -81,6 +86,11 @@ def phrasings(query: QueryRecord) -> tuple[str, ...]:
 def num_templates(query: QueryRecord) -> int:
     """Return the number of question templates to draw from."""
     return NUM_LONG if query.length == "long" else NUM_SHORT
+
+
+def num_answers(templates: Templates) -> int:
+    """Return the number of answers that a sampler draws from; ``fixed`` follows LISA."""
+    return PUBLISHED["lisa" if templates == "fixed" else templates].answers
 
 
 def seeded_choice(query: QueryRecord, position: int, where: tuple[str, str], seed: int) -> Choice:

@@ -21,7 +21,7 @@ from lens_cache.datasets.lisa.dataset import LisaDataset
 from lens_cache.datasets.lisa.evaluation_images import WithoutEvaluation
 from lens_cache.datasets.lisa.sampler import LisaSampler, Population, population
 from lens_cache.datasets.lisa.sets import Group
-from lens_cache.datasets.questions import Choice, is_training
+from lens_cache.datasets.questions import Choice, is_training, num_answers
 from lens_cache.datasets.source import CHUNK, DataSource, Mapper
 from lens_cache.errors import ConfigError, DatasetError
 from lens_cache.plan.rows import Pick
@@ -95,7 +95,8 @@ def draw(source: DataSource, mapper: Mapper, progress: Progress) -> Drawn:
             known[index] = _population(source, index)
         return known[index]
 
-    sampler = LisaSampler(groups, rates, config.lisa.queries_per_draw, config.seed, lookup)
+    answers = num_answers(config.templates)
+    sampler = LisaSampler(groups, rates, config.lisa.queries_per_draw, answers, config.seed, lookup)
     numbers: dict[DrawnQuery, int] = {}  # in the order in which they were first drawn
     drawn: list[int] = []
     ends = np.empty(number, dtype=np.int64)

@@ -61,7 +61,7 @@ def each_annotation(
     rejected: list[Rejected] = []
     queries = [
         classes[annotation.category].query(split, rle, None)
-        for annotation, rle in _readable(image, shape, classes, rejected)
+        for annotation, rle in _readable(image, shape, classes, rejected, lenient=True)
     ]
     return queries, rejected
 
@@ -102,13 +102,18 @@ def _readable(
     shape: tuple[int, int],
     classes: Mapping[int, Part],
     rejected: list[Rejected],
+    *,
+    lenient: bool = False,
 ) -> Iterator[tuple[PartAnnotation, Rle]]:
-    """Yield the usable annotations with their masks; append the others to ``rejected``."""
+    """Yield the usable annotations with their masks; append the others to ``rejected``.
+
+    If ``lenient``, polygons are read as LISA does, see ``lenient_polygons``.
+    """
     for annotation in image.annotations:
         try:
             if type(annotation.category) is not int or annotation.category not in classes:
                 raise ValueError(f"unknown category id {brief(annotation.category)}")
-            rle = mask_from_segmentation(annotation.segmentation, *shape)
+            rle = mask_from_segmentation(annotation.segmentation, *shape, lenient=lenient)
         except ValueError as error:
             rejected.append(Rejected(f"annotation {annotation.number}", one_line(error)))
         else:

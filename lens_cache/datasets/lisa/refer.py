@@ -32,6 +32,7 @@ from lens_cache.datasets.lisa.refer_files import (
 )
 from lens_cache.datasets.lisa.sets import SetKind, SetName, require_files
 from lens_cache.datasets.mask_parsing import check_not_empty
+from lens_cache.datasets.questions import is_training
 from lens_cache.errors import one_line
 from lens_cache.images.masks import Rle
 
@@ -94,7 +95,13 @@ class ReferDataset(SegmentationDataset):
 
     def _target(self, ref: Ref, image: ReferImage) -> Rle:
         try:
-            target = referred_mask(ref.segmentation, image.height, image.width, self._rules)
+            target = referred_mask(
+                ref.segmentation,
+                image.height,
+                image.width,
+                self._rules,
+                training=is_training(self._split),
+            )
             # A benchmark keeps empty targets: the correct answer is an empty mask, and is scored.
             if self._rules == "strict" and self._split == "train":
                 check_not_empty(target)

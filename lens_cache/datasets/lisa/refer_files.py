@@ -21,7 +21,12 @@ from lens_cache.datasets.coco_index import Entry, by_id
 from lens_cache.datasets.coco_masks import CocoImage
 from lens_cache.datasets.lisa.plain_pickle import read_plain_pickle
 from lens_cache.datasets.lisa.sets import SetName
-from lens_cache.datasets.mask_parsing import check_numbers, check_size, mask_from_rle, polygons_of
+from lens_cache.datasets.mask_parsing import (
+    check_size,
+    lenient_polygons,
+    mask_from_rle,
+    polygons_of,
+)
 from lens_cache.errors import ConfigError, DatasetError, one_line
 from lens_cache.images import masks
 from lens_cache.images.masks import Rle
@@ -144,16 +149,21 @@ def _ref(ref: dict[str, Any], annotations: dict[int, Entry]) -> Ref:
     return Ref(number, annotation, annotations[annotation]["segmentation"], sentences)
 
 
-def referred_mask(segmentation: Any, height: int, width: int, rules: Rules) -> Rle:
+def referred_mask(
+    segmentation: Any, height: int, width: int, rules: Rules, *, training: bool
+) -> Rle:
     """Return the target mask; it is empty if the segmentation is an empty list.
 
-    Under ``parity``, pixels covered by more than one part are background, as in LISA.
+    LISA adds the parts up. Its metrics compare with 1, so that pixels covered by more than one part
+    are background; so they are under ``parity`` in a split that is evaluated. Its losses take a 2
+    for more foreground than a 1, so in training these pixels are foreground.
 
     Args:
         segmentation: List of polygons or of RLEs, or one RLE.
         height: Height of the image in pixels.
         width: Width of the image in pixels.
         rules: ``strict`` or ``parity``.
+        training: Whether the mask is trained on.
 
     Raises:
         ValueError: If the segmentation is malformed or of another size.
@@ -162,7 +172,7 @@ def referred_mask(segmentation: Any, height: int, width: int, rules: Rules) -> R
     if not parts:
         return masks.empty(height, width)
     union = masks.merge(parts)
-    if rules == "strict" or masks.area(union) == sum(map(masks.area, parts)):
+    if training or rules == "strict" or masks.area(union) == sum(map(masks.area, parts)):
         return union  # no parts overlap
     total = np.zeros((height, width), np.uint8)
     for part in parts:
@@ -183,7 +193,4 @@ def _parts(segmentation: Any, height: int, width: int, rules: Rules) -> list[Rle
         return parts
     if rules == "strict":
         return masks.polygon_parts(polygons_of(segmentation, height, width), height, width)
-    check_numbers(segmentation, height, width)
-    if any(len(polygon) < 4 for polygon in segmentation):
-        raise ValueError("a polygon needs at least 2 points")  # pycocotools accepts 2 points
-    return masks.polygon_parts(segmentation, height, width)
+    return masks.polygon_parts(lenient_polygons(segmentation, height, width), height, width)

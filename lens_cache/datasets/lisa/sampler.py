@@ -1,5 +1,7 @@
 """LISA's sampler: draws an image, queries about it, and the wording of each query.
 
+LENS has the same sampler with one answer to draw from instead of LISA's five.
+
 It calls Python's and numpy's random generators in the same order as LISA's ``HybridDataset`` in one
 process after ``random.seed(seed); numpy.random.seed(seed)``. The stream of draws is therefore the
 same if the sets have the same images with the same labels in the same order. No other step from a
@@ -35,7 +37,6 @@ from lens_cache.datasets.lisa.sets import Group
 from lens_cache.datasets.questions import NUM_LONG, NUM_SHORT, Choice
 from lens_cache.errors import DatasetError
 
-_NUM_ANSWERS = 5
 # LISA replaces an image by recursion, which Python's recursion limit stops at about this depth.
 _MAX_REPLACED = 1000
 
@@ -71,6 +72,7 @@ class LisaSampler:
         groups: For each group that has sets, the records of every set, in the sampler's order.
         rates: Relative frequency of each group.
         queries_per_draw: Queries drawn per image; all of them if it has fewer.
+        answers: Number of answers to draw from.
         seed: Seed of both generators.
         population: Returns the queries of a record as a draw sees them.
 
@@ -83,6 +85,7 @@ class LisaSampler:
         groups: Mapping[Group, Sequence[range]],
         rates: Sequence[float],
         queries_per_draw: int,
+        answers: int,
         seed: int,
         population: Callable[[int], Population],
     ) -> None:
@@ -90,6 +93,7 @@ class LisaSampler:
         self._groups = list(groups.items())
         self._shares = np.asarray(rates) / np.sum(rates)
         self._count = queries_per_draw
+        self._answers = answers
         self._population = population
         self._python = random.Random(seed)
         self._numpy = np.random.RandomState(seed)
@@ -133,7 +137,7 @@ class LisaSampler:
         for position, phrasing in zip(positions, phrasings, strict=True):
             num_templates = NUM_LONG if askable[position].long else NUM_SHORT
             choices.append((position, Choice(phrasing, self._python.choice(range(num_templates)))))
-            self._python.choice(range(_NUM_ANSWERS))  # not used here, but LISA draws it
+            self._python.choice(range(self._answers))  # not used here, but LISA draws it
         return tuple(choices)
 
     def _phrasing(self, query: Askable) -> int:

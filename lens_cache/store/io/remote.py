@@ -76,8 +76,10 @@ def is_s3(path: Path) -> bool:
 
 
 def _in_memory(path: Path) -> bool:
-    """Return whether a remote path is in fsspec's memory, where all who open an object share one
-    file with one position: threads may read it by ``cat_file`` only.
+    """Return whether a remote path is in fsspec's memory.
+
+    All who open an object there share one file with one position, so threads may read it by
+    ``cat_file`` only.
     """
     return bool(cast(Any, path).protocol == "memory")
 

@@ -33,16 +33,24 @@ def config(root, draws=None, templates="lisa", seed=0, limit=None, **lisa):
     )
 
 
-def lisa_says(root, seed, number, names=tuple(GROUPS), rates=(9, 3, 1), count=3):
-    """Yield (picture, questions) as LISA's code draws them, with the global generators."""
+ANSWERS = {
+    "lisa": ["It is", "Sure,", "Sure, it is", "Sure, the segmentation result is", ""],
+    "lens": [""],
+}
+
+
+def lisa_says(root, seed, number, names=tuple(GROUPS), rates=(9, 3, 1), count=3, code="lisa"):
+    """Yield (picture, questions) as LISA's code draws them, with the global generators.
+
+    LENS has the same code with other texts and one answer.
+    """
     lists = {name: json.loads((root / name / "train.json").read_text()) for name in names}
     groups = ["semantic", "referring", "reasoning"]
     rates = np.array([rates[groups.index(g)] for g in groups if g in map(GROUPS.get, names)])
     groups = [group for group in groups if group in map(GROUPS.get, names)]
     shares = rates / rates.sum()
-    short = [question.replace("{}", "{x}") for question in PUBLISHED["lisa"].short]
-    long = [question.replace("{}", "{x}") for question in PUBLISHED["lisa"].long]
-    answers = ["It is", "Sure,", "Sure, it is", "Sure, the segmentation result is", ""]
+    short = [question.replace("{}", "{x}") for question in PUBLISHED[code].short]
+    long = [question.replace("{}", "{x}") for question in PUBLISHED[code].long]
 
     def sample(group):
         mine = [name for name in names if GROUPS[name] == group]
@@ -68,7 +76,7 @@ def lisa_says(root, seed, number, names=tuple(GROUPS), rates=(9, 3, 1), count=3)
                 questions.append(random.choice(long).format(x=text))
             else:
                 questions.append(random.choice(short).format(x=text.lower()))
-            random.choice(answers)
+            random.choice(ANSWERS[code])
         return path, questions
 
     random.seed(seed)
@@ -106,14 +114,14 @@ class TestStream:
         assert few.digest() == many.digest()
         assert "count" not in calls
 
-    def test_images_and_questions_do_not_depend_on_the_kind_of_templates(self, world):
-        plans = [build_plan(config(world, 300, templates=t)) for t in ("lisa", "lens", "fixed")]
-        streams = [list(replayed(plan)) for plan in plans]
-        assert [p for p, _ in streams[0]] == [p for p, _ in streams[1]]
-        assert [p for p, _ in streams[0]] == [p for p, _ in streams[2]]
-        for (_, lisa), (_, lens) in zip(streams[0], streams[1], strict=True):
-            cut = [q.removesuffix(" Please respond with segmentation mask.") for q in lisa]
-            assert [q.removesuffix(" Please output segmentation mask.") for q in cut] == lens
+    def test_it_is_the_one_of_lens_with_its_templates(self, world):
+        plan = build_plan(config(world, 500, templates="lens"))
+        assert list(replayed(plan)) == list(lisa_says(world, 0, 500, code="lens"))
+
+    def test_fixed_templates_draw_lisas_images(self, world):
+        plans = [build_plan(config(world, 300, templates=t)) for t in ("lisa", "fixed")]
+        lisa, fixed = ([picture for picture, _ in replayed(plan)] for plan in plans)
+        assert lisa == fixed
 
     def test_only_what_was_drawn_is_planned_once(self, world):
         plan = build_plan(config(world, 20))

@@ -4,6 +4,8 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from pycocotools import mask as reference
 
 from lens_cache.config.data import DataConfig, LisaConfig
@@ -144,10 +146,24 @@ def test_masks_of_polygons(tmp_path, polygons):
     refs = [ref(1, 1, 10, "train", "it")]
     write_refer(tmp_path, "refcoco", "unc", refs, [annotation(10, 1, polygons)])
     total = added_up(polygons)
-    (parity,) = records(tmp_path, "refcoco", "parity")
-    np.testing.assert_array_equal(targets(parity)["it"], total == 1)
-    (strict,) = records(tmp_path, "refcoco", "strict")
-    np.testing.assert_array_equal(targets(strict)["it"], total > 0)
+    for rules in ("parity", "strict"):
+        (record,) = records(tmp_path, "refcoco", rules)
+        np.testing.assert_array_equal(targets(record)["it"], total > 0)
+
+
+def test_parity_trains_in_the_direction_of_lisas_losses_where_polygons_overlap(tmp_path):
+    """LISA trains with a target of twos there, which asks for more foreground, not for less."""
+    refs = [ref(1, 1, 10, "train", "it")]
+    write_refer(tmp_path, "refcoco", "unc", refs, [annotation(10, 1, OVERLAPPING)])
+    (record,) = records(tmp_path, "refcoco", "parity")
+    total = torch.from_numpy(added_up(OVERLAPPING)).float()
+    gradients = []
+    for target in (total, torch.from_numpy(targets(record)["it"]).float()):
+        logits = torch.zeros_like(total, requires_grad=True)
+        F.binary_cross_entropy_with_logits(logits, target).backward()
+        gradients.append(logits.grad)
+    assert (total > 1).any()
+    assert torch.equal(gradients[0].sign(), gradients[1].sign())
 
 
 def test_parity_follows_lisas_score_where_polygons_overlap(tmp_path):
@@ -170,7 +186,7 @@ def test_pieces_that_are_lines_are_drawn_in_parity_alone(tmp_path):
     refs = [ref(1, 1, 10, "train", "it")]
     write_refer(tmp_path, "refcoco", "unc", refs, [annotation(10, 1, pieces)])
     (parity,) = records(tmp_path, "refcoco", "parity")
-    np.testing.assert_array_equal(targets(parity)["it"], added_up(pieces) == 1)
+    np.testing.assert_array_equal(targets(parity)["it"], added_up(pieces) > 0)
     (strict,) = records(tmp_path, "refcoco", "strict")
     assert strict.queries == ()
     assert "at least 3 points" in strict.rejected[0].reason
@@ -202,8 +218,10 @@ def test_rle_of_refclef(tmp_path, form, rules):
 def test_rles_of_one_thing_are_added_up_as_polygons_are(tmp_path):
     one, two = box_mask(0, 0, 6, 6), box_mask(3, 3, 10, 8)
     drawn = [annotation(10, 1, [dict(masks.encode(one)), dict(masks.encode(two))])]
-    write_refer(tmp_path, "refclef", "unc", [ref(1, 1, 10, "train", "sky")], drawn)
-    (parity,), (strict,) = (records(tmp_path, "refclef", rules) for rules in ("parity", "strict"))
+    write_refer(tmp_path, "refclef", "unc", [ref(1, 1, 10, "val", "sky")], drawn)
+    (parity,), (strict,) = (
+        records(tmp_path, "refclef|val", rules) for rules in ("parity", "strict")
+    )
     np.testing.assert_array_equal(targets(parity)["sky"], one ^ two)
     np.testing.assert_array_equal(targets(strict)["sky"], one | two)
 
