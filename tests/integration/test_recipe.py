@@ -227,7 +227,9 @@ def test_the_optimizer_holds_what_is_trained_and_nothing_else(tmp_path, tiny_sto
     assert len(trained) < len(list(module.model.parameters()))
 
 
-@pytest.mark.parametrize("switch", ["checkpoint_activations", "compile"])
+@pytest.mark.parametrize(
+    "switch", ["checkpoint_activations", pytest.param("compile", marks=pytest.mark.slow)]
+)
 def test_switches_that_change_no_result(tmp_path, tiny_store, without_dropout, switch):
     plain, switched = (
         recipe(max_steps=2, batch={"queries_per_image": 3}, **SAME, **settings)
