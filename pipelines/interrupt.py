@@ -23,6 +23,8 @@ from lens_cache.errors import LensCacheError
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Options that a resumed command must not repeat: option -> number of values it takes.
 _ONCE = {"--replace": 1, "--retry-quarantined": 0}
+# Commands that resume with an option of their own.
+_RESUMED_BY = {"train": "--resume"}
 
 
 class Interrupted(LensCacheError):
@@ -43,13 +45,15 @@ class Stop:
 
     Args:
         show: Shows a line to the user.
+        work: The work in progress, which is finished after a signal.
 
     Attributes:
         signum: The first signal, or None.
     """
 
-    def __init__(self, show: Callable[[str], None]) -> None:
+    def __init__(self, show: Callable[[str], None], work: str = "the current shards") -> None:
         self._show = show
+        self._work = work
         self._draining = False
         self.signum: signal.Signals | None = None
 
@@ -85,23 +89,26 @@ class Stop:
         if not self._draining:
             raise KeyboardInterrupt
         self._show(
-            f"{self.signum.name}: finishing the current shards; press Ctrl-C or send the signal "
+            f"{self.signum.name}: finishing {self._work}; press Ctrl-C or send the signal "
             "again to stop now"
         )
 
 
 @contextmanager
-def stop_on_signals(show: Callable[[str], None], describe: Callable[[], str]) -> Iterator[Stop]:
+def stop_on_signals(
+    show: Callable[[str], None], describe: Callable[[], str], work: str = "the current shards"
+) -> Iterator[Stop]:
     """Turn SIGINT and SIGTERM into ``Interrupted``; restore the old handlers at the end.
 
     Args:
         show: Shows a line to the user.
-        describe: Returns what is committed and how to resume, for the message.
+        describe: Returns what is saved, for the message.
+        work: The work in progress, which is finished after a signal.
 
     Raises:
         Interrupted: If a signal stopped the block.
     """
-    stop = Stop(show)
+    stop = Stop(show, work)
     before = {signum: signal.getsignal(signum) for signum in _SIGNALS}
     stop.listen()
     try:
@@ -127,4 +134,7 @@ def resume_command(arguments: Sequence[str]) -> str:
         elif not equals:  # the values are the next words
             for _ in range(_ONCE[name]):
                 next(words, None)
+    option = _RESUMED_BY.get(kept[1]) if len(kept) > 1 else None
+    if option is not None and option not in kept:
+        kept.append(option)
     return shlex.join(kept)

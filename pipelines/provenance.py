@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from lens_cache.config.load import to_yaml
+from lens_cache.store.io.files import replacing
 
 PACKAGES = (
     "lens-cache",
@@ -38,8 +39,10 @@ def record_run(folder: Path, config: object) -> None:
         "platform": platform.platform(),
         "versions": {name: _version(name) for name in PACKAGES},
     }
-    (folder / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-    (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    with replacing(folder / "run.json") as file:
+        file.write((json.dumps(run, indent=2) + "\n").encode())
+    with replacing(folder / "config.yaml") as file:
+        file.write(to_yaml(config).encode())
 
 
 def git_commit() -> str | None:

@@ -28,7 +28,8 @@ class ModelConfig:
     """`peak` divides the grounding map by `peak_headroom` times its own (detached) peak, `sum`
     makes it sum to 1, `none` keeps the softmax values."""
     peak_headroom: Annotated[float, Field(ge=1)] = 1.05
-    """Keeps the peak below 1, so that a wrong peak still gets a gradient."""
+    """Keeps the peak below 1, so that a wrong peak still gets a gradient. In eq. 5 that gradient is
+    1 / (headroom - 1) times the one of other cells."""
     max_keypoints: Positive = 16
     """Upper limit m on the number of keypoints (16 in the paper)."""
     nms_radius: Weight = 4.0
@@ -107,7 +108,7 @@ class BatchConfig:
 
     split: str | None = None
     """Train on the queries of this split: `train` of every dataset, `ade20k|train` of one. Empty:
-    every query of the store."""
+    `train`, or the store's only split that starts with `train`, or its only split."""
     mixture: tuple[MixtureConfig, ...] = ()
     """Draw from datasets at these rates. Empty: draw every image equally often."""
     window: Positive | None = None
@@ -116,7 +117,11 @@ class BatchConfig:
     limit_images: Positive | None = None
     """Train on the first N images of the split; all if empty."""
     validation_split: str | None = None
-    """Measure gIoU on this split, such as `reason_seg|val`; no validation if empty."""
+    """Measure gIoU on this split, such as `reason_seg|val`. Empty: `val` if the store has it,
+    otherwise no validation."""
+    contamination: Literal["refuse", "allow"] = "refuse"
+    """`refuse` to train on images of the validation split and on splits that a benchmark evaluates,
+    or `allow` it."""
     limit_validation_images: Positive | None = None
     """Validate on the first N images; all if empty."""
     images: Positive = 2

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lens_cache.config.train import LossConfig
+from lens_cache.config.train import LossConfig, TrainConfig
+from lens_cache.errors import ConfigError
 from lens_cache.features.types import Segmentation
 from lens_cache.images.geometry import Convention, logits_to_image, resize_map
 from lens_cache.training.targets import Targets
@@ -102,6 +103,25 @@ class LensLoss(nn.Module):
             logits[:, None].float(), (size, size), mode="bilinear", align_corners=False
         )[:, 0]
         return dice_loss(resized, masks, valid), mask_bce_loss(resized, masks, valid)
+
+
+def require_smooth(config: TrainConfig, grid: tuple[int, int]) -> None:
+    """Refuse an attention loss in which a wrong peak outweighs all other cells.
+
+    At the resolution of the grid nothing smooths the map, so a wrong peak gets the full gradient of
+    eq. 5, 1 / (headroom - 1) times that of another cell. On the world of shapes this diverges.
+
+    Raises:
+        ConfigError: If ``loss.attention_size`` is below twice the grid and the headroom is small.
+    """
+    least = 2 * max(grid)
+    sharp = config.model.attention_normalisation == "peak" and config.model.peak_headroom < 1.5
+    if config.loss.attention and sharp and config.loss.attention_size < least:
+        raise ConfigError(
+            f"setting up the attention loss: expected loss.attention_size of at least {least}, "
+            f"twice the grid, found {config.loss.attention_size}; raise it, or set "
+            "model.peak_headroom=1.5"
+        )
 
 
 def attention_loss(

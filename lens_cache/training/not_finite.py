@@ -117,3 +117,12 @@ def not_finite_elsewhere(step: int) -> TrainingError:
         f"training step {step}: the loss is not finite in another process, whose message names "
         "the queries"
     )
+
+
+def gradient_not_finite(step: int) -> TrainingError:
+    """Return the error for a gradient with a norm that is not finite, though the loss is finite."""
+    return TrainingError(
+        f"training step {step}: the norm of the gradient is not finite, though the loss is; no "
+        "weight was changed and no checkpoint written; add --resume to go back to the last one, "
+        "and if it happens again lower optimizer.lr"
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from lens_cache.config.train import TrainConfig
 from lens_cache.errors import CheckpointError, StoreMismatchError
 from lens_cache.features.frozen_parts import FrozenParts
 from lens_cache.models.lens import LensModel
+from lens_cache.store.io.files import replacing
 from lens_cache.store.layout import array_name
 from lens_cache.store.manifest import Manifest, require_same
 from lens_cache.store.paths import MANIFEST_FILE
@@ -30,6 +32,7 @@ CHECKPOINTS = "checkpoints"
 CONFIG_FILE = "config.yaml"
 FROZEN_FOLDER = "frozen"
 USED_FILE = "used_shards.json"
+IMAGES_FILE = "trained_images.txt"
 WEIGHTS_FILE = "weights.ckpt"  # in a checkpoint that is a folder (DeepSpeed)
 
 Which = Literal["best", "last"]
@@ -66,6 +69,11 @@ class Run:
                 f"{' and no '.join(missing)} in it; run `lens-cache train {folder} --store STORE`"
             )
         config = load_config(TrainConfig, folder / CONFIG_FILE)
+        if config.model.layer is None:
+            raise CheckpointError(
+                f"opening the run {folder}: expected the settings of a run in {CONFIG_FILE}, found "
+                "a file without model.layer; train a new run"
+            )
         return cls(folder=folder, config=config, manifest=Manifest.load(folder))
 
     def checkpoint(self, which: Which | None = None) -> Path:
@@ -107,6 +115,11 @@ class Run:
                 f"loading {path}: {' '.join(str(error).split())[:300]}; give a run of this version"
             ) from None
         return model.eval()
+
+    def trained_images(self) -> frozenset[str] | None:
+        """Return the ids of the images that the run may have trained on; None if unknown."""
+        path = self.folder / IMAGES_FILE
+        return frozenset(path.read_text().split()) if path.exists() else None
 
     def require_features_of(self, store: Store) -> None:
         """Refuse a store with features of another model, layer or prompt (invariant I5).
@@ -165,28 +178,50 @@ def require_same_features(trained: Manifest, found: Manifest, where: Path, layer
         require_same(where, f"the group {group}", stored, wanted, advice)
 
 
-def begin_run(folder: Path, store: Store, frozen: FrozenParts) -> None:
-    """Write the files that make a run self-contained.
+def begin_run(folder: Path, store: Store, frozen: FrozenParts, images: Collection[str]) -> None:
+    """Write the files that make a run self-contained, each of them whole.
 
-    They are the manifest of the store, SAM's frozen parts, and the list of the shards in use.
+    They are the manifest of the store, SAM's frozen parts, and the lists of the shards in use and
+    of the images that the run may train on.
+
+    Args:
+        folder: The run.
+        store: The store it is trained from.
+        frozen: The frozen parts of the store.
+        images: Ids of the images.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # A run that was killed before its first checkpoint may have left parts of another store.
     shutil.rmtree(folder / FROZEN_FOLDER, ignore_errors=True)
     dataclasses.replace(frozen, decoder_layers={}).save(folder / FROZEN_FOLDER)
-    (folder / MANIFEST_FILE).write_bytes((store.root / MANIFEST_FILE).read_bytes())
+    _write(folder / MANIFEST_FILE, (store.root / MANIFEST_FILE).read_bytes())
+    _write(folder / IMAGES_FILE, "".join(f"{image}\n" for image in sorted(images)).encode())
     used = {
         "shards": None if store.shards is None else sorted(store.shards),
         "of": store.catalogue.num_shards,
     }
-    (folder / USED_FILE).write_text(json.dumps(used) + "\n")
+    _write(folder / USED_FILE, f"{json.dumps(used)}\n".encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    with replacing(path) as file:
+        file.write(data)
 
 
 def used_shards(folder: Path) -> frozenset[int] | None:
-    """Return the shards a run uses, or None (all) if the store was complete at its start."""
+    """Return the shards a run uses, or None (all) if the store was complete at its start.
+
+    Raises:
+        CheckpointError: If the run's list is damaged.
+    """
     path = folder / USED_FILE
-    shards = json.loads(path.read_text())["shards"] if path.exists() else None
-    return None if shards is None else frozenset(shards)
+    try:
+        shards = json.loads(path.read_text())["shards"] if path.exists() else None
+        return None if shards is None else frozenset(shards)
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(
+            f"opening the run {folder}: {USED_FILE} cannot be read; train a new run"
+        ) from None
 
 
 def autocast(config: TrainConfig, device: str) -> AbstractContextManager[object]:

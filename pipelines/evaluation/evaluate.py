@@ -60,6 +60,7 @@ def evaluate(
     folder = run.folder / "evaluation" / re.sub(r"[/|]", "_", split)
     folder.mkdir(parents=True, exist_ok=True)
     root = data_root or store.manifest.data_root
+    seen = run.trained_images() or frozenset()
     chosen = _choose(samples, num_panels)
     names, missing = _draw_panels(folder, answers, draws, chosen, root, progress)
     found = Evaluation(
@@ -73,6 +74,7 @@ def evaluate(
         folder=str(folder),
         panels=names,
         photos_missing=missing,
+        trained_on=sum(store.catalogue.image_id(draw.image) in seen for draw in draws),
     )
     write_evaluation(folder, found, samples, run)
     return found

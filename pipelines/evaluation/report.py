@@ -27,6 +27,7 @@ class Evaluation(Scores):
         folder: Folder of the report.
         panels: Files of the panels.
         photos_missing: Number of panels drawn on grey because their image file was not found.
+        trained_on: Number of images that the run was trained on.
     """
 
     run: str
@@ -38,6 +39,7 @@ class Evaluation(Scores):
     folder: str
     panels: list[str] = field(default_factory=list)
     photos_missing: int = 0
+    trained_on: int = 0
 
 
 def write_evaluation(folder: Path, found: Evaluation, samples: Sequence[Sample], run: Run) -> None:
@@ -64,10 +66,16 @@ def markdown(found: Evaluation) -> str:
         lines += _table("dataset", found.by_dataset)
     if found.by_topic:
         lines += _table("topic", found.by_topic)
+    if found.trained_on:
+        lines += [f"**{_seen(found)}**", ""]
     if found.photos_missing:
         lines += [f"{found.photos_missing} panels are drawn on grey: image file not found.", ""]
     lines += [f"![](panels/{Path(name).name})" for name in found.panels]
     return "\n".join(lines) + "\n"
+
+
+def _seen(found: Evaluation) -> str:
+    return f"the run was trained on {found.trained_on} of these {found.images} images"
 
 
 def _table(head: str, scores: Mapping[str, Score]) -> list[str]:
@@ -91,6 +99,8 @@ def evaluation(found: Evaluation) -> Report:
         f"cIoU {100 * score.ciou.value:5.1f}"
         for name, score in rows
     ]
+    if found.trained_on:
+        lines.append(f"warning: {_seen(found)}")
     if found.photos_missing:
         lines.append(f"{found.photos_missing} panels on grey: image files not found (--data-root)")
     lines.append(f"report and {len(found.panels)} panels in {found.folder}")

@@ -1,4 +1,4 @@
-"""Callbacks of a training run: progress bar and checkpoints."""
+"""Callbacks of a training run, and its progress bar."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lens_cache.config.train import TrainConfig
 from lens_cache.store.store import Store
 from lens_cache.training.run import CHECKPOINTS
+from pipelines.interrupt import Stop
+from pipelines.training.last_checkpoint import LastCheckpoint
 from pipelines.training.pictures import Pictures
 from pipelines.training.throughput import Speed, WaitingTime
 
@@ -48,28 +50,8 @@ class Bar(TQDMProgressBar):
         return super().init_validation_tqdm() if self._on_terminal else Tqdm(disable=True)
 
 
-class LastCheckpoint(Callback):
-    """Writes ``last.ckpt`` every ``every`` optimizer steps, and after the last one."""
-
-    def __init__(self, path: Path, every: int) -> None:
-        self._path = path
-        self._every = every
-        self._saved = 0
-
-    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
-        """Store the step at which a resumed run starts."""
-        self._saved = trainer.global_step
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Save if this batch completed such a step."""
-        step = trainer.global_step
-        if step != self._saved and (step % self._every == 0 or step == trainer.max_steps):
-            self._saved = step
-            trainer.save_checkpoint(self._path)
-
-
 def callbacks(
-    folder: Path, config: TrainConfig, store: Store, waiting: WaitingTime
+    folder: Path, config: TrainConfig, store: Store, waiting: WaitingTime, stop: Stop
 ) -> list[Callback]:
     """Return progress, speed, ``last.ckpt`` and, with validation, ``best.ckpt`` and panels."""
     settings, checkpoints = config.trainer, folder / CHECKPOINTS
@@ -77,7 +59,7 @@ def callbacks(
         Bar(settings.log_every),
         LearningRateMonitor("step"),
         Speed(waiting, settings.log_every),
-        LastCheckpoint(checkpoints / "last.ckpt", settings.validate_every),
+        LastCheckpoint(checkpoints / "last.ckpt", settings.validate_every, stop),
     ]
     if config.batch.validation_split is not None:
         found.append(Pictures(folder, store, settings.pictures))
@@ -87,6 +69,7 @@ def callbacks(
                 filename="best",
                 monitor="val/giou",
                 mode="max",
+                save_weights_only=True,
                 save_on_train_epoch_end=False,
                 enable_version_counter=False,
             )

@@ -25,7 +25,7 @@ from lens_cache.store.store import Store
 from lens_cache.training.data import Batch
 from lens_cache.training.loss_tally import Sums, Tally
 from lens_cache.training.losses import LensLoss, Losses
-from lens_cache.training.not_finite import not_finite, not_finite_elsewhere
+from lens_cache.training.not_finite import gradient_not_finite, not_finite, not_finite_elsewhere
 from lens_cache.training.optimizer import build_optimizer, learning_rate_factor
 
 
@@ -114,9 +114,21 @@ class LensModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradients by norm; Lightning's own clipping refuses a fused AdamW."""
-        if gradient_clip_val and not self.trainer.strategy.handles_gradient_accumulation:
-            clip_grad_norm_(self.model.parameters(), gradient_clip_val)
+        """Clip the gradients by norm; Lightning's own clipping refuses a fused AdamW.
+
+        Raises:
+            TrainingError: If the norm is not finite; the step would make every weight NaN. With
+                ``16-mixed`` it may be: the gradient scaler then skips the step.
+        """
+        if self.trainer.strategy.handles_gradient_accumulation:  # DeepSpeed clips by itself
+            return
+        if gradient_clip_val:
+            norm = clip_grad_norm_(self.model.parameters(), gradient_clip_val)
+        else:
+            norm = get_total_norm(list(self._gradients()))
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if self.config.trainer.precision != "16-mixed" and not norm.isfinite():
+            raise gradient_not_finite(self.global_step)
 
     def _log_more(self, sums: Sums) -> None:
         """Log the means over all steps since the last call, and the norm of the gradient."""

@@ -14,11 +14,11 @@ from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 
-from lens_cache.config.load import load_config
 from lens_cache.config.train import TrainConfig
-from lens_cache.errors import CheckpointError, ConfigError, StoreMismatchError, one_line
+from lens_cache.errors import ConfigError, StoreMismatchError, one_line
 from lens_cache.features.frozen_parts import FrozenParts
 from lens_cache.store.store import Store
+from lens_cache.training.losses import require_smooth
 from lens_cache.training.not_finite import FAILED_BATCH, NotFiniteError
 from lens_cache.training.optimizer import require_states
 from lens_cache.training.run import (
@@ -29,10 +29,13 @@ from lens_cache.training.run import (
     require_frozen_fits,
     used_shards,
 )
+from lens_cache.training.splits import require_clean, trained_images, with_splits
 from lens_cache.training.streaming import require_stream
+from pipelines.interrupt import Stop, stop_on_signals
 from pipelines.provenance import record_run
 from pipelines.training.callbacks import callbacks
 from pipelines.training.data_module import StoreDataModule
+from pipelines.training.last_checkpoint import WholeCheckpoints
 from pipelines.training.loggers import loggers, require_logger
 from pipelines.training.module import LensModule
 from pipelines.training.run_report import write_run_report
@@ -55,9 +58,21 @@ def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) 
         resume: Resume from the run's last checkpoint. Only ``trainer.max_steps`` and settings
             that do not affect the weights may differ from those of the run.
 
+    SIGINT and SIGTERM finish the step in progress and write ``last.ckpt``; a second signal stops at
+    once.
+
     Raises:
+        Interrupted: If SIGINT or SIGTERM stopped it.
         LensCacheError: If the store or the settings do not fit, or the folder is another run.
     """
+    with stop_on_signals(_show, lambda: _steps_done(folder), "the current step") as stop:
+        run = _train(folder, store_path, config, stop, resume=resume)
+    if _is_first_process():
+        write_run_report(run)
+    return run
+
+
+def _train(folder: Path, store_path: Path, config: TrainConfig, stop: Stop, *, resume: bool) -> Run:
     store = Store(
         store_path,
         incomplete=config.batch.incomplete_store == "use",
@@ -66,32 +81,50 @@ def train(folder: Path, store_path: Path, config: TrainConfig, *, resume: bool) 
     )
     layer = _layer(config, store)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, layer=layer))
-    _require(config, store)
-    checkpoint = _last_checkpoint(folder, config) if resume else None
-    if not resume and (folder / CHECKPOINTS).exists():
+    if resume:
+        before = Run.open(folder)
+        config = _resumed(before, config)
+        before.require_features_of(store)
+    elif (folder / CHECKPOINTS).exists():
         raise ConfigError(
             f"training into {folder}: it already is a run; add --resume to resume it, or "
             "choose another folder"
         )
-    if resume:
-        Run.open(folder).require_features_of(store)
+    else:
+        config = dataclasses.replace(config, batch=with_splits(config.batch, store))
+        require_clean(config.batch, store)
+    _require(config, store)
     frozen = store.frozen()
     require_frozen_fits(store, frozen, layer)
+    require_smooth(config, frozen.grid)
     if _is_first_process():
-        begin_run(folder, store, frozen)
+        if not resume:
+            begin_run(folder, store, frozen, trained_images(config.batch, store))
         record_run(folder, config)
         _report_shards(store)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     torch.manual_seed(config.trainer.seed)
     # Lightning's progress bar writes to stdout, which is for results.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr), stop.draining():
         _silence()
-        _fit(folder, config, store, frozen, checkpoint)
-    run = Run.open(folder)
-    if _is_first_process():
-        write_run_report(run)
-    return run
+        _fit(folder, config, store, frozen, stop, resume=resume)
+    return Run.open(folder)
+
+
+def _show(line: str) -> None:
+    print(f"\nlens-cache: {line}", file=sys.stderr)
+
+
+def _steps_done(folder: Path) -> str:
+    """Return in words which step a run has saved."""
+    path = folder / CHECKPOINTS / "last.ckpt"
+    if not path.exists():
+        return f"{folder} has no checkpoint yet"
+    if path.is_dir():  # DeepSpeed
+        return f"{path} is saved"
+    step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+    return f"{path} is of step {step}"
 
 
 def _report_shards(store: Store) -> None:
@@ -129,23 +162,25 @@ def _layer(config: TrainConfig, store: Store) -> int:
     return layer
 
 
-def _last_checkpoint(folder: Path, config: TrainConfig) -> Path:
-    """Return the checkpoint to resume from; refuse settings that differ from those of the run."""
-    path = folder / CHECKPOINTS / "last.ckpt"
-    if not path.exists():
-        raise CheckpointError(
-            f"resuming {folder}: expected {CHECKPOINTS}/last.ckpt, found none; train "
-            "without --resume"
-        )
-    before = load_config(TrainConfig, folder / CONFIG_FILE)
-    if _fixed_settings(before) != _fixed_settings(config):
+def _resumed(run: Run, config: TrainConfig) -> TrainConfig:
+    """Return the settings of a resumed run; refuse those that differ from the run's.
+
+    Empty splits are those that the run has chosen. A run without a checkpoint starts at step 0.
+    """
+    before = run.config.batch
+    splits = {
+        name: getattr(config.batch, name) or getattr(before, name)
+        for name in ("split", "validation_split")
+    }
+    config = dataclasses.replace(config, batch=dataclasses.replace(config.batch, **splits))
+    if _fixed_settings(run.config) != _fixed_settings(config):
         raise ConfigError(
-            f"resuming {folder}: the settings differ from those in {folder / CONFIG_FILE}; only "
-            "trainer.max_steps may change, and settings that do not affect the weights "
+            f"resuming {run.folder}: the settings differ from those in {run.folder / CONFIG_FILE}; "
+            "only trainer.max_steps may change, and settings that do not affect the weights "
             "(trainer.log_every, logger and pictures; batch.loader_workers unless "
             "batch.order=stream); train a new run for anything else"
         )
-    return path
+    return config
 
 
 def _fixed_settings(config: TrainConfig) -> TrainConfig:
@@ -160,9 +195,16 @@ def _fixed_settings(config: TrainConfig) -> TrainConfig:
 
 
 def _fit(
-    folder: Path, config: TrainConfig, store: Store, frozen: FrozenParts, checkpoint: Path | None
+    folder: Path,
+    config: TrainConfig,
+    store: Store,
+    frozen: FrozenParts,
+    stop: Stop,
+    *,
+    resume: bool,
 ) -> None:
     """Train; save the batch if its loss is not finite."""
+    last = folder / CHECKPOINTS / "last.ckpt"
     assert config.model.layer is not None
     module = LensModule(config, frozen, store)
     if config.trainer.checkpoint_activations:
@@ -170,16 +212,20 @@ def _fit(
     if config.trainer.compile:
         module.model.compile_parts()
     data = StoreDataModule(store, config, config.model.layer)
-    trainer = _trainer(folder, config, module, store)
+    trainer = _trainer(folder, config, module, store, stop)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+        trainer.fit(module, datamodule=data, ckpt_path=last if resume and last.exists() else None)
+    except SystemExit:  # Lightning's answer to KeyboardInterrupt
+        raise KeyboardInterrupt from None
     except NotFiniteError as error:
         rank = trainer.global_rank
         name = f"{FAILED_BATCH}.pt" if rank == 0 else f"{FAILED_BATCH}_of_process_{rank}.pt"
         raise error.keep(folder / name) from None
 
 
-def _trainer(folder: Path, config: TrainConfig, module: LensModule, store: Store) -> Trainer:
+def _trainer(
+    folder: Path, config: TrainConfig, module: LensModule, store: Store, stop: Stop
+) -> Trainer:
     settings = config.trainer
     validates = config.batch.validation_split is not None
     waiting = WaitingTime()
@@ -187,7 +233,8 @@ def _trainer(folder: Path, config: TrainConfig, module: LensModule, store: Store
         return Trainer(
             default_root_dir=folder,
             logger=loggers(folder, settings),
-            callbacks=callbacks(folder, config, store, waiting),
+            callbacks=callbacks(folder, config, store, waiting, stop),
+            plugins=[WholeCheckpoints()],
             profiler=waiting,
             max_steps=settings.max_steps,
             max_epochs=1,
@@ -205,6 +252,7 @@ def _trainer(folder: Path, config: TrainConfig, module: LensModule, store: Store
             strategy=strategy_of(settings),
             use_distributed_sampler=False,
             log_every_n_steps=settings.log_every,
+            enable_checkpointing=validates,
             enable_model_summary=False,
         )
     except MisconfigurationException as error:

@@ -57,6 +57,7 @@ def recipe(*, max_steps=4, model=None, loss=None, optimizer=None, batch=None, **
         batch=BatchConfig(
             **{
                 "split": "train2017",
+                "contamination": "allow",
                 "images": 2,
                 "queries_per_image": 2,
                 "accumulate": 1,
@@ -251,7 +252,7 @@ def test_other_settings_are_refused_on_resume(trained, tiny_store, tmp_path):
         train(trained.folder, tiny_store, other, resume=True)
     with pytest.raises(ConfigError, match="already is a run; add --resume"):
         train(trained.folder, tiny_store, config, resume=False)
-    with pytest.raises(CheckpointError, match="train without --resume"):
+    with pytest.raises(CheckpointError, match="expected the folder of a training run"):
         train(tmp_path / "new", tiny_store, config, resume=True)
 
 
@@ -269,8 +270,8 @@ def test_a_run_begun_on_another_store_keeps_nothing_of_it(tmp_path, tiny_store, 
     other = tmp_path / "store"
     extracted(other, settings(tiny_coco, tmp_path / "other"))
     run = tmp_path / "run"
-    begin_run(run, Store(other), Store(other).frozen())
-    begin_run(run, Store(tiny_store), Store(tiny_store).frozen())
+    begin_run(run, Store(other), Store(other).frozen(), ())
+    begin_run(run, Store(tiny_store), Store(tiny_store).frozen(), ())
     assert (run / "frozen/sam.safetensors").read_bytes() == (
         tiny_store / "frozen/sam.safetensors"
     ).read_bytes()

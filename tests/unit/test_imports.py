@@ -115,6 +115,7 @@ STORE_DOOR = (
     "lens_cache.store.convert",
     "lens_cache.store.io.remote.store_path",
     "lens_cache.store.io.files.folder_in_one_step",
+    "lens_cache.store.io.files.replacing",
     "lens_cache.store.io.file_lock.file_lock",
     "lens_cache.store.io.remote.plain_errors",
 )

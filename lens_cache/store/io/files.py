@@ -93,6 +93,31 @@ def folder_in_one_step(final: Path) -> Iterator[Path]:
         publish_folder(temporary, final)
 
 
+@contextmanager
+def replacing(final: Path) -> Iterator[BinaryIO]:
+    """Write a local file outside a store; it replaces ``final`` when the block ends.
+
+    The bytes go to a temporary file next to ``final``, on the same file system, and are flushed to
+    the disk first. If the block raises, ``final`` is not touched; after a kill at any moment
+    ``final`` is the old file or the new one.
+
+    Args:
+        final: The file; its folder is created.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f".{final.name}.part")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(final.parent)
+
+
 def has_folder(final: Path, *, last: str) -> bool:
     """Return whether a folder written by ``new_folder`` exists."""
     return (final / last if is_remote(final) else final).exists()
