@@ -45,6 +45,11 @@ class Bar(TQDMProgressBar):
         self.train_progress_bar.reset(total=self.total_train_batches)
         self.train_progress_bar.initial = trainer.global_step * trainer.accumulate_grad_batches
 
+    def on_exception(self, *_: Any) -> None:
+        """End the line of the bar, so that the message of the error starts a new one."""
+        if self._train_progress_bar is not None:
+            self._train_progress_bar.close()
+
     def init_validation_tqdm(self) -> Tqdm:
         """Return the bar of a validation."""
         return super().init_validation_tqdm() if self._on_terminal else Tqdm(disable=True)
