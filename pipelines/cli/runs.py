@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,7 +34,8 @@ Steps = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Steps of every run; by default the file's.")
 ]
 Jobs = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="Runs at a time; by default one per core.")
+    int | None,
+    typer.Option(metavar="N", min=1, help="Runs at a time; by default one per GPU or core."),
 ]
 # A run of a sweep may take an hour: measure rates over a day.
 _HOURS = 24 * 3600.0
@@ -120,12 +120,13 @@ def sweep(
     Run it again after an interruption: finished runs are not repeated.
     """
     from lens_cache.config.sweep import load_sweep
+    from pipelines.sweeps.processes import default_jobs
     from pipelines.sweeps.sweep import run_sweep
 
     config = load_sweep(file)
     with open_bars(_HOURS) as bars:
         outcome = run_sweep(
-            config, store, out, bars, seeds=seeds, steps=steps, jobs=jobs or _cores()
+            config, store, out, bars, seeds=seeds, steps=steps, jobs=jobs or default_jobs()
         )
     _show_sweep(config, outcome, out, as_json)
 
@@ -148,11 +149,12 @@ def ablations(
     from lens_cache.config.sweep import load_sweep
     from pipelines.extraction.runners import on_ray
     from pipelines.sweeps.ablations import ablate
+    from pipelines.sweeps.processes import default_jobs
 
     rows = load_sweep(config)
     with open_bars(_HOURS) as bars:
         outcome, without_lens = ablate(
-            rows, out, bars, on_ray(None), seeds=seeds, steps=steps, jobs=jobs or _cores()
+            rows, out, bars, on_ray(None), seeds=seeds, steps=steps, jobs=jobs or default_jobs()
         )
     _show_sweep(rows, outcome, out, as_json, without_lens)
 
@@ -198,10 +200,6 @@ def segment(
         device=device or default_device(),
     )
     show(found, as_json)
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1
 
 
 def _open_run(folder: Path) -> Run:

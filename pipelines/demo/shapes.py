@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -38,7 +37,6 @@ IMAGES = {"train": 1200, "val": 40, "test": 120, "hard": 60}
 DEVELOPMENT, MEASURED = "val", ("test", "hard")
 TRAINING = (
     "preset=shapes",
-    f"trainer.threads={min(2, os.cpu_count() or 1)}",
     f"batch.validation_split={DEVELOPMENT}",
     "trainer.validate_every=100",
 )

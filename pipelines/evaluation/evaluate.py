@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from lens_cache.training.run import Run, Which
 from lens_cache.training.sampling import Draw
 from pipelines.evaluation.answers import Answers
 from pipelines.evaluation.panels import evenly_spaced, panel_of, read_photo
-from pipelines.evaluation.report import Evaluation, write_evaluation
+from pipelines.evaluation.report import Evaluation, same_evaluation, write_evaluation
 
 
 def evaluate(
@@ -32,6 +33,9 @@ def evaluate(
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a run and write its report to ``RUN/evaluation/SPLIT``.
+
+    A folder that has the report of another store or checkpoint is not overwritten: the name of this
+    report then has theirs as well, ``SPLIT-STORE-CHECKPOINT``.
 
     Args:
         run: The run.
@@ -57,7 +61,7 @@ def evaluate(
         samples += [sample for sample, _, _ in answers.of(draw)]
         if progress is not None:
             progress("evaluate", done, len(draws))
-    folder = run.folder / "evaluation" / re.sub(r"[/|]", "_", split)
+    folder = _report_folder(run, store, split, which)
     folder.mkdir(parents=True, exist_ok=True)
     root = data_root or store.manifest.data_root
     seen = run.trained_images() or frozenset()
@@ -78,6 +82,16 @@ def evaluate(
     )
     write_evaluation(folder, found, samples, run)
     return found
+
+
+def _report_folder(run: Run, store: Store, split: str, which: Which | None) -> Path:
+    name = re.sub(r"[/|]", "_", split)
+    folder = run.folder / "evaluation" / name
+    this = {"store": str(store.root), "checkpoint": run.checkpoint(which).name}
+    if same_evaluation(folder, this):
+        return folder
+    digest = hashlib.sha256(this["store"].encode()).hexdigest()[:8]
+    return folder.with_name(f"{name}-{store.root.name}-{digest}-{Path(this['checkpoint']).stem}")
 
 
 def _choose(samples: Sequence[Sample], count: int) -> dict[str, str]:

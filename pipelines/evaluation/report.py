@@ -51,6 +51,18 @@ def write_evaluation(folder: Path, found: Evaluation, samples: Sequence[Sample],
     (folder / "report.md").write_text(markdown(found), encoding="utf-8")
 
 
+def same_evaluation(folder: Path, this: Mapping[str, str]) -> bool:
+    """Return whether a folder has no report, or one with these fields."""
+    path = folder / "report.json"
+    if not path.exists():
+        return True
+    try:
+        before = json.loads(path.read_text())
+    except ValueError:
+        return True  # half-written by an older version
+    return all(before.get(name) == value for name, value in this.items())
+
+
 def markdown(found: Evaluation) -> str:
     """Return the report as Markdown."""
     lines = [

@@ -8,10 +8,7 @@ OUT/NAME.md, .json, .svg    the comparison of all runs
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +20,12 @@ from lens_cache.errors import ConfigError, TrainingError
 from lens_cache.store.io.file_lock import file_lock
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.store import Store
+from pipelines.interrupt import stop_on_signals
 from pipelines.progress import Reporter
 from pipelines.provenance import record_run
 from pipelines.sweeps import one_run
 from pipelines.sweeps.one_run import RESULT_FILE, Result, settings_file
+from pipelines.sweeps.processes import Processes
 
 LOCK_FILE = ".lock"
 _LAST_LINES = 5
@@ -86,7 +85,7 @@ def run_sweep(
     """Do all runs that are not finished, and collect the results of all runs.
 
     A run that was killed starts from the beginning, because the time of a resumed run would not be
-    comparable.
+    comparable. Each run has one GPU, where there are GPUs.
 
     Args:
         config: The sweep.
@@ -98,6 +97,7 @@ def run_sweep(
         jobs: Number of processes at the same time.
 
     Raises:
+        Interrupted: If SIGINT or SIGTERM stopped it; finished runs are kept.
         ConfigError: If ``out`` has runs with other settings or from another store.
         StoreError: If the store is not complete or lacks a split.
         TrainingError: If another sweep runs in ``out``.
@@ -112,7 +112,10 @@ def run_sweep(
         "ends"
     )
     # Runs inherit the lock: a run that outlives a killed sweep still keeps other sweeps out.
-    with file_lock(out / LOCK_FILE, busy) as lock:
+    with (
+        stop_on_signals(reporter.message, lambda: _runs_done(runs)),
+        file_lock(out / LOCK_FILE, busy) as lock,
+    ):
         todo = [run for run in runs if not _finished(run, store)]
         record_run(out, config)
         failures = _run_all(todo, len(runs), store_path, config.splits, reporter, jobs, lock)
@@ -122,6 +125,11 @@ def run_sweep(
         if (run.row, run.seed) not in failed:
             outcome.results.setdefault(run.row, {})[run.seed] = Result.load(run.folder)
     return outcome
+
+
+def _runs_done(runs: list[SweepRun]) -> str:
+    done = sum((run.folder / RESULT_FILE).exists() for run in runs)
+    return f"{done} of {len(runs)} runs are finished"
 
 
 def _runs(config: SweepConfig, out: Path, seeds: int, steps: int | None) -> list[SweepRun]:
@@ -170,9 +178,10 @@ def _run_all(
     done = total - len(todo)
     failures = []
     reporter.progress("runs", done, total)
+    processes = Processes(jobs)
     # The threads only wait for processes.
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(_run, run, store, splits, lock): run for run in todo}
+        futures = {pool.submit(_run, run, store, splits, lock, processes): run for run in todo}
         try:
             for future in as_completed(futures):
                 failure = future.result()
@@ -183,26 +192,29 @@ def _run_all(
                     reporter.message(str(failure))
                     failures.append(failure)
                 reporter.progress("runs", done, total)
+        except BaseException:
+            processes.stop()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
     return failures
 
 
-def _run(run: SweepRun, store: Path, splits: tuple[str, ...], lock: int) -> Failure | None:
+def _run(
+    run: SweepRun, store: Path, splits: tuple[str, ...], lock: int, processes: Processes
+) -> Failure | None:
     """Do one run in its own process; return its failure, if any."""
     shutil.rmtree(run.folder, ignore_errors=True)
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     settings_file(run.folder).write_text(to_yaml(run.config), encoding="utf-8")
     arguments = [str(run.folder), str(store), *splits]
-    with run.log.open("wb") as log:
-        code = subprocess.run(
-            [sys.executable, "-m", one_run.__name__, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": str(run.config.trainer.threads or 1)},
-            pass_fds=(lock,),
-        ).returncode
+    code = processes.run(
+        one_run.__name__,
+        arguments,
+        log=run.log,
+        environment={"OMP_NUM_THREADS": str(run.config.trainer.threads or 1)},
+        pass_fds=(lock,),
+    )
     if code == 0:
         return None
     output = run.log.read_text(encoding="utf-8", errors="replace").splitlines()

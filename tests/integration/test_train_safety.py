@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from pipelines.evaluation.report import evaluation as report_of
 from pipelines.training.train import train
 from tests.integration.test_training import assert_same_weights, recipe, weights
 from tests.support import REPOSITORY
+from tests.support.stores import copied
 
 VALIDATED = {"validation_split": "train2017", "limit_validation_images": 2}
 
@@ -181,3 +183,15 @@ def test_a_map_at_the_resolution_of_the_grid_is_refused(tmp_path, tiny_store):
     config = recipe(max_steps=1, loss={"attention_size": 12})
     with pytest.raises(ConfigError, match=r"attention_size of at least 24.*found 12.*headroom"):
         train(tmp_path / "run", tiny_store, config, resume=False)
+
+
+def test_a_report_of_another_store_is_not_overwritten(tmp_path, tiny_store):
+    run = train(tmp_path / "run", tiny_store, recipe(max_steps=1), resume=False)
+    first = evaluate(run, Store(tiny_store), "train2017", num_panels=1)
+    before = {path: path.read_bytes() for path in Path(first.folder).rglob("*.*")}
+    other = evaluate(run, Store(copied(tiny_store, tmp_path / "other")), "train2017", num_panels=0)
+    assert other.folder != first.folder
+    assert {path: path.read_bytes() for path in Path(first.folder).rglob("*.*")} == before
+    again = evaluate(run, Store(tmp_path / "other"), "train2017", num_panels=0)
+    assert again.folder == other.folder
+    assert evaluate(run, Store(tiny_store), "train2017", num_panels=1).folder == first.folder
