@@ -14,5 +14,7 @@
 set -euo pipefail
 source "$SLURM_SUBMIT_DIR/.venv/bin/activate"
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-srun ray symmetric-run --address "$head:6379" --min-nodes "$SLURM_JOB_NUM_NODES" \
+# Since Slurm 22.05 srun does not inherit --cpus-per-task: Ray would have one core per node.
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --cpu-bind=none \
+  ray symmetric-run --address "$head:6379" --min-nodes "$SLURM_JOB_NUM_NODES" \
   --num-gpus 8 --num-cpus "$SLURM_CPUS_PER_TASK" -- lens-cache extract "$@" --address auto

@@ -157,7 +157,9 @@ class TrainerConfig:
     accelerator: str = "auto"
     """Lightning's accelerator."""
     devices: Positive | None = None
-    """Number of devices; all if empty."""
+    """Number of devices of each machine; all if empty."""
+    num_nodes: Positive = 1
+    """Number of machines. `torchrun` or `srun` starts the processes: one per device."""
     strategy: Strategy = "auto"
     """What each of several devices holds: everything (`ddp`); a part of weights, gradients and
     optimizer states (`fsdp`); a part of gradients and optimizer states (`deepspeed_stage_2`).

@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    ModelParallelStrategy,
+    Strategy,
+)
 
 from lens_cache.config.train import TrainConfig, TrainerConfig
 from lens_cache.errors import ConfigError
@@ -47,12 +52,16 @@ def require_strategy(config: TrainConfig) -> None:
 
 
 def strategy_of(settings: TrainerConfig) -> str | Strategy:
-    """Return Lightning's strategy."""
+    """Return Lightning's strategy for all devices of all machines."""
+    gpus = 0 if settings.accelerator == "cpu" else torch.cuda.device_count()
+    devices = (settings.devices or max(1, gpus)) * settings.num_nodes
     if settings.strategy == "fsdp":
-        devices = settings.devices or max(1, torch.cuda.device_count())
         return ModelParallelStrategy(
             data_parallel_size=devices, tensor_parallel_size=1, save_distributed_checkpoint=False
         )
+    if settings.strategy == "ddp" or (settings.strategy == "auto" and devices > 1):
+        # Without views every gradient is stored twice.
+        return DDPStrategy(gradient_as_bucket_view=True)
     if settings.strategy == "deepspeed_stage_2":
         return _ZeroStage2(stage=2)
     return settings.strategy

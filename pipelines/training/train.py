@@ -230,7 +230,7 @@ def _trainer(
     validates = config.batch.validation_split is not None
     waiting = WaitingTime()
     try:
-        return Trainer(
+        trainer = Trainer(
             default_root_dir=folder,
             logger=loggers(folder, settings),
             callbacks=callbacks(folder, config, store, waiting, stop),
@@ -249,14 +249,24 @@ def _trainer(
             precision=precision_of(settings, module),
             accelerator=settings.accelerator,
             devices=settings.devices or "auto",
+            num_nodes=settings.num_nodes,
             strategy=strategy_of(settings),
             use_distributed_sampler=False,
             log_every_n_steps=settings.log_every,
             enable_checkpointing=validates,
             enable_model_summary=False,
         )
-    except MisconfigurationException as error:
-        raise ConfigError(f"setting up the trainer: {one_line(error)}") from None
+        launcher = getattr(trainer.strategy, "cluster_environment", None)
+        if launcher is not None:
+            launcher.validate_settings(trainer.num_devices, trainer.num_nodes)
+        return trainer
+    except (MisconfigurationException, ValueError) as error:
+        # ValueError: torchrun or srun started another number of processes.
+        raise ConfigError(
+            f"setting up the trainer for {settings.num_nodes} machines with "
+            f"{settings.devices or 'all'} devices each: {one_line(error)}; set trainer.num_nodes "
+            "and trainer.devices to what the launcher starts"
+        ) from None
 
 
 def _is_first_process() -> bool:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import os
+import socket
 import subprocess
 import sys
 
@@ -40,6 +41,7 @@ if __name__ == "__main__":
 # What a scheduler does to a job: both processes die before the given batch.
 KILLED = """
 import os
+import socket
 import pipelines.training.module as training
 
 def step(self, batch, number, before=training.LensModule.training_step):
@@ -283,3 +285,54 @@ def test_more_devices_than_there_are_is_refused(tmp_path, tiny_store):
     config = recipe(accelerator="cuda", devices=64)
     with pytest.raises(ConfigError, match="setting up the trainer"):
         train(tmp_path / "run", tiny_store, config, resume=False)
+
+
+def test_two_machines_train_as_one(tmp_path, tiny_store, without_dropout):
+    """Two launchers with one process each, as ``torchrun`` on two machines."""
+    batch = {"images": 2, "accumulate": 1, "queries_per_image": 9}
+    train(tmp_path / "one", tiny_store, recipe(max_steps=2, batch=batch, **SAME), resume=False)
+    config = recipe(
+        max_steps=2, batch={**batch, "images": 1}, devices=1, num_nodes=2, strategy="ddp", **SAME
+    )
+    script, file, folder = tmp_path / "run.py", tmp_path / "two.yaml", tmp_path / "two"
+    script.write_text(SCRIPT)
+    file.write_text(to_yaml(config))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
+    launch += ["--nproc-per-node", "1", "--master-addr", "127.0.0.1"]
+    command = [script, "train", folder, "--store", tiny_store, "-c", file]
+    machines = [
+        subprocess.Popen(
+            [*launch, "--node-rank", str(rank), "--master-port", port, *command],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [machine.communicate(timeout=500)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    assert_same_training(tmp_path / "one", folder, steps=2)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0"}
+        | {"LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        | {"MASTER_PORT": "29501"},
+        {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_NTASKS_PER_NODE": "1"}
+        | {"SLURM_NNODES": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+        | {"SLURM_JOB_NODELIST": "localhost", "SLURM_NODELIST": "localhost", "SLURM_JOB_ID": "7"},
+    ],
+    ids=["torchrun", "slurm"],
+)
+def test_a_launcher_that_starts_other_processes_is_one_line(tmp_path, tiny_store, environment):
+    config = recipe(max_steps=1, devices=2, strategy="ddp")
+    done = in_processes(tmp_path / "run", tiny_store, config, environment=environment)
+    line = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert line.startswith("lens-cache: setting up the trainer for 1 machines with 2 devices each")
+    assert "set trainer.num_nodes and trainer.devices to what the launcher starts" in line
