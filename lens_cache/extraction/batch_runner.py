@@ -3,7 +3,8 @@
 The bits of a feature may depend on the shape of its batch. So the shape depends only on the
 plan and the settings: an image that cannot be used is replaced by a blank one, and a batch that
 fails is run again once per image, with blanks for the others. Only running out of memory changes
-it.
+it. An image that fails alone is blamed only if a batch of blanks succeeds; otherwise the device or
+the model has failed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from lens_cache.encoders.transfer import Arrival, Mark, Transfer
 from lens_cache.errors import one_line
+from lens_cache.extraction.device_errors import device_error, device_errors, device_failed
 from lens_cache.extraction.feature_models import FrozenModel, Picture, Texts
 from lens_cache.extraction.out_of_memory import out_of_memory
 
@@ -73,7 +75,7 @@ class BatchRunner:
             texts: Token ids of each question of each image.
 
         Raises:
-            torch.AcceleratorError: If the device itself failed, which no image caused.
+            DeviceError: If the device failed, or the model fails without any image.
         """
         flights: list[Flight] = []
         start = 0
@@ -94,7 +96,16 @@ class BatchRunner:
         Returns:
             Per position the arrays of the image, on the host, or why there are none; and the
             seconds that the device took.
+
+        Raises:
+            DeviceError: If the device failed.
         """
+        with device_errors():  # reported late
+            return self._collect(flights)
+
+    def _collect(
+        self, flights: Sequence[Flight]
+    ) -> tuple[dict[int, dict[str, Tensor] | str], float]:
         outcomes: dict[int, dict[str, Tensor] | str] = {}
         seconds = 0.0
         for flight in flights:
@@ -120,14 +131,14 @@ class BatchRunner:
         """Queue one batch; returns None if memory ran out and it must be smaller."""
         try:
             return [self._queue(pictures, texts, batch, wanted)]
-        except torch.AcceleratorError:
-            raise
         except RuntimeError as error:
             if out_of_memory(error) and len(batch) > 1:
                 self.size = len(batch) // 2
                 return None
             if len(wanted) == 1:
-                return [Flight(wanted, failure=_reason(error))]
+                return [self._blamed(texts, batch, wanted[0], error)]
+            if device_failed(error):
+                raise device_error(error, "the device failed") from None
         return [self._alone(pictures, texts, batch, place) for place in wanted]
 
     def _alone(
@@ -140,10 +151,25 @@ class BatchRunner:
         """Queue one image of a batch that failed, in a batch of the same shape."""
         try:
             return self._queue(pictures, texts, batch, [place])
-        except torch.AcceleratorError:
-            raise
         except RuntimeError as error:
-            return Flight([place], failure=_reason(error))
+            return self._blamed(texts, batch, place, error)
+
+    def _blamed(
+        self, texts: Sequence[Texts], batch: range, place: int, error: RuntimeError
+    ) -> Flight:
+        """Return the failure of an image, after a batch of blanks has succeeded.
+
+        Raises:
+            DeviceError: If it has not, or the error is one of the device.
+        """
+        if device_failed(error):
+            raise device_error(error, "the device failed") from None
+        short = [[ids[:1] for ids in texts[other]] for other in batch]
+        try:
+            self.model.run([self._blank] * len(batch), short)
+        except RuntimeError as again:
+            raise device_error(again, "a batch of blank images fails too") from None
+        return Flight([place], failure=_reason(error))
 
     def _queue(
         self,

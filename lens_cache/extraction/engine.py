@@ -143,7 +143,7 @@ class Engine:
             crashed: Images that a group must not run.
 
         Raises:
-            torch.AcceleratorError: If the device failed.
+            DeviceError: If the device failed.
         """
         waiting: deque[tuple[list[ReadImage], dict[Group, list[Flight]]]] = deque()
         untouchable = _in_every_group(crashed)

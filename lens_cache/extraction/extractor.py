@@ -17,6 +17,7 @@ import torch
 
 from lens_cache.config.extract import ExtractConfig
 from lens_cache.errors import ExtractionError
+from lens_cache.extraction.device_errors import device_errors
 from lens_cache.extraction.engine import Crashed, Engine, Outcome
 from lens_cache.extraction.threads import WriteBehind
 from lens_cache.store.catalogue import Catalogue
@@ -74,6 +75,10 @@ class ShardExtractor:
             config: Its settings, with paths that are valid on this machine.
             groups: Feature groups to extract; only their models are loaded.
             device: The device of the models, e.g. ``cuda`` or ``cpu``.
+
+        Raises:
+            DeviceError: If the device failed.
+            LensCacheError: If the models cannot be loaded.
         """
         self._root, self._config = store_path(root), config
         self._catalogue = Catalogue.load(self._root, Manifest.load(self._root))
@@ -83,14 +88,15 @@ class ShardExtractor:
         self._done: dict[int, int] = {}
         self._committer = ThreadPoolExecutor(1, "commit")
         self._last_commit: Future[ShardReport] | None = None
-        self._engine = Engine(
-            self._plan,
-            self._catalogue.questions,
-            config,
-            groups,
-            side=self._catalogue.manifest.side,
-            device=device,
-        )
+        with device_errors():
+            self._engine = Engine(
+                self._plan,
+                self._catalogue.questions,
+                config,
+                groups,
+                side=self._catalogue.manifest.side,
+                device=device,
+            )
 
     @property
     def images_done(self) -> int:
@@ -103,7 +109,7 @@ class ShardExtractor:
         Raises:
             ExtractionError: If too many images failed one after another.
             OSError: If the store cannot be written.
-            torch.AcceleratorError: If the device failed.
+            DeviceError: If the device failed.
         """
         return self.extract_ahead(shard, groups).result()
 
@@ -118,7 +124,7 @@ class ShardExtractor:
         Raises:
             ExtractionError: If too many images failed one after another.
             OSError: If the store cannot be written.
-            torch.AcceleratorError: If the device failed.
+            DeviceError: If the device failed.
         """
         torch.set_num_threads(self._config.workers.threads_per_worker)
         engine = self._engine
@@ -127,7 +133,7 @@ class ShardExtractor:
         report = ShardReport(shard=shard, readers=engine.readers)
         sizes = engine.batch_sizes
         images, crashed = self._catalogue.images(shard), self._crashed(groups)
-        with ExitStack() as until_committed:
+        with device_errors(), ExitStack() as until_committed:
             until_committed.callback(self._done.pop, shard, None)
             writers = until_committed.enter_context(
                 open_writers(self._root, self._catalogue, shard, groups)
@@ -158,8 +164,9 @@ class ShardExtractor:
 
     def probe(self, images: Sequence[int], groups: Sequence[Group]) -> None:
         """Run the models over some images and write nothing, to see if the process survives."""
-        for _ in self._engine.run(images, groups, self._crashed(groups)):
-            pass
+        with device_errors():
+            for _ in self._engine.run(images, groups, self._crashed(groups)):
+                pass
 
     def _crashed(self, groups: Sequence[Group]) -> Crashed:
         """Return per group the images that killed a worker; they are not run again."""

@@ -13,8 +13,9 @@ from lens_cache.errors import ExtractionError, one_line
 
 T = TypeVar("T")
 
-# Messages of PyTorch when the host is out of memory; GPUs have their own exception.
-_NO_HOST_MEMORY = ("DefaultCPUAllocator", "not enough memory")
+# Messages of PyTorch when the host, or a library of the GPU, is out of memory; PyTorch's own
+# allocator of the GPU has an exception of its own.
+_NO_MEMORY = ("DefaultCPUAllocator", "not enough memory", "_STATUS_ALLOC_FAILED")
 # Workers that share a device reach their peaks at different moments.
 _PAUSES_SECONDS = (1.0, 5.0)
 
@@ -22,7 +23,7 @@ _PAUSES_SECONDS = (1.0, 5.0)
 def out_of_memory(error: RuntimeError) -> bool:
     """Return whether an error of PyTorch means that a device or the host is out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error) for words in _NO_HOST_MEMORY
+        words in str(error) for words in _NO_MEMORY
     )
 
 

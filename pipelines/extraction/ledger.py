@@ -96,6 +96,10 @@ class Ledger:
         self._queue.append(task)
         return True
 
+    def again(self, task: Task) -> None:
+        """Queue a task again whose device failed: neither its shard nor its images are to blame."""
+        self._queue.appendleft(task)
+
     def died(self, task: Task, *, node_lost: bool = False) -> Poison | None:
         """Record that a worker died during a task; returns the image that killed it, once known.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import time
+from collections import Counter
 from typing import Any
 
 import ray
@@ -15,15 +16,17 @@ from ray.exceptions import RayError, RayTaskError
 
 from lens_cache.config.load import to_tree
 from lens_cache.errors import ExtractionError, LensCacheError, one_line
+from lens_cache.extraction.device_errors import DeviceError
 from pipelines.extraction import ray_cluster
 from pipelines.extraction.job import Job
 from pipelines.extraction.ledger import Ledger, Task
-from pipelines.extraction.ray_worker import Worker
+from pipelines.extraction.ray_worker import Place, Worker
 
 _POLL_SECONDS = 0.5
 _LOOK_SECONDS = 2.0
 # A worker needs some seconds to start; after this long without any, tell the user why.
 _PATIENCE_SECONDS = 60.0
+_FAILURES_OF_A_DEVICE = 2
 # Errors of a disk that a second try on another machine does not fix.
 _FINAL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
@@ -58,7 +61,10 @@ class _Pool:
         self._committing: dict[Any, tuple[Any, Task]] = {}
         self._starting: dict[Any, Any] = {}
         self._idle: list[Any] = []
-        self._nodes: dict[Any, str] = {}
+        self._places: dict[Any, Place] = {}
+        # How often the device of a place failed, and the workers that keep a bad one occupied.
+        self._device_failures: Counter[Place] = Counter()
+        self._retired: dict[Any, tuple[Place, DeviceError]] = {}
         self._failed_starts = 0
         self._size, self._looked = 0, float("-inf")
         self._last_worker = time.monotonic()
@@ -92,13 +98,22 @@ class _Pool:
             self._looked = now
             workers = self._job.config.workers
             self._size = ray_cluster.room(workers, self._options, self._job.memory)
+            living = ray_cluster.living_nodes()
+            self._retired = {
+                worker: (place, error)
+                for worker, (place, error) in self._retired.items()
+                if place.node in living
+            }
         there = len(self._running) + len(self._idle) + len(self._starting)
-        wanted = min(self._size, len(self._running) + self._ledger.waiting)
+        usable = self._size - len(self._retired)
+        wanted = min(usable, len(self._running) + self._ledger.waiting)
         for _ in range(wanted - there):
             self._start_worker()
         if self._running or self._idle:
             self._last_worker = now
         elif now - self._last_worker > _PATIENCE_SECONDS:
+            for _, error in self._retired.values():
+                raise error  # they occupy what the missing workers wait for
             self._last_worker = float("inf")  # once is enough
             self._job.message(
                 f"no worker has started for {_PATIENCE_SECONDS:g} s: "
@@ -114,7 +129,7 @@ class _Pool:
         """
         worker = self._starting.pop(reference)
         try:
-            self._nodes[worker] = ray.get(reference)
+            self._places[worker] = ray.get(reference)
         except RayError as error:
             self._failed_starts += 1
             if self._failed_starts >= self._job.config.workers.max_consecutive_failures:
@@ -137,10 +152,14 @@ class _Pool:
         try:
             ray.get(reference)
         except RayTaskError as error:
+            if isinstance(error.cause, DeviceError):
+                self._ledger.again(task)
+                self._end_on_bad_device(worker, error.cause)
+                return
             self._try_again(task, error.cause)
             self._idle.append(worker)
         except RayError:  # the process or its node is gone
-            node = self._nodes.pop(worker)
+            node = self._places.pop(worker).node
             lost = node not in ray_cluster.living_nodes()
             poison = self._ledger.died(task, node_lost=lost)
             if poison is not None:
@@ -164,10 +183,30 @@ class _Pool:
             self._ledger.died(task, node_lost=True)
             if worker in self._idle:
                 self._idle.remove(worker)
-                del self._nodes[worker]
+                del self._places[worker]
         else:
             self._ledger.done(task)
             self._job.on_report(report)
+
+    def _end_on_bad_device(self, worker: Any, error: DeviceError) -> None:
+        """End a worker whose device failed; use the device no more if it failed before.
+
+        Raises:
+            DeviceError: If no worker is left.
+        """
+        place = self._places.pop(worker)
+        self._device_failures[place] += 1
+        gpus = f"GPU {', '.join(place.gpus)}" if place.gpus else "CPU"
+        where = f"{gpus} of node {place.node[:8]}"
+        if self._device_failures[place] < _FAILURES_OF_A_DEVICE:
+            self._job.message(f"{where}: {one_line(error)}; trying it once more")
+            ray.kill(worker)  # a new process makes a new context
+            return
+        # Its process stays, so that Ray places no other worker there.
+        self._retired[worker] = (place, error)
+        if len(self._retired) >= self._size and not self._running:
+            raise error
+        self._job.message(f"{where} failed again and is not used any more; {one_line(error)}")
 
     def _try_again(self, task: Task, cause: BaseException | None) -> None:
         """Queue a task again if another try may succeed.

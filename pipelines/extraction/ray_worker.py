@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,19 @@ from lens_cache.config.load import parse_config
 from lens_cache.extraction.extractor import ShardExtractor, ShardReport
 from lens_cache.store.layout import Group
 from pipelines.extraction.ledger import Task
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker runs.
+
+    Attributes:
+        node: Ray's id of the node.
+        gpus: Ids of its GPUs there; none on a CPU.
+    """
+
+    node: str
+    gpus: tuple[str, ...]
 
 
 class Worker:
@@ -26,10 +40,10 @@ class Worker:
         self._extractor: ShardExtractor | None = None
         self._commits: dict[int, Future[ShardReport]] = {}
 
-    def ready(self) -> str:
-        """Return the node's id once the process has started."""
+    def ready(self) -> Place:
+        """Return the place of the process once it has started."""
         node: str = ray.get_runtime_context().get_node_id()
-        return node
+        return Place(node, tuple(str(gpu) for gpu in ray.get_gpu_ids()))
 
     def run(self, task: Task) -> None:
         """Extract a shard and start to commit it, or probe some of its images."""

@@ -209,7 +209,7 @@ def test_missing_runs_splits_and_instructions_are_named(
     assert "No such file" in fails(1, "segment", tmp_path / "none.png", "it", *out)
     assert "Is a directory" in fails(1, "segment", tmp_path, "it", *out)
     assert "already is a run" in fails(2, "train", run_folder, *where)
-    assert "--resume" in fails(1, "train", tmp_path / "new", *where, "--resume")
+    assert "the folder of a training run" in fails(1, "train", tmp_path / "new", *where, "--resume")
 
 
 def test_a_dry_run_writes_nothing_and_its_json_is_one_document(

@@ -67,6 +67,20 @@ def test_a_signal_drains_and_tells_how_to_go_on(world, tmp_path):
     assert world.differences(root) == []
 
 
+@pytest.mark.slow
+def test_a_device_that_fails_costs_no_image(world, tmp_path):
+    """It is tried twice; if it fails again, nothing is lost, and the same command resumes."""
+    root = tmp_path / "store"
+    for times, code in ((1000, 1), (1, 0)):
+        count = tmp_path / f"{times}.count"
+        extraction = Extraction(world, root, log=str(times), device=[str(count), times])
+        assert extraction.wait() == code, extraction.last_line()
+        assert "uncorrectable ECC error encountered" in extraction.said()
+        assert "trying it once more" in extraction.said()
+        assert len(count.read_text()) == (2 if code else 1)
+    assert world.differences(root) == []
+
+
 def test_a_flipped_bit_is_found_wherever_it_is(world, tmp_path):
     chance, root = random.Random(0), copied(world.whole, tmp_path / "store")
     names = injections.stored_files(root)

@@ -197,6 +197,7 @@ def recipe(workers):
         batch=BatchConfig(
             split="train2017",
             validation_split="train2017",
+            contamination="allow",
             images=2,
             queries_per_image=2,
             accumulate=1,

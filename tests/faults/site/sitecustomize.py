@@ -3,7 +3,8 @@
 ``LENS_FAULTS`` is a JSON object: ``slow`` (seconds that decoding an image takes longer), ``gate``
 (a file: until it is there, a process decodes only nine images), ``skew`` (the clock is wrong by up
 to so many seconds, otherwise in every process), ``oom`` (two numbers: after so many
-attentions of a process, so many run out of memory).
+attentions of a process, so many run out of memory), ``device`` (a file and a number: so many
+attentions of all processes fail with their device; the file counts them).
 """
 
 import importlib.abc
@@ -78,6 +79,22 @@ def little_memory(functional):
     functional.scaled_dot_product_attention = scaled_dot_product_attention
 
 
+def broken_device(functional):
+    import torch
+
+    attention, (file, times) = functional.scaled_dot_product_attention, faults["device"]
+
+    def scaled_dot_product_attention(*arguments, **options):
+        with open(file, "a+") as count:
+            count.seek(0)
+            if len(count.read()) < times:
+                count.write("x")
+                raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+        return attention(*arguments, **options)
+
+    functional.scaled_dot_product_attention = scaled_dot_product_attention
+
+
 changes = {}
 if faults.get("slow") or faults.get("gate"):
     changes["lens_cache.extraction.image_reader"] = slow_images
@@ -89,4 +106,6 @@ if faults.get("skew"):
     changes["lens_cache.store.run_log"] = changes["pipelines.provenance"] = wrong_dates
 if faults.get("oom"):
     changes["torch.nn.functional"] = little_memory
+if faults.get("device"):
+    changes["torch.nn.functional"] = broken_device
 sys.meta_path.insert(0, Spoiler(changes))

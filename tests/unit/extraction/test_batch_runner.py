@@ -8,8 +8,9 @@ from transformers import LlavaModel
 from lens_cache.encoders.llava import LlavaEncoder
 from lens_cache.encoders.reference import PlainLlava, PlainSam
 from lens_cache.encoders.sam import SamEncoder
-from lens_cache.encoders.transfer import Transfer
+from lens_cache.encoders.transfer import Arrival, Transfer
 from lens_cache.extraction.batch_runner import BatchRunner
+from lens_cache.extraction.device_errors import DeviceError
 from lens_cache.extraction.feature_models import HiddenStates, ImageEmbeddings, Picture
 from lens_cache.features.packing import additive_mask, block_mask, position_ids
 from lens_cache.images.geometry import image_to_square
@@ -180,8 +181,9 @@ def test_only_the_image_that_fails_fails_and_every_batch_has_the_same_shape():
     runner, found = run(model, [1, 2, 3, 4, 5], size=4)
     assert found == {0: 1, 1: 2, 2: "RuntimeError: bad one", 3: 4, 4: 5}
     assert runner.size == 4
-    first = [[1, 2, 3, 4], [1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 3, 0], [0, 0, 0, 4]]
-    assert model.batches == [*first, [5]]
+    # Before the image is blamed, a batch of blanks is run.
+    alone = [[1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 3, 0], [0, 0, 0, 0], [0, 0, 0, 4]]
+    assert model.batches == [[1, 2, 3, 4], *alone, [5]]
 
 
 def test_an_image_that_cannot_be_run_leaves_a_blank():
@@ -214,9 +216,45 @@ def test_values_that_are_not_finite_are_one_images_fault():
     assert found == {0: 1, 1: "values that are not finite in value", 2: 3}
 
 
-def test_a_device_that_fails_is_no_images_fault():
-    with pytest.raises(torch.AcceleratorError):
-        run(Fake(lambda numbers: torch.AcceleratorError("CUDA error")), [1], size=1)
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasGemmEx"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        RuntimeError("cuDNN Frontend error: No valid engine configs"),
+        RuntimeError("CUDA driver error: unknown error"),
+    ],
+)
+@pytest.mark.parametrize("numbers", [[1], [1, 2, 3, 4]])
+def test_a_device_that_fails_is_no_images_fault(error, numbers):
+    model = Fake(lambda numbers: error)
+    with pytest.raises(DeviceError, match=r"the device failed .* no image is to blame"):
+        run(model, numbers, size=4)
+    assert len(model.batches) == 1
+
+
+def test_what_a_device_reports_late_is_no_images_fault(monkeypatch):
+    def wait(arrival):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(Arrival, "wait", wait)
+    with pytest.raises(DeviceError, match="illegal memory access"):
+        run(Fake(), [1, 2], size=2)
+
+
+@pytest.mark.parametrize("status", ["CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"])
+def test_libraries_of_the_device_without_memory_halve_the_batch(status):
+    model = Fake(lambda n: RuntimeError(f"CUDA error: {status}") if len(n) > 1 else None)
+    runner, found = run(model, [1, 2, 3, 4], size=4)
+    assert found == {0: 1, 1: 2, 2: 3, 3: 4}
+    assert runner.size == 1
+
+
+@pytest.mark.parametrize("numbers", [[1], [1, 2, 3]])
+def test_a_model_that_fails_on_blanks_too_blames_no_image(numbers):
+    with pytest.raises(DeviceError, match="a batch of blank images fails too"):
+        run(Fake(lambda numbers: RuntimeError("a kernel is missing")), numbers, size=4)
 
 
 # Rounding
