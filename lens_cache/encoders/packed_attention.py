@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
-from lens_cache.features.attention import attend_packed
+from lens_cache.features.attention import attend_packed, fused
 
 PACKED_ATTENTION = "lens_cache_packed"
 PREFIX_ATTENTION = "lens_cache_prefix"
@@ -89,9 +89,7 @@ def _attend_after_prefix(
 
     # Text: the mask keeps questions apart.
     if query.shape[2] > num_shared:
-        output = F.scaled_dot_product_attention(
-            query[:, :, num_shared:], key, value, attn_mask=attention_mask, scale=scaling
-        )
+        output = fused(query[:, :, num_shared:], key, value, attention_mask, scaling)
         outputs.append(output.transpose(1, 2))  # (B, T, heads, e)
     return torch.cat(outputs, dim=1), None
 

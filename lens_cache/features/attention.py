@@ -6,11 +6,16 @@ is several times slower than that of two matrix products and a softmax.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lens_cache.features.packing import additive_mask
+
+_UNPLANNED = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def attend(
@@ -34,7 +39,7 @@ def attend(
         Shape (B, heads, T, e), in the dtype of ``value``.
     """
     if query.device.type != "cpu" or not torch.is_grad_enabled():
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+        return fused(query, key, value, mask, scale)
     if scale is None:
         scale = query.shape[-1] ** -0.5
     scores = (query * scale) @ key.transpose(2, 3)  # (B, heads, T, S)
@@ -46,6 +51,18 @@ def attend(
     # Autocast would run the softmax in float32; the kernel accumulates in float32 anyway.
     with torch.autocast("cpu", enabled=False):
         return scores.softmax(dim=-1).to(value.dtype) @ value
+
+
+def fused(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None = None
+) -> Tensor:
+    """Attend by one of PyTorch's fused kernels; arguments as for ``attend``.
+
+    With a mask not by cuDNN: it plans each new shape for about half a second, and text has many.
+    """
+    planned = sdpa_kernel(_UNPLANNED) if query.is_cuda and mask is not None else nullcontext()
+    with planned:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
 
 
 def attend_packed(

@@ -14,8 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lens_cache.features.sizes import round_up
+
 # Owner of a padding token.
 PADDING = -1
+# Rows of token ids are as long as a multiple of this: kernels of a GPU are planned and compiled for
+# each shape, and every batch has another number of tokens.
+STEP = 64
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,11 @@ def pack_texts(texts: Sequence[Sequence[Tensor]]) -> PackedTexts:
 
 @dataclass(frozen=True)
 class PackedIds:
-    """Token ids of the questions of B images, one row for each image, padded to the longest row.
+    """Token ids of the questions of B images, one row for each image, padded to equal lengths.
 
     Attributes:
-        ids: Token ids, int64, shape (B, T); arbitrary where padded.
+        ids: Token ids, int64, shape (B, T); arbitrary where padded. T is the length of the longest
+            row, rounded up to a multiple of ``STEP``.
         owner: As in ``PackedTexts``.
         places: As in ``PackedTexts``.
     """
@@ -87,7 +93,7 @@ def pack_ids(texts: Sequence[Sequence[Sequence[int]]]) -> PackedIds:
         texts: For each image the token ids of its questions; may be empty.
     """
     lengths = [[len(text) for text in row] for row in texts]
-    width = max(sum(row) for row in lengths)
+    width = round_up(max(sum(row) for row in lengths), STEP)
     ids = torch.zeros(len(texts), width, dtype=torch.int64)
     owner = torch.full((len(texts), width), PADDING)
     for image, row in enumerate(texts):

@@ -20,7 +20,7 @@ from lens_cache.extraction.device_errors import DeviceError
 from pipelines.extraction import ray_cluster
 from pipelines.extraction.job import Job
 from pipelines.extraction.ledger import Ledger, Task
-from pipelines.extraction.ray_worker import Place, Worker
+from pipelines.extraction.ray_worker import OPTIONS, Place, Worker
 
 _POLL_SECONDS = 0.5
 _LOOK_SECONDS = 2.0
@@ -233,13 +233,8 @@ class _Pool:
             return  # The task itself reports the death.
 
     def _start_worker(self) -> None:
-        """Start one more worker. Ray retries nothing: the ledger decides.
-
-        Commits and progress are answered by other threads than that of the models.
-        """
         device = "cuda" if "num_gpus" in self._options else "cpu"
-        options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 3}
-        remote = ray.remote(**options, **self._options)(Worker)
+        remote = ray.remote(**OPTIONS, **self._options)(Worker)
         job = self._job
         worker: Any = remote.remote(job.root, to_tree(job.config), job.groups, device)
         self._starting[worker.ready.remote()] = worker

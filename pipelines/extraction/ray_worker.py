@@ -29,6 +29,15 @@ class Place:
     gpus: tuple[str, ...]
 
 
+# The models run in one thread: libraries of the GPU keep plans and workspaces for each thread.
+# Commits and progress are answered by others. Ray retries nothing: the ledger decides.
+OPTIONS: dict[str, Any] = {
+    "max_restarts": 0,
+    "max_task_retries": 0,
+    "concurrency_groups": {"models": 1, "answers": 2},
+}
+
+
 class Worker:
     """A ``ShardExtractor`` that is built on first use, so that its errors reach the driver."""
 
@@ -40,11 +49,13 @@ class Worker:
         self._extractor: ShardExtractor | None = None
         self._commits: dict[int, Future[ShardReport]] = {}
 
+    @ray.method(concurrency_group="answers")
     def ready(self) -> Place:
         """Return the place of the process once it has started."""
         node: str = ray.get_runtime_context().get_node_id()
         return Place(node, tuple(str(gpu) for gpu in ray.get_gpu_ids()))
 
+    @ray.method(concurrency_group="models")
     def run(self, task: Task) -> None:
         """Extract a shard and start to commit it, or probe some of its images."""
         if self._extractor is None:
@@ -54,10 +65,12 @@ class Worker:
         else:
             self._commits[task.shard] = self._extractor.extract_ahead(task.shard, task.groups)
 
+    @ray.method(concurrency_group="answers")
     def committed(self, shard: int) -> ShardReport:
         """Wait for the commit of a shard that was run."""
         return self._commits.pop(shard).result()
 
+    @ray.method(concurrency_group="answers")
     def images_done(self) -> int:
         """Return how many images of shards that are not committed are done."""
         return self._extractor.images_done if self._extractor is not None else 0

@@ -4,14 +4,19 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+import ray
 
+from lens_cache.config.extract import ExtractConfig
+from lens_cache.config.load import to_tree
 from lens_cache.store.quarantine import quarantined
 from lens_cache.store.store import Store
 from lens_cache.store.verify import verify_store
+from pipelines.extraction.ray_worker import OPTIONS, Worker
 from pipelines.extraction.runners import on_ray
 from pipelines.extraction.verify import repair_store
 from tests.support import REPOSITORY
@@ -239,3 +244,24 @@ def test_an_error_of_a_worker_comes_back_in_one_line(tmp_path, cluster, coco, ti
         extracted(tmp_path / "s", config, runner=sabotage)
     assert type(caught.value).__module__ == "lens_cache.errors"
     assert "\n" not in str(caught.value)
+
+
+def test_the_models_of_a_worker_run_in_one_thread(cluster):
+    class Threads(Worker):
+        def run(self, task):
+            return threading.get_ident()
+
+        run = ray.method(concurrency_group="models")(run)
+
+    ray.init(address=cluster, log_to_driver=False)
+    try:
+        settings = to_tree(ExtractConfig())
+        worker = ray.remote(**OPTIONS, num_cpus=0)(Threads).remote(None, settings, (), "cpu")
+        threads = set()
+        for _ in range(12):
+            number = worker.run.remote(None)
+            assert ray.get(worker.images_done.remote()) == 0
+            threads.add(ray.get(number))
+        assert len(threads) == 1
+    finally:
+        ray.shutdown()

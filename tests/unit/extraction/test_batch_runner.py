@@ -12,7 +12,8 @@ from lens_cache.encoders.transfer import Arrival, Transfer
 from lens_cache.extraction.batch_runner import BatchRunner
 from lens_cache.extraction.device_errors import DeviceError
 from lens_cache.extraction.feature_models import HiddenStates, ImageEmbeddings, Picture
-from lens_cache.features.packing import additive_mask, block_mask, position_ids
+from lens_cache.features.packing import STEP, additive_mask, block_mask, position_ids
+from lens_cache.features.sizes import round_up
 from lens_cache.images.geometry import image_to_square
 from tests.support.llava import QUESTIONS, close, picture, text_ids
 
@@ -100,7 +101,7 @@ def test_the_prefix_runs_once(tiny_checkpoints, monkeypatch):
     )
     before = encode_batch(llava)
     longest = max(sum(map(len, text_ids(llava.prompt, *asked))) for asked in ASKED)
-    assert seen == [(3, 144 + longest, 64)]
+    assert seen == [(3, 144 + round_up(longest, STEP), 64)]
     with torch.inference_mode():
         language.layers[0].self_attn.prefix_value.add_(1)
     assert (encode_batch(llava).image_tokens[3] - before.image_tokens[3]).abs().max() > 0.01

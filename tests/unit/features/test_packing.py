@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +8,7 @@ from lens_cache.features.packing import (
     PADDING,
     block_mask,
     last_positions,
+    pack_ids,
     pack_texts,
     position_ids,
     text_mask,
@@ -76,3 +78,24 @@ def test_packing_keeps_tokens_in_order_and_pads_with_zeros():
 def test_a_question_without_tokens_is_refused(lengths):
     with pytest.raises(ValueError, match="image 0 has questions of"):
         _pack(lengths)
+
+
+def test_two_hundred_batches_have_few_shapes():
+    """A shape costs a plan of cuDNN, or a compilation."""
+    chance = np.random.default_rng(0)
+    batches = [
+        [[[0] * length for length in chance.integers(20, 41, 8)] for _ in range(4)]
+        for _ in range(200)
+    ]
+    exact = {max(sum(map(len, row)) for row in batch) for batch in batches}
+    packed = [pack_ids(batch) for batch in batches]
+    shapes = {tuple(ids.ids.shape) for ids in packed}
+    assert len(exact) > 30
+    assert len(shapes) <= 8
+    assert all(width % 64 == 0 for _, width in shapes)
+    for batch, ids in zip(batches, packed, strict=True):
+        assert len(ids.places) == sum(len(text) for row in batch for text in row)
+
+
+def test_images_without_questions_have_no_row():
+    assert pack_ids([[], []]).ids.shape == (2, 0)
