@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,27 +17,61 @@ T = TypeVar("T")
 Tree = dict[str, Any]
 
 _PRESETS = Path(__file__).parent / "presets"
+# In a checkout a link to the folder configs; in a wheel a copy of it.
+_SHIPPED = Path(__file__).parent / "shipped"
 
 
-def load_config(kind: type[T], path: str | Path | None = None, overrides: Iterable[str] = ()) -> T:
-    """Build a configuration from defaults, preset, file and overrides, in that order.
+def load_config(
+    kind: type[T],
+    path: str | Path | Sequence[str | Path] | None = None,
+    overrides: Iterable[str] = (),
+) -> T:
+    """Build a configuration from defaults, preset, files and overrides, in that order.
 
     Args:
         kind: ``ExtractConfig`` or ``TrainConfig``.
-        path: A YAML file; without one only the defaults.
+        path: A YAML file, or several that are merged key by key; later ones win. A name without a
+            folder and suffix, such as ``coco``, is a file that comes with this package
+            (``configs/``). Without a file only the defaults.
         overrides: ``a.b=value`` texts with the value in YAML; the last one wins.
 
     Raises:
         ConfigError: If the file cannot be read, a key is unknown or a value does not fit. The
             message names the dotted path.
     """
-    source = str(path) if path is not None else "the settings"
+    given = () if path is None else (path,) if isinstance(path, str | Path) else tuple(path)
+    files = [config_file(one, getattr(kind, "presets", "")) for one in given]
+    source = " and ".join(map(str, files)) or "the settings"
     overrides = tuple(overrides)
-    tree = read_yaml(Path(path)) if path is not None else {}
+    tree: Tree = {}
+    for file in files:
+        tree = _merge(tree, read_yaml(file))
     for override in overrides:
         _set_dotted(tree, override)
     tree = _with_preset(kind, tree, origin("preset", source, overrides))
     return parse_config(kind, tree, source=source, overrides=overrides)
+
+
+def config_file(path: str | Path, folder: str) -> Path:
+    """Return a YAML file; a bare name is one of the files that come with this package.
+
+    Args:
+        path: A path, or a name such as ``coco``.
+        folder: The folder of ``configs`` with such files: ``extract``, ``train`` or ``sweeps``.
+
+    Raises:
+        ConfigError: If it is a bare name and no file has it.
+    """
+    path = Path(path)
+    if path.exists() or path.suffix or path.parent != Path():
+        return path
+    shipped = _SHIPPED / folder / f"{path}.yaml"
+    if not shipped.exists():
+        names = ", ".join(sorted(file.stem for file in (_SHIPPED / folder).glob("*.yaml")))
+        raise ConfigError(
+            f"reading the configuration {path}: expected a file, or one of {names}, found neither"
+        )
+    return shipped
 
 
 def override_config(

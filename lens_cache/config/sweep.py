@@ -25,7 +25,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from lens_cache.config.fields import strict
-from lens_cache.config.load import load_config, parse_config, read_yaml
+from lens_cache.config.load import config_file, load_config, parse_config, read_yaml
 from lens_cache.config.train import TrainConfig
 from lens_cache.errors import ConfigError
 
@@ -77,13 +77,14 @@ class SweepConfig:
     """The rows; all others are compared with the first."""
 
 
-def load_sweep(path: Path) -> SweepConfig:
-    """Read a sweep and check every row of it.
+def load_sweep(path: str | Path) -> SweepConfig:
+    """Read a sweep, a file or a name such as ``ablations``, and check every row of it.
 
     Raises:
         ConfigError: If the file cannot be read, a key is unknown, a setting does not fit, or rows
             cannot be compared; the message names the row.
     """
+    path = config_file(path, "sweeps")
     tree = read_yaml(path)
     rows = tree.get("rows")
     for number, row in enumerate(rows if isinstance(rows, list) else (), start=1):

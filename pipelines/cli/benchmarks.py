@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import Device, Json, default_device, open_bars, show
+from pipelines.cli.options import Device, Json, chosen_device, open_bars, show
 
 app = typer.Typer(help="Measure speed.", no_args_is_help=True)
 
@@ -36,7 +36,7 @@ def benchmark_extract(
         found = measure(
             bars,
             full_size=full_size,
-            device=device or default_device(),
+            device=chosen_device(device),
             instructions=instructions,
             images=images,
             images_per_batch=images_per_batch,
@@ -97,7 +97,7 @@ def benchmark_train(
         found = train.benchmark_train(
             bars,
             full_size=full_size,
-            device=device or default_device(),
+            device=chosen_device(device),
             cached=cached,
             instructions=instructions,
             images=images,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from lens_cache.errors import ConfigError
-from pipelines.cli.options import ConfigFile, Json, Overrides
+from pipelines.cli.options import ConfigFiles, Json, Overrides
 
 app = typer.Typer(help="Show settings and what they mean.", no_args_is_help=True)
 
@@ -18,7 +18,7 @@ def show_config(
     kind: Annotated[
         Literal["extract", "train"], typer.Argument(metavar="extract|train", help="Which settings.")
     ],
-    config: ConfigFile = None,
+    config: ConfigFiles = None,
     overrides: Overrides = None,
     as_json: Json = False,
     schema: Annotated[
@@ -34,7 +34,7 @@ def show_config(
 
     chosen: type[Any] = ExtractConfig if kind == "extract" else TrainConfig
     if schema:
-        if config is not None or overrides or as_json:
+        if config or overrides or as_json:
             raise ConfigError("showing settings: --schema cannot be combined with other options")
         print(json.dumps(json_schema(chosen), indent=2))
         return

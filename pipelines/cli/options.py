@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from lens_cache.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from pipelines.progress import Bars
@@ -39,8 +42,14 @@ StoreOption = Annotated[
         "--store", metavar="STORE", parser=store_location, help="Folder or URL of the store."
     ),
 ]
-ConfigFile = Annotated[
-    Path | None, typer.Option("-c", "--config", metavar="FILE", help="YAML file of settings.")
+ConfigFiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-c",
+        "--config",
+        metavar="FILE",
+        help="YAML file of settings, or a name such as coco; repeated, later files win.",
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -68,11 +77,33 @@ def open_bars(window: float = 30.0) -> Bars:
     return Bars(window)
 
 
-def default_device() -> str:
-    """Return cuda if PyTorch can use a GPU, cpu otherwise."""
-    from lens_cache.features.types import default_device as available
+def chosen_device(device: str | None) -> str:
+    """Return a device that PyTorch can use; without a choice a GPU if there is one, else the CPU.
 
-    return available()
+    Raises:
+        ConfigError: If PyTorch does not know the device or cannot use it.
+    """
+    import torch
+
+    from lens_cache.features.types import default_device
+
+    if device is None:
+        device = default_device()
+        if device == "cpu" and Path("/dev/nvidiactl").exists():
+            print(
+                "lens-cache: running on the CPU: this machine has a GPU, but PyTorch "
+                f"{torch.__version__} cannot use it; check the driver (nvidia-smi)",
+                file=sys.stderr,
+            )
+        return device
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"--device {device}: expected a device that PyTorch can use, such as "
+            f"{default_device()}; {one_line(error, 120)}"
+        ) from None
+    return device
 
 
 def show(report: Any, as_json: bool) -> None:

@@ -9,13 +9,13 @@ import typer
 
 from pipelines.cli.options import (
     Checkpoint,
-    ConfigFile,
+    ConfigFiles,
     Device,
     Json,
     Overrides,
     RunPath,
     StoreOption,
-    default_device,
+    chosen_device,
     open_bars,
     show,
 )
@@ -45,7 +45,7 @@ _HOURS = 24 * 3600.0
 def train(
     run: RunPath,
     store: StoreOption,
-    config: ConfigFile = None,
+    config: ConfigFiles = None,
     overrides: Overrides = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume from the last checkpoint of the run.")
@@ -57,8 +57,8 @@ def train(
     from pipelines.training.run_report import REPORT_FILE
     from pipelines.training.train import train as fit
 
-    if resume and config is None and (run / "config.yaml").exists():
-        config = run / "config.yaml"
+    if resume and not config and (run / "config.yaml").exists():
+        config = [str(run / "config.yaml")]
     settings = load_config(TrainConfig, config, overrides or ())
     done = fit(run, store, settings, resume=resume)
     print(f"trained {run}; checkpoint {done.checkpoint()}; report {run / REPORT_FILE}")
@@ -97,7 +97,7 @@ def evaluate(
             limit=limit,
             num_panels=panels,
             data_root=data_root,
-            device=device or default_device(),
+            device=chosen_device(device),
             progress=bars.progress,
         )
     show(report_evaluation(found), as_json)
@@ -106,7 +106,10 @@ def evaluate(
 @app.command()
 def sweep(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="YAML file with base settings and rows.")
+        str,
+        typer.Argument(
+            metavar="FILE", help="YAML file with base settings and rows, or a name such as layers."
+        ),
     ],
     store: StoreOption,
     out: Annotated[Path, typer.Option(metavar="OUT", help="Output folder for runs and tables.")],
@@ -135,11 +138,11 @@ def sweep(
 def ablations(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder.")],
     config: Annotated[
-        Path,
+        str,
         typer.Option(
             "-c", "--config", metavar="FILE", help="YAML file with base settings and rows."
         ),
-    ] = Path("configs/sweeps/ablations.yaml"),
+    ] = "ablations",
     seeds: Seeds = 3,
     steps: Steps = None,
     jobs: Jobs = None,
@@ -197,7 +200,7 @@ def segment(
         out,
         overrides=tuple(overrides or ()),
         which=checkpoint,
-        device=device or default_device(),
+        device=chosen_device(device),
     )
     show(found, as_json)
 

@@ -9,12 +9,12 @@ import typer
 
 from pipelines.cli.options import (
     Address,
-    ConfigFile,
+    ConfigFiles,
     Device,
     Json,
     Overrides,
     StorePath,
-    default_device,
+    chosen_device,
     open_bars,
     show,
     store_location,
@@ -29,7 +29,7 @@ Precision = Literal["model", "fp8", "int8"]
 @app.command()
 def plan(
     store: StorePath,
-    config: ConfigFile = None,
+    config: ConfigFiles = None,
     overrides: Overrides = None,
     address: Address = None,
 ) -> None:
@@ -53,7 +53,7 @@ def plan(
 @app.command()
 def extract(
     store: StorePath,
-    config: ConfigFile = None,
+    config: ConfigFiles = None,
     overrides: Overrides = None,
     address: Address = None,
     dry_run: Annotated[
@@ -153,7 +153,7 @@ def verify(
             recompute_count=recompute,
             overrides=tuple(overrides or ()),
             seed=seed,
-            device=device or default_device(),
+            device=chosen_device(device),
             progress=bars.progress,
         )
     show(report_verification(store, result), as_json)
@@ -220,7 +220,7 @@ def probe(
             Store(store),
             split,
             limit=limit,
-            device=device or default_device(),
+            device=chosen_device(device),
             progress=bars.progress,
         )
     show(probe_report(found), as_json)

@@ -202,6 +202,9 @@ def test_missing_runs_splits_and_instructions_are_named(
     line = fails(1, "evaluate", run_folder, *where, "--split", "val")
     assert "it has train2017" in line
     assert "the instruction is empty" in fails(2, "segment", picture, " ", *out)
+    for device in ("gpu", "cuda:99"):
+        line = fails(2, "segment", picture, "it", *out, "--device", device)
+        assert f"--device {device}: expected a device that PyTorch can use" in line
     picture.write_bytes(b"no image")
     line = fails(1, "segment", picture, "it", *out)
     assert str(picture) in line

@@ -1,10 +1,14 @@
+from pathlib import Path
+
 import pytest
 import yaml
 
 from lens_cache.config.extract import ExtractConfig
 from lens_cache.config.load import load_config, parse_config, to_tree, to_yaml
+from lens_cache.config.sweep import load_sweep
 from lens_cache.config.train import TrainConfig
 from lens_cache.errors import ConfigError
+from tests.support import REPOSITORY
 
 
 def _write(tmp_path, text):
@@ -100,3 +104,40 @@ def test_a_leading_tilde_is_the_home_directory(tmp_path, monkeypatch):
 def test_a_missing_file_is_one_line(tmp_path):
     with pytest.raises(ConfigError, match=r"reading the configuration .*gone\.yaml: No such file"):
         load_config(TrainConfig, tmp_path / "gone.yaml")
+
+
+def test_several_files_are_merged_key_by_key_and_later_ones_win(tmp_path):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("data: {kind: jsonl, root: /one}\nstore: {shard_size: 7}\n")
+    second.write_text("data: {root: /two}\n")
+    found = load_config(ExtractConfig, [first, second], ["store.shard_size=9"])
+    assert (found.data.kind, found.data.root) == ("jsonl", Path("/two"))
+    assert found.store.shard_size == 9
+    assert load_config(ExtractConfig, [second, first]).data.root == Path("/one")
+
+
+def test_an_error_names_every_file(tmp_path):
+    files = [tmp_path / "first.yaml", tmp_path / "second.yaml"]
+    for file in files:
+        file.write_text("store: {shard_size: none}\n")
+    with pytest.raises(ConfigError, match=r"reading .*first.yaml and .*second.yaml: store.shard_s"):
+        load_config(ExtractConfig, files)
+
+
+@pytest.mark.parametrize(("kind", "folder"), [(ExtractConfig, "extract"), (TrainConfig, "train")])
+def test_a_name_is_a_file_that_comes_with_the_package(kind, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = sorted((REPOSITORY / "configs" / folder).glob("*.yaml"))
+    assert files
+    for file in files:
+        assert load_config(kind, file.stem) == load_config(kind, file)
+    with pytest.raises(ConfigError, match=r"nothing: expected a file, or one of .*shapes"):
+        load_config(kind, "nothing")
+    (tmp_path / files[0].stem).write_text("preset: nothing\n")
+    with pytest.raises(ConfigError, match="preset: expected one of"):
+        load_config(kind, files[0].stem)  # a file of that name comes first
+
+
+def test_the_ablations_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_sweep("ablations") == load_sweep(REPOSITORY / "configs/sweeps/ablations.yaml")
