@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -106,12 +107,21 @@ class Panel:
 def _overlay(
     image: Image.Image, mask: NDArray[np.bool_], colour: tuple[int, int, int]
 ) -> Image.Image:
-    """Tint the pixels of a mask and darken the others."""
+    """Tint the pixels of a mask, darken the others, and draw its outline.
+
+    The outline is white with a dark line inside, so that it shows on every colour.
+    """
     small = Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST)
     inside = np.asarray(small)[..., None]  # (height, width, 1)
     pixels = np.asarray(image, dtype=np.float32)
     tinted = 0.45 * pixels + 0.55 * np.asarray(colour, dtype=np.float32)
-    return Image.fromarray(np.where(inside, tinted, pixels * 0.8).astype(np.uint8))
+    drawn = np.where(inside, tinted, pixels * 0.8).astype(np.uint8)
+    contours, _ = cv2.findContours(
+        inside[..., 0].astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
+    )
+    cv2.drawContours(drawn, contours, -1, _WHITE, thickness=3)
+    cv2.drawContours(drawn, contours, -1, _INK, thickness=1)
+    return Image.fromarray(drawn)
 
 
 def _row(title: str, images: dict[str, Image.Image]) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from lens_cache.config.train import TrainConfig
 from lens_cache.evaluation.baseline_scores import Baselines, Line
@@ -34,6 +35,9 @@ class Page:
         evaluations: Results by split.
         baselines: Baselines on the same splits.
         gallery: Panels of one split.
+        world: Folder of the drawn images.
+        store: The store.
+        run: The training run.
     """
 
     version: str
@@ -48,6 +52,9 @@ class Page:
     evaluations: Mapping[str, Evaluation]
     baselines: Baselines
     gallery: Gallery
+    world: Path
+    store: Path
+    run: Path
 
     @property
     def lines(self) -> list[Line]:

@@ -115,6 +115,9 @@ def _evaluate(
         evaluations=evaluations,
         baselines=without_lens,
         gallery=shown,
+        world=out / "world",
+        store=out / "store",
+        run=out / "run",
     )
     (out / PAGE_FILE).write_text(render(page), encoding="utf-8")
     return _report(out / PAGE_FILE, evaluations, without_lens, shown)

@@ -59,4 +59,4 @@ def test_presets_are_files_of_the_package():
     assert list(preset_files(ExtractConfig)) == ["shapes"]
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     data = project["tool"]["setuptools"]["package-data"]
-    assert data["lens_cache.config"] == ["presets/*/*.yaml"]
+    assert data["lens_cache.config"] == ["presets/*/*.yaml", "shipped/*/*.yaml"]

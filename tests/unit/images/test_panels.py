@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -74,3 +76,16 @@ def test_images_are_drawn_in_any_size():
 @pytest.mark.parametrize("size", [(1, 1), (2000, 3), (3, 2000)])
 def test_odd_sizes_are_drawn(size):
     panel(*size, [[0.5, 0.5]]).draw()
+
+
+@pytest.mark.parametrize("colour", [(30, 144, 255), (60, 200, 90), (255, 255, 255), (0, 0, 0)])
+def test_a_mask_is_outlined_on_a_thing_of_its_own_colour(colour):
+    mask = np.zeros((60, 60), bool)
+    mask[15:45, 15:45] = True
+    drawn = panel(60, 60, [], prediction=mask, truth=mask)
+    drawn = dataclasses.replace(drawn, image=np.full((60, 60, 3), colour, np.uint8))
+    for name in ("prediction", "ground truth"):
+        pixels = np.asarray(drawn.images(60)[name]).astype(int)
+        inside, edge, outside = pixels[30, 30], pixels[30, 15], pixels[30, 5]
+        assert np.abs(edge - inside).sum() > 60
+        assert np.abs(pixels[30, 14] - outside).sum() > 60 or np.abs(edge - outside).sum() > 60
