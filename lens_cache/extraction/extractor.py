@@ -25,6 +25,7 @@ from lens_cache.store.io.remote import store_path
 from lens_cache.store.layout import Group, array_name
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.quarantine import Quarantine, quarantined
+from lens_cache.store.shared import SharedFiles
 from lens_cache.store.values import to_bytes
 
 
@@ -76,7 +77,7 @@ class ShardExtractor:
             device: The device of the models, e.g. ``cuda`` or ``cpu``.
         """
         self._root, self._config = store_path(root), config
-        self._catalogue = Catalogue.load(self._root, Manifest.load(self._root))
+        self._catalogue = Catalogue.load(Manifest.load(self._root), SharedFiles.load(self._root))
         self._plan = self._catalogue.plan
         self._specs = self._catalogue.manifest.specs
         self._failures: dict[str, int] = {}
