@@ -9,15 +9,16 @@ and its quarantine record has the reason.
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lens_cache.store.io.files import crc32c_of_file, read_json, write_json
+from lens_cache.errors import CorruptShardError
+from lens_cache.store.io.files import crc32c_of_file, read_json, reason, write_json
 from lens_cache.store.layout import GROUPS, Group
-from lens_cache.store.paths import COMMITS_FOLDER, FROZEN_FOLDER, PLAN_FOLDER, QUESTIONS_FILE
+from lens_cache.store.paths import COMMITS_FOLDER
 
-# The commit with the checksums of all files outside the feature groups.
-SHARED = "shared"
+_NUMBERED = re.compile(r"[0-9]{6,}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,18 @@ class ObjectRecord:
     path: str
     size: int
     crc32c: int
+
+    def complaint(self, root: Path) -> str | None:
+        """Return what is wrong with the file; None if it is as recorded."""
+        try:
+            crc, size = crc32c_of_file(root / self.path)
+        except OSError as error:
+            return f"{self.path}: {reason(error)}"
+        if size != self.size:
+            return f"{self.path} has {size} bytes, {self.size} were committed"
+        if crc != self.crc32c:
+            return f"{self.path} does not match its checksum"
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,46 +51,66 @@ class Commit:
         shard: The shard's number.
         objects: Every file of the shard.
         images: Per image id the CRC-32C of its part of each array; empty if quarantined.
+        content: Digest of what decides its bytes (``Manifest.content_digest``); empty in records
+            of versions without it, and in those of no group.
     """
 
     group: str
     shard: int
     objects: list[ObjectRecord]
     images: dict[str, dict[str, int]] = field(default_factory=dict)
+    content: str = ""
 
     def save(self, root: Path) -> None:
         """Write the record; after this the shard is done."""
-        write_json(root, commit_path(root, self.group, self.shard), dataclasses.asdict(self))
+        document = dataclasses.asdict(self)
+        if not self.content:
+            del document["content"]
+        write_json(root, commit_path(root, self.group, self.shard), document)
 
-    @classmethod
-    def load(cls, root: Path, group: str, shard: int) -> Commit:
-        """Read a record.
+    def require(self, root: Path, path: str) -> None:
+        """Compare one file of the shard with its record.
 
         Raises:
-            StoreError: If it is missing or unreadable.
+            CorruptShardError: If it has none, or is missing or damaged.
         """
-        document = read_json(
-            commit_path(root, group, shard), purpose=f"reading the commit of {group} shard {shard}"
-        )
-        document["objects"] = [ObjectRecord(**entry) for entry in document["objects"]]
-        return cls(**document)
+        records = [record for record in self.objects if record.path == path]
+        complaint = records[0].complaint(root) if records else f"{path} is not in its commit"
+        if complaint is not None:
+            raise CorruptShardError(
+                f"reading {self.group} shard {self.shard} of {root}: {complaint}; run "
+                "`lens-cache verify STORE --repair`"
+            )
 
+    @classmethod
+    def load(cls, root: Path, group: str, shard: int, content: str = "") -> Commit:
+        """Read a record.
 
-def shared_files(root: Path) -> list[Path]:
-    """Return the files of a store that belong to no shard; they never change once written."""
-    metadata = [path for group in GROUPS for path in (root / group).rglob("zarr.json")]
-    parts = [*(root / PLAN_FOLDER).iterdir(), *(root / FROZEN_FOLDER).iterdir()]
-    return sorted([*parts, *metadata, *root.glob("zarr.json"), root / QUESTIONS_FILE])
+        Args:
+            root: The store.
+            group: The feature group.
+            shard: The shard's number.
+            content: The digest that the record must have, if it has one; empty for any.
 
-
-def seal_shared_files(root: Path) -> None:
-    """Record the checksums of the plan, the questions, the frozen parts and the Zarr metadata."""
-    objects = []
-    for path in shared_files(root):
-        crc, size = crc32c_of_file(path)
-        name = path.relative_to(root).as_posix()
-        objects.append(ObjectRecord(path=name, size=size, crc32c=crc))
-    Commit(group=SHARED, shard=0, objects=objects).save(root)
+        Raises:
+            StoreError: If it is missing.
+            CorruptShardError: If it is damaged, or the record of something else.
+        """
+        path = commit_path(root, group, shard)
+        doing = f"reading the commit of {group} shard {shard}"
+        document = read_json(path, purpose=doing)
+        try:
+            document["objects"] = [ObjectRecord(**entry) for entry in document["objects"]]
+            found = cls(**document)
+        except (KeyError, TypeError):
+            raise CorruptShardError(f"{doing}: {path} is not a commit record") from None
+        if (found.group, found.shard) != (group, shard):
+            raise CorruptShardError(
+                f"{doing}: {path} is the record of {found.group} shard {found.shard}"
+            )
+        if found.content and content and found.content != content:
+            raise CorruptShardError(f"{doing}: {path} is of other models, settings or data")
+        return found
 
 
 def commit_path(root: Path, group: str, shard: int) -> Path:
@@ -86,8 +119,9 @@ def commit_path(root: Path, group: str, shard: int) -> Path:
 
 
 def committed_shards(root: Path, group: Group) -> set[int]:
-    """Return the shards of a group that have a commit record."""
-    return {int(path.stem) for path in (root / COMMITS_FOLDER / group).glob("*.json")}
+    """Return the shards of a group that have a commit record; other files are ignored."""
+    names = [path.stem for path in (root / COMMITS_FOLDER / group).glob("*.json")]
+    return {int(name) for name in names if _NUMBERED.fullmatch(name)}
 
 
 def missing_shards(root: Path, num_shards: int) -> dict[str, list[int]]:

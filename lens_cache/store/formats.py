@@ -14,13 +14,13 @@ from typing import Protocol
 
 from lens_cache.store.catalogue import Catalogue
 from lens_cache.store.feature_reader import FeatureReader
-from lens_cache.store.layout import ArraySpec, Group
+from lens_cache.store.layout import ArraySpec, Group, is_prefix
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.quarantine import Quarantine
 from lens_cache.store.webdataset.reader import SampleReader
 from lens_cache.store.webdataset.samples import prefix_path, tar_path
 from lens_cache.store.webdataset.writer import SampleShardWriter
-from lens_cache.store.zarr.metadata import write_metadata
+from lens_cache.store.zarr.metadata import metadata
 from lens_cache.store.zarr.reader import ZarrReader
 from lens_cache.store.zarr.writer import GroupShardWriter
 
@@ -78,26 +78,39 @@ def open_writers(
             return
         yield {
             group: stack.enter_context(
-                GroupShardWriter(root, group, shard, _arrays(catalogue, group, shard))
+                GroupShardWriter(
+                    root,
+                    group,
+                    shard,
+                    _arrays(catalogue, group, shard),
+                    catalogue.manifest.content_digest(group),
+                )
             )
             for group in groups
         }
 
 
-def arrays_of_objects(catalogue: Catalogue, group: Group, shard: int) -> dict[str, tuple[str, ...]]:
-    """Return the files of a group's shard, each with its arrays over images."""
-    images, prefixes = catalogue.image_arrays(group), catalogue.prefixes(group)
-    if catalogue.manifest.format == "webdataset":
+def arrays_of_objects(manifest: Manifest, group: Group, shard: int) -> dict[str, tuple[str, ...]]:
+    """Return the files that a group's shard must have, each with its arrays over images."""
+    specs = manifest.arrays[group]
+    images = {name: spec for name, spec in specs.items() if not is_prefix(name)}
+    prefixes = {name: spec for name, spec in specs.items() if is_prefix(name) and shard == 0}
+    if manifest.format == "webdataset":
         files: dict[str, tuple[str, ...]] = {prefix_path(spec): () for spec in prefixes.values()}
         return {**files, tar_path(shard): tuple(images)}
     files = {spec.object_path(0): () for spec in prefixes.values()}
     return {**files, **{spec.object_path(shard): (name,) for name, spec in images.items()}}
 
 
-def write_array_metadata(root: Path, manifest: Manifest) -> None:
-    """Write the metadata of the arrays, if the format has any."""
-    if manifest.format == "zarr":
-        write_metadata(root, manifest.specs.values())
+def prefix_object(manifest: Manifest, name: str) -> str:
+    """Return the file of an array that a store has once."""
+    spec = manifest.specs[name]
+    return prefix_path(spec) if manifest.format == "webdataset" else spec.object_path(0)
+
+
+def array_metadata(root: Path, manifest: Manifest) -> dict[str, bytes]:
+    """Return the metadata files of the arrays by path in the store; empty if there are none."""
+    return metadata(root, manifest.specs.values()) if manifest.format == "zarr" else {}
 
 
 def _arrays(catalogue: Catalogue, group: Group, shard: int) -> Mapping[str, ArraySpec]:

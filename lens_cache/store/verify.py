@@ -9,18 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from lens_cache.errors import LensCacheError, one_line
+from lens_cache.errors import CorruptShardError, LensCacheError, one_line
 from lens_cache.plan.plan import Plan
 from lens_cache.store.catalogue import Catalogue
-from lens_cache.store.commits import SHARED, Commit, ObjectRecord, committed_shards, missing_shards
+from lens_cache.store.commits import Commit, ObjectRecord, committed_shards, missing_shards
 from lens_cache.store.feature_reader import FeatureReader
 from lens_cache.store.formats import arrays_of_objects, open_features
-from lens_cache.store.io.files import crc32c, crc32c_of_file, reason
+from lens_cache.store.io.files import crc32c
 from lens_cache.store.io.remote import plain_errors, store_path
 from lens_cache.store.layout import GROUPS, Group, shard_images
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.paths import PLAN_FOLDER
 from lens_cache.store.quarantine import Quarantine, quarantine_paths
+from lens_cache.store.shared import SharedFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +47,12 @@ class Verification:
         shards: Shards checked, counted per group.
         size: Bytes read.
         problems: All errors.
+        whole: Whether the shards were checked; without a plan they cannot be.
     """
 
     shards: int = 0
     size: int = 0
+    whole: bool = True
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -75,12 +78,23 @@ def _verify(root: Path, threads: int, progress: Callable[[int, int], None] | Non
     manifest = Manifest.load(root)
     found = Verification()
     try:
-        plan = Plan.load(root / PLAN_FOLDER)
+        shared = SharedFiles.load(root)
     except LensCacheError as error:
         found.problems.append(_problem(one_line(error)))
+        shared = SharedFiles(root, {})
+    else:
+        found.problems += map(_problem, shared.complaints())
+    try:
+        plan = Plan.load(root / PLAN_FOLDER, shared.read)
+    except LensCacheError as error:
+        found.whole = False
+        if not found.problems:
+            found.problems.append(_problem(one_line(error)))
         return found
-    checker = _Checker(root, manifest, plan)
-    found.problems += checker.shared_problems() + checker.missing()
+    if plan.digest() != manifest.plan.digest:
+        found.problems.append(_problem("the plan is not the one the manifest was written for"))
+    checker = _Checker(root, manifest, plan, shared)
+    found.problems += checker.missing() + checker.unknown()
     for group in GROUPS:
         found.problems += checker.read_quarantine(group)
     if not manifest.complete and not found.problems:
@@ -99,7 +113,7 @@ def _verify(root: Path, threads: int, progress: Callable[[int, int], None] | Non
 class _Checker:
     """Compares the files of a store with its records."""
 
-    def __init__(self, root: Path, manifest: Manifest, plan: Plan) -> None:
+    def __init__(self, root: Path, manifest: Manifest, plan: Plan, shared: SharedFiles) -> None:
         self._root, self._manifest, self._plan = root, manifest, plan
         self._shard_size = manifest.store.shard_size
         self._shards = shard_images(plan.num_images, self._shard_size)
@@ -108,24 +122,12 @@ class _Checker:
         self._features: FeatureReader | None = None
         # Without questions, rows cannot be attributed to images; that damage is reported elsewhere.
         with contextlib.suppress(LensCacheError):
-            self._features = open_features(root, Catalogue.load(root, manifest), fetch=True)
+            self._features = open_features(root, Catalogue.load(manifest, shared), fetch=True)
 
     @property
     def num_shards(self) -> int:
         """Shards of each group."""
         return len(self._shards)
-
-    def shared_problems(self) -> list[Problem]:
-        """Check the files of no shard: plan, questions, frozen parts, metadata."""
-        problems = []
-        if self._plan.digest() != self._manifest.plan.digest:
-            problems.append(_problem("the plan is not the one the manifest was written for"))
-        try:
-            records = Commit.load(self._root, SHARED, 0).objects
-        except LensCacheError as error:
-            return [*problems, _problem(one_line(error))]
-        complaints = [_object_complaint(self._root, record) for record in records]
-        return problems + [_problem(complaint) for complaint in complaints if complaint]
 
     def missing(self) -> list[Problem]:
         """Return the shards without a commit record."""
@@ -141,7 +143,7 @@ class _Checker:
         for path in quarantine_paths(self._root, group):
             try:
                 known.add(Quarantine.load(path).image_id)
-            except (LensCacheError, TypeError) as error:
+            except LensCacheError as error:
                 images = self._plan.images["image_id"].to_pylist()
                 found = path.stem in images
                 shard = images.index(path.stem) // self._shard_size if found else None
@@ -160,19 +162,38 @@ class _Checker:
         for group in GROUPS:
             if shard in self._committed[group]:
                 try:
-                    commits[group] = Commit.load(self._root, group, shard)
-                except (LensCacheError, KeyError, TypeError) as error:
+                    commits[group] = self._commit(group, shard)
+                except LensCacheError as error:
                     problems.append(Problem(group=group, shard=shard, what=one_line(error)))
         for commit in commits.values():
             problems += self._image_problems(commit)
         # A file may have parts of every group; it is read once.
         records = {record for commit in commits.values() for record in commit.objects}
         for record in sorted(records, key=lambda record: (record.path, record.crc32c)):
-            complaint = _object_complaint(self._root, record)
+            complaint = record.complaint(self._root)
             if complaint is not None:
                 problems += self._blame(commits, record, complaint)
         size = sum({record.path: record.size for record in records}.values())
         return len(commits), size, problems
+
+    def _commit(self, group: Group, shard: int) -> Commit:
+        """Read a commit record; raises CorruptShardError if it is not that of this shard."""
+        content = self._manifest.content_digest(group)
+        commit = Commit.load(self._root, group, shard, content)
+        expected = sorted(arrays_of_objects(self._manifest, group, shard))
+        if sorted(record.path for record in commit.objects) != expected:
+            raise CorruptShardError(
+                f"its commit record names other files than {', '.join(expected)}"
+            )
+        return commit
+
+    def unknown(self) -> list[Problem]:
+        """Return the commit records of shards that the plan does not have."""
+        return [
+            Problem(group=group, shard=number, what="the plan has no such shard")
+            for group, numbers in self._committed.items()
+            for number in sorted(numbers - set(range(self.num_shards)))
+        ]
 
     def _image_problems(self, commit: Commit) -> list[Problem]:
         """Compare the images of a commit with plan and quarantine."""
@@ -184,6 +205,11 @@ class _Checker:
             f"image {image_id} is neither stored nor quarantined"
             for image_id, checksums in commit.images.items()
             if not checksums and image_id not in self._quarantined[commit.group]
+        ]
+        complaints += [
+            f"image {image_id} is stored, but has a quarantine record"
+            for image_id, checksums in commit.images.items()
+            if checksums and image_id in self._quarantined[commit.group]
         ]
         return [Problem(group=commit.group, shard=commit.shard, what=text) for text in complaints]
 
@@ -210,7 +236,7 @@ class _Checker:
     def _damaged(self, commit: Commit, record: ObjectRecord) -> str:
         """Return a text that names the damaged images of a group; empty if there are none."""
         assert self._features is not None
-        files = arrays_of_objects(self._features.catalogue, cast(Group, commit.group), commit.shard)
+        files = arrays_of_objects(self._manifest, cast(Group, commit.group), commit.shard)
         bad, readable = [], False
         for image in self._shards[commit.shard]:
             planned = self._plan.image(image)
@@ -231,19 +257,6 @@ class _Checker:
             return crc32c(self._features.part(name, image).tobytes())
         except LensCacheError:
             return None
-
-
-def _object_complaint(root: Path, record: ObjectRecord) -> str | None:
-    """Return the error of a file; None if it is as committed."""
-    try:
-        crc, size = crc32c_of_file(root / record.path)
-    except OSError as error:
-        return f"{record.path}: {reason(error)}"
-    if size != record.size:
-        return f"{record.path} has {size} bytes, {record.size} were committed"
-    if crc != record.crc32c:
-        return f"{record.path} does not match its checksum"
-    return None
 
 
 def _problem(what: str) -> Problem:
