@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from lens_cache.errors import printable
+
 if TYPE_CHECKING:
     from pipelines.progress import Bars
 
@@ -77,4 +79,4 @@ def default_device() -> str:
 
 def show(report: Any, as_json: bool) -> None:
     """Print a report as JSON or as text."""
-    print(json.dumps(report.document, indent=2) if as_json else report.text)
+    print(json.dumps(report.document, indent=2) if as_json else printable(report.text))
