@@ -4,7 +4,7 @@ After the first three commands of the README:
 
     python docs/figures/make_figures.py runs/readme/run runs/readme/world
 
-The committed figures are from step 250 of the 500. Their scenes were chosen among good answers.
+Their scenes were chosen among good answers.
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from lens_cache.images.decode import read_image
@@ -31,7 +28,7 @@ KINDS = {
     "reasoning": ("images/test/000000.png", "Which of these could be a box?"),
 }
 GAP, TEXT = 12, 24
-INK, GREY, OUTLINE = (20, 20, 20), (110, 110, 110), (255, 214, 0)
+INK, GREY = (20, 20, 20), (110, 110, 110)
 
 
 def panel(predictor: LensPredictor, path: Path, instruction: str) -> Panel:
@@ -42,26 +39,16 @@ def panel(predictor: LensPredictor, path: Path, instruction: str) -> Panel:
         image=image,
         title=instruction,
         grounding_map=answer.grounding_map,
-        keypoints=answer.keypoints,
+        keypoints=answer.normalised_keypoints,
         prediction=answer.mask,
+        coordinates=answer.coordinates,
     )
 
 
 def pictures(panel: Panel, side: int) -> list[Image.Image]:
-    """Return image, grounding map and outlined prediction, the longest side in pixels."""
-    drawn = panel.pictures(side)
-    return [drawn["image"], drawn["grounding map"], outline(drawn["prediction"], panel.prediction)]
-
-
-def outline(picture: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:
-    """Draw the boundary of a mask, bool (H, W), on a picture of the same image at any size."""
-    large = Image.fromarray(mask).resize(picture.size)
-    contours, _ = cv2.findContours(
-        np.asarray(large, dtype=np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
-    )
-    canvas = np.array(picture)
-    cv2.drawContours(canvas, contours, -1, OUTLINE, 2, cv2.LINE_AA)
-    return Image.fromarray(canvas)
+    """Return image, grounding map and prediction, the longest side in pixels."""
+    drawn = panel.images(side)
+    return [drawn[name] for name in ("image", "grounding map", "prediction")]
 
 
 def save(name: str, columns: list[tuple[str, str, list[Image.Image]]]) -> None:
