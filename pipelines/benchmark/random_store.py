@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from lens_cache.config.fields import StoreFormat
+from lens_cache.features.frozen_parts import FrozenParts
+from lens_cache.features.sam_architecture import SamArchitecture
 from lens_cache.images import masks
 from lens_cache.plan.plan import Plan
 from lens_cache.plan.schema import IMAGES, QUARANTINE, QUERIES
@@ -23,11 +25,10 @@ from lens_cache.store.layout import (
     shard_images,
 )
 from lens_cache.store.manifest import Manifest, PlanSummary
-from lens_cache.store.paths import PLAN_FOLDER
 from lens_cache.store.questions import Questions
 from lens_cache.store.values import plain_bytes
 from lens_cache.version import __version__
-from pipelines.benchmark.random_features import RandomFeatures
+from pipelines.benchmark.random_features import RandomFeatures, RecordSizes
 
 LAYER = 14
 _PREFIX = 35  # tokens of the prompt before the image
@@ -45,11 +46,34 @@ def write_store(
     questions = Questions.for_plan(plan, token_ids, shard_size)
     manifest = _manifest(features, plan, questions, len(shards), shard_size).in_format(format)
     catalogue = Catalogue(manifest, plan, questions)
-    plan.save(root / PLAN_FOLDER)
-    StoreFolder(root).describe(catalogue)
+    folder = StoreFolder(root)
+    folder.save_plan(plan, {})
+    folder.save_frozen(_no_weights(features.sizes))
+    folder.describe(catalogue)
     for shard in range(len(shards)):
         _write_shard(root, catalogue, features, shard)
     replace(manifest, complete=True).save(root)
+
+
+def _no_weights(sizes: RecordSizes) -> FrozenParts:
+    """Return frozen parts without weights: no model is built from this store."""
+    sam = SamArchitecture(
+        image_size=16 * sizes.side,
+        patch_size=16,
+        embed_dim=sizes.channels,
+        depth=1,
+        num_heads=1,
+        window_size=0,
+        global_blocks=(0,),
+        transformer_dim=sizes.channels,
+        decoder_depth=2,
+        decoder_mlp_dim=sizes.channels,
+        mask_in_chans=16,
+        num_multimask_outputs=3,
+        iou_head_depth=3,
+        iou_head_hidden_dim=sizes.channels,
+    )
+    return FrozenParts({}, (1, sizes.image_tokens), sam, {}, {})
 
 
 def _write_shard(root: Path, catalogue: Catalogue, features: RandomFeatures, shard: int) -> None:
