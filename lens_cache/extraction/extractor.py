@@ -26,6 +26,7 @@ from lens_cache.store.io.remote import store_path
 from lens_cache.store.layout import Group, array_name
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.quarantine import Quarantine, quarantined
+from lens_cache.store.shared import SharedFiles
 from lens_cache.store.values import to_bytes
 
 
@@ -81,7 +82,7 @@ class ShardExtractor:
             LensCacheError: If the models cannot be loaded.
         """
         self._root, self._config = store_path(root), config
-        self._catalogue = Catalogue.load(self._root, Manifest.load(self._root))
+        self._catalogue = Catalogue.load(Manifest.load(self._root), SharedFiles.load(self._root))
         self._plan = self._catalogue.plan
         self._specs = self._catalogue.manifest.specs
         self._failures: dict[str, int] = {}

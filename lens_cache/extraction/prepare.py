@@ -109,6 +109,8 @@ def prepare_store(
     folder = StoreFolder(root)
     encoders = Encoders.resolve(config)
     stored = folder.manifest()
+    if write and stored is not None and not (folder.planned and folder.has_frozen):
+        stored = folder.reopen(stored)  # it is not complete, whatever its manifest says
     plan = prepare_plan(folder, config, stored, progress=progress, mapper=mapper, write=write)
     wanted = describe(config, encoders, plan)
     if stored is not None:
@@ -150,6 +152,8 @@ def prepare_plan(
         StoreMismatchError: If the store was planned from other settings or other data.
     """
     planned, moved = folder.planned, False
+    if not planned and stored is not None:
+        planned = folder.shared.adopt_plan(stored.plan.digest, write=write)
     if stored is not None or planned:
         moved = _require_same_data(folder, config, stored)
     if not planned:

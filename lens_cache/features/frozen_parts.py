@@ -7,19 +7,22 @@ without the multimodal LLM and without SAM's image encoder.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from lens_cache.errors import StoreError
+from lens_cache.errors import LensCacheError, StoreError, one_line
 from lens_cache.features.sam_architecture import SamArchitecture
 
 CONFIG_FILE = "config.json"
 SAM_FILE = "sam.safetensors"
+_READ = methodcaller("read_bytes")
 # The end of an error message about frozen weights that do not fit.
 REWRITE_FROZEN_PARTS = (
     "delete the folder frozen/ of the store and run `lens-cache extract` on the store again"
@@ -61,28 +64,37 @@ class FrozenParts:
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> FrozenParts:
+    def load(cls, folder: Path, read: Callable[[Path], bytes] = _READ) -> FrozenParts:
         """Read a folder written by ``save``.
 
+        Args:
+            folder: The folder.
+            read: Returns the bytes of a file; a store checks them.
+
         Raises:
-            StoreError: If the folder or one of its files is missing.
+            StoreError: If the folder or one of its files is missing or damaged.
         """
         try:
-            config = json.loads((folder / CONFIG_FILE).read_text())
+            config = json.loads(read(folder / CONFIG_FILE))
             architecture = config["sam_architecture"]
             architecture["global_blocks"] = tuple(architecture["global_blocks"])
             return cls(
                 text_config=config["text_config"],
                 grid=(config["grid"][0], config["grid"][1]),
                 sam_architecture=SamArchitecture(**architecture),
-                decoder_layers={
-                    n: load((folder / _layer_file(n)).read_bytes()) for n in config["layers"]
-                },
-                sam=load((folder / SAM_FILE).read_bytes()),
+                decoder_layers={n: load(read(folder / _layer_file(n))) for n in config["layers"]},
+                sam=load(read(folder / SAM_FILE)),
             )
         except FileNotFoundError as error:
             raise StoreError(
                 f"reading the frozen weights of a store: {error.filename or folder} is missing; "
+                f"{REWRITE_FROZEN_PARTS}"
+            ) from None
+        except LensCacheError:
+            raise
+        except (SafetensorError, ValueError, TypeError, LookupError) as error:
+            raise StoreError(
+                f"reading the frozen weights of a store: {folder} is damaged ({one_line(error)}); "
                 f"{REWRITE_FROZEN_PARTS}"
             ) from None
 

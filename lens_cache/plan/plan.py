@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from operator import methodcaller
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,19 +20,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from lens_cache.errors import StoreError, one_line
+from lens_cache.errors import StoreError
 from lens_cache.plan.planned import PlannedImage, PlannedQuery
 from lens_cache.plan.schema import (
     DRAWS,
     DRAWS_FILE,
-    FILES,
     SCHEMAS,
     are_consistent,
     from_parquet,
+    read_files,
     to_parquet,
 )
 
 __all__ = ["Plan", "PlannedImage", "PlannedQuery"]
+
+_READ = methodcaller("read_bytes")
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,27 +237,18 @@ class Plan:
         return cls(**tables)
 
     @classmethod
-    def load(cls, folder: Path | str) -> Plan:
+    def load(cls, folder: Path | str, read: Callable[[Path], bytes] = _READ) -> Plan:
         """Read a plan written by ``save``.
 
         Args:
             folder: A local folder as ``str``, or any path object (a ``UPath`` for a URL).
+            read: Returns the bytes of a file; a store checks them.
 
         Raises:
             StoreError: If there is no plan, or it cannot be read.
         """
         folder = Path(folder) if isinstance(folder, str) else folder
-        try:
-            files = {name: (folder / name).read_bytes() for name in FILES}
-            if (folder / DRAWS_FILE).exists():
-                files[DRAWS_FILE] = (folder / DRAWS_FILE).read_bytes()
-        except FileNotFoundError:
-            raise StoreError(
-                f"reading the plan {folder}: it does not exist; make it with `lens-cache plan`"
-            ) from None
-        except OSError as error:
-            raise StoreError(f"reading the plan {folder}: {one_line(error)}") from None
-        return cls.from_files(files, where=str(folder))
+        return cls.from_files(read_files(folder, read), where=str(folder))
 
     def _row(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self.num_images:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lens_cache.errors import StoreError
+from lens_cache.errors import LensCacheError, StoreError, one_line
 
 
 def _schema(**types: pa.DataType) -> pa.Schema:
@@ -42,7 +43,7 @@ QUARANTINE = _schema(path=_text, what=_text, reason=_text)
 DRAWS = _schema(draw=pa.int32(), queries=_texts)
 SCHEMAS = {"quarantine": QUARANTINE, "images": IMAGES, "queries": QUERIES}
 DRAWS_FILE = "draws.parquet"
-FILES = tuple(f"{name}.parquet" for name in SCHEMAS)
+_FILES = tuple(f"{name}.parquet" for name in SCHEMAS)
 
 
 def to_parquet(table: pa.Table) -> bytes:
@@ -50,6 +51,27 @@ def to_parquet(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, version="2.6", compression="zstd", row_group_size=65536)
     return sink.getvalue()
+
+
+def read_files(folder: Path, read: Callable[[Path], bytes]) -> dict[str, bytes]:
+    """Return the bytes of the Parquet files of a plan by name; ``read`` returns those of a file.
+
+    Raises:
+        StoreError: If there is no plan, or it cannot be read.
+    """
+    try:
+        files = {name: read(folder / name) for name in _FILES}
+        if (folder / DRAWS_FILE).exists():
+            files[DRAWS_FILE] = read(folder / DRAWS_FILE)
+    except FileNotFoundError:
+        raise StoreError(
+            f"reading the plan {folder}: it does not exist; make it with `lens-cache plan`"
+        ) from None
+    except LensCacheError:
+        raise
+    except OSError as error:
+        raise StoreError(f"reading the plan {folder}: {one_line(error)}") from None
+    return files
 
 
 def from_parquet(data: bytes | None, schema: pa.Schema, where: str) -> pa.Table:
@@ -62,6 +84,7 @@ def from_parquet(data: bytes | None, schema: pa.Schema, where: str) -> pa.Table:
         raise StoreError(f"reading {where}: it does not exist; make it with `lens-cache plan`")
     try:
         table = pq.read_table(io.BytesIO(data)).combine_chunks()
+        table.validate(full=True)  # texts that are not UTF-8 would raise later, when they are used
     except (pa.ArrowException, OSError):
         raise StoreError(f"reading {where}: not a readable Parquet file; plan again") from None
     if not table.schema.equals(schema):

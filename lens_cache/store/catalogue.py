@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from lens_cache.store.layout import ArraySpec, Group, is_prefix, shard_images
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.paths import PLAN_FOLDER, QUESTIONS_FILE
 from lens_cache.store.questions import Questions
+from lens_cache.store.shared import SharedFiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +31,19 @@ class Catalogue:
     questions: Questions
 
     @classmethod
-    def load(cls, root: Path, manifest: Manifest) -> Catalogue:
+    def load(cls, manifest: Manifest, shared: SharedFiles) -> Catalogue:
         """Read the tables that belong to a manifest; the store need not be complete.
 
+        Args:
+            manifest: The manifest.
+            shared: The record that the tables are checked against.
+
         Raises:
-            StoreError: If one is missing or damaged.
+            StoreError: If one is missing or unreadable.
+            CorruptShardError: If one is not as recorded.
         """
-        return cls(manifest, Plan.load(root / PLAN_FOLDER), Questions.load(root / QUESTIONS_FILE))
+        plan = Plan.load(shared.root / PLAN_FOLDER, shared.read)
+        return cls(manifest, plan, Questions.load(shared.root / QUESTIONS_FILE, shared.read))
 
     @property
     def shard_size(self) -> int:

@@ -12,12 +12,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lens_cache.store.io.files import crc32c_of_file, read_json, write_json
+from lens_cache.errors import CorruptShardError
+from lens_cache.store.io.files import crc32c_of_file, read_json, reason, write_json
 from lens_cache.store.layout import GROUPS, Group
-from lens_cache.store.paths import COMMITS_FOLDER, FROZEN_FOLDER, PLAN_FOLDER, QUESTIONS_FILE
-
-# The commit with the checksums of all files outside the feature groups.
-SHARED = "shared"
+from lens_cache.store.paths import COMMITS_FOLDER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +25,18 @@ class ObjectRecord:
     path: str
     size: int
     crc32c: int
+
+    def complaint(self, root: Path) -> str | None:
+        """Return what is wrong with the file; None if it is as recorded."""
+        try:
+            crc, size = crc32c_of_file(root / self.path)
+        except OSError as error:
+            return f"{self.path}: {reason(error)}"
+        if size != self.size:
+            return f"{self.path} has {size} bytes, {self.size} were committed"
+        if crc != self.crc32c:
+            return f"{self.path} does not match its checksum"
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +59,20 @@ class Commit:
         """Write the record; after this the shard is done."""
         write_json(root, commit_path(root, self.group, self.shard), dataclasses.asdict(self))
 
+    def require(self, root: Path, path: str) -> None:
+        """Compare one file of the shard with its record.
+
+        Raises:
+            CorruptShardError: If it has none, or is missing or damaged.
+        """
+        records = [record for record in self.objects if record.path == path]
+        complaint = records[0].complaint(root) if records else f"{path} is not in its commit"
+        if complaint is not None:
+            raise CorruptShardError(
+                f"reading {self.group} shard {self.shard} of {root}: {complaint}; run "
+                "`lens-cache verify STORE --repair`"
+            )
+
     @classmethod
     def load(cls, root: Path, group: str, shard: int) -> Commit:
         """Read a record.
@@ -61,23 +85,6 @@ class Commit:
         )
         document["objects"] = [ObjectRecord(**entry) for entry in document["objects"]]
         return cls(**document)
-
-
-def shared_files(root: Path) -> list[Path]:
-    """Return the files of a store that belong to no shard; they never change once written."""
-    metadata = [path for group in GROUPS for path in (root / group).rglob("zarr.json")]
-    parts = [*(root / PLAN_FOLDER).iterdir(), *(root / FROZEN_FOLDER).iterdir()]
-    return sorted([*parts, *metadata, *root.glob("zarr.json"), root / QUESTIONS_FILE])
-
-
-def seal_shared_files(root: Path) -> None:
-    """Record the checksums of the plan, the questions, the frozen parts and the Zarr metadata."""
-    objects = []
-    for path in shared_files(root):
-        crc, size = crc32c_of_file(path)
-        name = path.relative_to(root).as_posix()
-        objects.append(ObjectRecord(path=name, size=size, crc32c=crc))
-    Commit(group=SHARED, shard=0, objects=objects).save(root)
 
 
 def commit_path(root: Path, group: str, shard: int) -> Path:

@@ -19,7 +19,7 @@ from lens_cache.store.catalogue import Catalogue
 from lens_cache.store.commits import Commit, commit_path
 from lens_cache.store.destination import require_ours, require_two_folders
 from lens_cache.store.folder import StoreFolder
-from lens_cache.store.formats import GroupWriter, open_features, open_writers
+from lens_cache.store.formats import GroupWriter, open_features, open_writers, prefix_object
 from lens_cache.store.io.files import crc32c, has_folder, new_folder
 from lens_cache.store.layout import GROUPS, Group
 from lens_cache.store.paths import (
@@ -30,17 +30,14 @@ from lens_cache.store.paths import (
     RUNS_FOLDER,
 )
 from lens_cache.store.quarantine import Quarantine, quarantined
+from lens_cache.store.shared import SharedFiles
 from lens_cache.store.space import require_space
 from lens_cache.store.store import Store
 from lens_cache.store.values import to_bytes
 
 _THREADS = 4
-# The folders that are copied unchanged, with the file that is written last.
-_FOLDERS = {
-    PLAN_FOLDER: PLAN_SETTINGS,
-    FROZEN_FOLDER: CONFIG_FILE,
-    RUNS_FOLDER: MANIFEST_FILE,
-}
+# The shared folders that are copied unchanged, with the file that is written last.
+_FOLDERS = {PLAN_FOLDER: PLAN_SETTINGS, FROZEN_FOLDER: CONFIG_FILE}
 
 
 @dataclass(frozen=True)
@@ -107,11 +104,13 @@ def convert(
         converter = _Converter(store, folder.root, catalogue)
         todo = converter.todo()
         written = folder.manifest()
-        finished = not todo and written is not None and written.complete and folder.sealed
+        finished = (
+            not todo and written is not None and written.complete and not folder.shared.complaints()
+        )
         if not finished:
             require_space(folder.root, sum(converter.size(shard) for shard in todo))
             catalogue.manifest.save(folder.root)
-            converter.copy_folders()
+            converter.copy_folders(folder)
             folder.describe(catalogue)
             folder.save_spare_manifest()
         size = _convert_shards(converter, todo, progress)
@@ -165,6 +164,7 @@ class _Converter:
 
     def __init__(self, store: Store, dest: Path, catalogue: Catalogue) -> None:
         self._source, self._dest, self._catalogue = store.root, dest, catalogue
+        self._shared = SharedFiles.load(store.root)
         self._features = open_features(store.root, store.catalogue, fetch=True)
         arrays = catalogue.manifest.arrays
         self._recoded = {g for g in GROUPS if arrays[g] != store.manifest.arrays[g]}
@@ -189,30 +189,37 @@ class _Converter:
         }
         return sum(paths.values())
 
-    def copy_folders(self) -> None:
-        """Copy the folders that are the same in both formats and are not there yet."""
+    def copy_folders(self, dest: StoreFolder) -> None:
+        """Copy the folders that are the same in both formats and are not there yet.
+
+        Raises:
+            CorruptShardError: If a shared file of the source is not as it was recorded.
+        """
         for name, last in _FOLDERS.items():
-            if has_folder(self._dest / name, last=last):
-                continue
-            here = self._source / name
-            with new_folder(self._dest, self._dest / name, last=last) as folder:
-                for path in here.rglob("*"):
-                    if path.is_file():
-                        copy = folder / path.relative_to(here)
-                        copy.parent.mkdir(parents=True, exist_ok=True)
-                        copy.write_bytes(path.read_bytes())
+            dest.shared.copy(self._shared, name, last=last)
+        here, there = self._source / RUNS_FOLDER, self._dest / RUNS_FOLDER
+        if has_folder(there, last=MANIFEST_FILE):
+            return
+        with new_folder(self._dest, there, last=MANIFEST_FILE) as folder:
+            for path in here.rglob("*"):
+                if path.is_file():
+                    copy = folder / path.relative_to(here)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    copy.write_bytes(path.read_bytes())
 
     def convert(self, shard: int) -> int:
         """Write one shard of every group; returns its bytes.
 
         Raises:
-            CorruptShardError: If a part of an image differs from its checksum.
+            CorruptShardError: If a prefix or a part of an image differs from its checksum.
         """
         commits = {group: Commit.load(self._source, group, shard) for group in GROUPS}
         with open_writers(self._dest, self._catalogue, shard, GROUPS) as writers:
             if shard == 0:
                 for group, writer in writers.items():
                     for name in self._catalogue.prefixes(group):
+                        path = prefix_object(self._features.catalogue.manifest, name)
+                        commits[group].require(self._source, path)
                         writer.add_prefix(name, self._features.prefix(name).tobytes())
             for image in self._catalogue.images(shard):
                 for group, writer in writers.items():

@@ -7,27 +7,19 @@ shard's features go through ``formats.open_writers``; ``Store`` reads.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lens_cache.errors import CorruptShardError, LensCacheError, StoreError
+from lens_cache.errors import CorruptShardError, StoreError
 from lens_cache.features.frozen_parts import CONFIG_FILE, FrozenParts
 from lens_cache.plan.plan import Plan
 from lens_cache.store.catalogue import Catalogue
-from lens_cache.store.commits import (
-    SHARED,
-    commit_path,
-    committed_shards,
-    missing_shards,
-    seal_shared_files,
-)
-from lens_cache.store.formats import write_array_metadata
+from lens_cache.store.commits import commit_path, committed_shards, missing_shards
+from lens_cache.store.formats import array_metadata
 from lens_cache.store.io.files import (
     folder_size,
-    has_folder,
-    new_folder,
     read_json,
     remove_file,
     remove_folder,
@@ -50,8 +42,8 @@ from lens_cache.store.paths import (
     SAMPLES_FOLDER,
     SPARE_MANIFEST,
 )
-from lens_cache.store.quarantine import Quarantine, quarantine_path, quarantine_paths, quarantined
-from lens_cache.store.verify import Problem
+from lens_cache.store.quarantine import Quarantine, quarantine_path, quarantined
+from lens_cache.store.shared import TABLES, SharedFiles, record_of
 
 Todo = dict[int, tuple[Group, ...]]
 
@@ -103,10 +95,14 @@ class StoreFolder:
         return None
 
     def describe(self, catalogue: Catalogue) -> None:
-        """Write manifest, questions and array metadata."""
+        """Write manifest, questions and array metadata, where they are not there already."""
         catalogue.manifest.save(self.root)
-        write_bytes(self.root, self.root / QUESTIONS_FILE, catalogue.questions.to_bytes())
-        write_array_metadata(self.root, catalogue.manifest)
+        files = {QUESTIONS_FILE: catalogue.questions.to_bytes()}
+        files |= array_metadata(self.root, catalogue.manifest)
+        self.shared.replaced(TABLES, [record_of(name, data) for name, data in files.items()])
+        for name, data in files.items():
+            if not (self.root / name).exists() or (self.root / name).read_bytes() != data:
+                write_bytes(self.root, self.root / name, data)
 
     def save_spare_manifest(self) -> None:
         """Copy the manifest to where ``restore_manifest`` finds it."""
@@ -135,13 +131,29 @@ class StoreFolder:
         return manifest
 
     @property
-    def sealed(self) -> bool:
-        """Whether the checksums of the files that belong to no shard are recorded."""
-        return commit_path(self.root, SHARED, 0).exists()
+    def shared(self) -> SharedFiles:
+        """The record of the files that belong to no shard, read anew.
+
+        Raises:
+            CorruptShardError: If it is damaged.
+        """
+        return SharedFiles.load(self.root)
+
+    def require_shared(self) -> None:
+        """Compare the files that belong to no shard with their record.
+
+        Raises:
+            CorruptShardError: If one is not as it was written.
+        """
+        self.shared.require(f"checking the store {self.root}")
 
     def seal(self, manifest: Manifest) -> Manifest:
-        """Record those checksums and mark the store as complete; returns the new manifest."""
-        seal_shared_files(self.root)
+        """Mark the store as complete; returns the new manifest.
+
+        Raises:
+            CorruptShardError: If a file that belongs to no shard is not as it was written.
+        """
+        self.require_shared()
         manifest = dataclasses.replace(manifest, complete=True)
         manifest.save(self.root)
         return manifest
@@ -150,12 +162,12 @@ class StoreFolder:
 
     @property
     def planned(self) -> bool:
-        """Whether the store has a plan."""
-        return has_folder(self.root / PLAN_FOLDER, last=PLAN_SETTINGS)
+        """Whether the store has a plan whose files are recorded."""
+        return self.shared.has(PLAN_FOLDER, last=PLAN_SETTINGS)
 
     def plan(self) -> Plan:
         """Read the plan; raises StoreError if there is none or it is damaged."""
-        return Plan.load(self.root / PLAN_FOLDER)
+        return Plan.load(self.root / PLAN_FOLDER, self.shared.read)
 
     def plan_settings(self) -> dict[str, Any]:
         """Return the data settings that the plan was made with, as they are in the file."""
@@ -164,18 +176,18 @@ class StoreFolder:
 
     def save_plan(self, plan: Plan, settings: Mapping[str, Any]) -> None:
         """Write a plan with its data settings."""
-        with new_folder(self.root, self.root / PLAN_FOLDER, last=PLAN_SETTINGS) as scratch:
+        with self.shared.new_folder(PLAN_FOLDER, last=PLAN_SETTINGS) as scratch:
             plan.save(scratch)
             (scratch / PLAN_SETTINGS).write_bytes(sealed(dict(settings)))
 
     @property
     def has_frozen(self) -> bool:
-        """Whether the store has the frozen parts."""
-        return has_folder(self.root / FROZEN_FOLDER, last=CONFIG_FILE)
+        """Whether the store has the frozen parts, and their files are recorded."""
+        return self.shared.has(FROZEN_FOLDER, last=CONFIG_FILE)
 
     def save_frozen(self, parts: FrozenParts) -> None:
         """Write the frozen parts."""
-        with new_folder(self.root, self.root / FROZEN_FOLDER, last=CONFIG_FILE) as scratch:
+        with self.shared.new_folder(FROZEN_FOLDER, last=CONFIG_FILE) as scratch:
             parts.save(scratch)
 
     def group_bytes(self, group: Group) -> int:
@@ -227,29 +239,4 @@ class StoreFolder:
         for folder in (COMMITS_FOLDER, QUARANTINE_FOLDER):
             remove_folder(self.root / folder / group)
         remove_folder(self.root / group)
-        remove_folder(self.root / FROZEN_FOLDER)
-
-    def forget_broken(self, problems: Sequence[Problem], *, shared: bool) -> None:
-        """Remove what ``verify_store`` found broken, so that an extraction writes it again.
-
-        Args:
-            problems: What it found.
-            shared: Whether problems of no shard mean damage: then plan and frozen parts are
-                removed. In an incomplete store they may only be missing.
-        """
-        for problem in problems:
-            if problem.shard is not None:
-                self.forget_shard(problem.group, problem.shard)
-            elif shared:
-                self.forget_shard(SHARED, 0)
-                for name in (PLAN_FOLDER, FROZEN_FOLDER):
-                    remove_folder(self.root / name)
-        try:
-            self.plan()
-        except LensCacheError:
-            remove_folder(self.root / PLAN_FOLDER)
-        for path in (path for group in GROUPS for path in quarantine_paths(self.root, group)):
-            try:
-                Quarantine.load(path)
-            except (LensCacheError, TypeError):
-                remove_file(path)
+        self.shared.forget(FROZEN_FOLDER)

@@ -20,7 +20,7 @@ from lens_cache.store.quarantine import Quarantine
 from lens_cache.store.webdataset.reader import SampleReader
 from lens_cache.store.webdataset.samples import prefix_path, tar_path
 from lens_cache.store.webdataset.writer import SampleShardWriter
-from lens_cache.store.zarr.metadata import write_metadata
+from lens_cache.store.zarr.metadata import metadata
 from lens_cache.store.zarr.reader import ZarrReader
 from lens_cache.store.zarr.writer import GroupShardWriter
 
@@ -94,10 +94,15 @@ def arrays_of_objects(catalogue: Catalogue, group: Group, shard: int) -> dict[st
     return {**files, **{spec.object_path(shard): (name,) for name, spec in images.items()}}
 
 
-def write_array_metadata(root: Path, manifest: Manifest) -> None:
-    """Write the metadata of the arrays, if the format has any."""
-    if manifest.format == "zarr":
-        write_metadata(root, manifest.specs.values())
+def prefix_object(manifest: Manifest, name: str) -> str:
+    """Return the file of an array that a store has once."""
+    spec = manifest.specs[name]
+    return prefix_path(spec) if manifest.format == "webdataset" else spec.object_path(0)
+
+
+def array_metadata(root: Path, manifest: Manifest) -> dict[str, bytes]:
+    """Return the metadata files of the arrays by path in the store; empty if there are none."""
+    return metadata(root, manifest.specs.values()) if manifest.format == "zarr" else {}
 
 
 def _arrays(catalogue: Catalogue, group: Group, shard: int) -> Mapping[str, ArraySpec]:

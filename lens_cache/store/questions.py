@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lens_cache.errors import StoreError
+from lens_cache.errors import LensCacheError, StoreError
 from lens_cache.features.sizes import round_up
 from lens_cache.plan.plan import Plan
 from lens_cache.store.layout import TEXT_CHUNK, shard_images
+
+_READ = methodcaller("read_bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +79,14 @@ class Questions:
         return bytes(sink.getvalue())
 
     @classmethod
-    def load(cls, path: Path) -> Questions:
-        """Read the table.
+    def load(cls, path: Path, read: Callable[[Path], bytes] = _READ) -> Questions:
+        """Read the table; ``read`` returns the bytes of a file, and a store checks them.
 
         Raises:
             StoreError: If the file is missing or damaged.
         """
         try:
-            table = pq.read_table(io.BytesIO(path.read_bytes()))
+            table = pq.read_table(io.BytesIO(read(path)))
             return cls(
                 token_ids=[
                     np.asarray(ids, dtype=np.int32) for ids in table["token_ids"].to_pylist()
@@ -91,7 +94,9 @@ class Questions:
                 offsets=table["text_offset"].to_numpy(),
                 region=int(table.schema.metadata[b"region"]),
             )
-        except (OSError, KeyError, TypeError, pa.ArrowException) as error:
+        except LensCacheError:
+            raise
+        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
             raise StoreError(
                 f"reading the questions of a store, {path}: {' '.join(str(error).split())}; run "
                 "`lens-cache extract` again to write them"

@@ -19,15 +19,16 @@ from lens_cache.errors import StoreError
 from lens_cache.features.frozen_parts import FrozenParts
 from lens_cache.features.types import ImageFeatures
 from lens_cache.store.catalogue import Catalogue
-from lens_cache.store.commits import committed_shards
+from lens_cache.store.commits import Commit, committed_shards
 from lens_cache.store.feature_reader import together
-from lens_cache.store.formats import open_features
+from lens_cache.store.formats import open_features, prefix_object
 from lens_cache.store.io.remote import is_remote, plain_errors, store_path
 from lens_cache.store.layout import GROUPS, IMAGE_EMBEDDINGS, array_name
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.paths import FROZEN_FOLDER
 from lens_cache.store.quarantine import quarantined
 from lens_cache.store.records import Record
+from lens_cache.store.shared import SharedFiles
 
 Views = list[NDArray[np.uint8]]
 _REQUESTS = 16  # in parallel per process, behind a URL
@@ -81,7 +82,8 @@ class Store:
                     "train on the committed shards, set batch.incomplete_store=use"
                 )
             self.shards = _usable_shards(root)
-        self.catalogue = Catalogue.load(root, self.manifest)
+        self._shared = SharedFiles.load(root)
+        self.catalogue = Catalogue.load(self.manifest, self._shared)
         self.plan, self.questions = self.catalogue.plan, self.catalogue.questions
         self.features = open_features(root, self.catalogue)
         self._missing = {image_id for group in GROUPS for image_id in quarantined(root, group)}
@@ -116,7 +118,7 @@ class Store:
 
     def frozen(self) -> FrozenParts:
         """Load the frozen parts that a LENS model needs."""
-        return FrozenParts.load(self.root / FROZEN_FOLDER)
+        return FrozenParts.load(self.root / FROZEN_FOLDER, self._shared.read)
 
     def images(self, split: str | None, limit: int | None = None) -> list[int]:
         """Return the images of the usable shards that have queries in a split.
@@ -223,8 +225,10 @@ class Store:
         return [future.result() for future in [self._threads.submit(read) for read in reads]]
 
     def _read_prefix(self, layer: int) -> Tensor:
-        """Read the states of the system prefix, the same for every image; (P, d)."""
+        """Read and check the states of the system prefix, the same for every image; (P, d)."""
         name = array_name(layer, "prefix")
+        commit = Commit.load(self.root, "hidden_states", 0)
+        commit.require(self.root, prefix_object(self.manifest, name))
         return self.features.tensor(name, self.features.prefix(name))
 
 

@@ -12,15 +12,16 @@ from typing import cast
 from lens_cache.errors import LensCacheError, one_line
 from lens_cache.plan.plan import Plan
 from lens_cache.store.catalogue import Catalogue
-from lens_cache.store.commits import SHARED, Commit, ObjectRecord, committed_shards, missing_shards
+from lens_cache.store.commits import Commit, ObjectRecord, committed_shards, missing_shards
 from lens_cache.store.feature_reader import FeatureReader
 from lens_cache.store.formats import arrays_of_objects, open_features
-from lens_cache.store.io.files import crc32c, crc32c_of_file, reason
+from lens_cache.store.io.files import crc32c
 from lens_cache.store.io.remote import plain_errors, store_path
 from lens_cache.store.layout import GROUPS, Group, shard_images
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.paths import PLAN_FOLDER
 from lens_cache.store.quarantine import Quarantine, quarantine_paths
+from lens_cache.store.shared import SharedFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +47,12 @@ class Verification:
         shards: Shards checked, counted per group.
         size: Bytes read.
         problems: All errors.
+        whole: Whether the shards were checked; without a plan they cannot be.
     """
 
     shards: int = 0
     size: int = 0
+    whole: bool = True
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -75,12 +78,23 @@ def _verify(root: Path, threads: int, progress: Callable[[int, int], None] | Non
     manifest = Manifest.load(root)
     found = Verification()
     try:
-        plan = Plan.load(root / PLAN_FOLDER)
+        shared = SharedFiles.load(root)
     except LensCacheError as error:
         found.problems.append(_problem(one_line(error)))
+        shared = SharedFiles(root, {})
+    else:
+        found.problems += map(_problem, shared.complaints())
+    try:
+        plan = Plan.load(root / PLAN_FOLDER, shared.read)
+    except LensCacheError as error:
+        found.whole = False
+        if not found.problems:
+            found.problems.append(_problem(one_line(error)))
         return found
-    checker = _Checker(root, manifest, plan)
-    found.problems += checker.shared_problems() + checker.missing()
+    if plan.digest() != manifest.plan.digest:
+        found.problems.append(_problem("the plan is not the one the manifest was written for"))
+    checker = _Checker(root, manifest, plan, shared)
+    found.problems += checker.missing()
     for group in GROUPS:
         found.problems += checker.read_quarantine(group)
     if not manifest.complete and not found.problems:
@@ -99,7 +113,7 @@ def _verify(root: Path, threads: int, progress: Callable[[int, int], None] | Non
 class _Checker:
     """Compares the files of a store with its records."""
 
-    def __init__(self, root: Path, manifest: Manifest, plan: Plan) -> None:
+    def __init__(self, root: Path, manifest: Manifest, plan: Plan, shared: SharedFiles) -> None:
         self._root, self._manifest, self._plan = root, manifest, plan
         self._shard_size = manifest.store.shard_size
         self._shards = shard_images(plan.num_images, self._shard_size)
@@ -108,24 +122,12 @@ class _Checker:
         self._features: FeatureReader | None = None
         # Without questions, rows cannot be attributed to images; that damage is reported elsewhere.
         with contextlib.suppress(LensCacheError):
-            self._features = open_features(root, Catalogue.load(root, manifest), fetch=True)
+            self._features = open_features(root, Catalogue.load(manifest, shared), fetch=True)
 
     @property
     def num_shards(self) -> int:
         """Shards of each group."""
         return len(self._shards)
-
-    def shared_problems(self) -> list[Problem]:
-        """Check the files of no shard: plan, questions, frozen parts, metadata."""
-        problems = []
-        if self._plan.digest() != self._manifest.plan.digest:
-            problems.append(_problem("the plan is not the one the manifest was written for"))
-        try:
-            records = Commit.load(self._root, SHARED, 0).objects
-        except LensCacheError as error:
-            return [*problems, _problem(one_line(error))]
-        complaints = [_object_complaint(self._root, record) for record in records]
-        return problems + [_problem(complaint) for complaint in complaints if complaint]
 
     def missing(self) -> list[Problem]:
         """Return the shards without a commit record."""
@@ -168,7 +170,7 @@ class _Checker:
         # A file may have parts of every group; it is read once.
         records = {record for commit in commits.values() for record in commit.objects}
         for record in sorted(records, key=lambda record: (record.path, record.crc32c)):
-            complaint = _object_complaint(self._root, record)
+            complaint = record.complaint(self._root)
             if complaint is not None:
                 problems += self._blame(commits, record, complaint)
         size = sum({record.path: record.size for record in records}.values())
@@ -231,19 +233,6 @@ class _Checker:
             return crc32c(self._features.part(name, image).tobytes())
         except LensCacheError:
             return None
-
-
-def _object_complaint(root: Path, record: ObjectRecord) -> str | None:
-    """Return the error of a file; None if it is as committed."""
-    try:
-        crc, size = crc32c_of_file(root / record.path)
-    except OSError as error:
-        return f"{record.path}: {reason(error)}"
-    if size != record.size:
-        return f"{record.path} has {size} bytes, {record.size} were committed"
-    if crc != record.crc32c:
-        return f"{record.path} does not match its checksum"
-    return None
 
 
 def _problem(what: str) -> Problem:

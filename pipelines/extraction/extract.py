@@ -80,8 +80,10 @@ def extract(
             prepared = prepared.reopened()
             folder.forget_quarantined(prepared.catalogue)
         todo = prepared.todo()
-        if prepared.manifest.complete and (todo or not folder.sealed):
+        if prepared.manifest.complete and todo:
             prepared = prepared.reopened()
+        if not prepared.manifest.complete:  # before the models run: see _finish
+            folder.require_shared()
         plan = prepared.plan
         summary = Summary(plan.num_images, plan.num_queries, plan.quarantine)
         if todo:
@@ -130,6 +132,7 @@ def _finish(prepared: PreparedStore) -> None:
 
     Raises:
         ExtractionError: If a shard is not.
+        CorruptShardError: If a file of no shard is not as it was written.
     """
     left = prepared.todo()
     if left:

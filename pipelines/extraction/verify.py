@@ -9,6 +9,7 @@ from lens_cache.extraction.recompute import Agreement, recompute
 from lens_cache.progress import Progress
 from lens_cache.store.folder import StoreFolder
 from lens_cache.store.manifest import Manifest, with_overrides
+from lens_cache.store.mend import forget_broken
 from lens_cache.store.store import Store
 from lens_cache.store.verify import Verification, verify_store
 from pipelines.extraction.extract import extract
@@ -91,12 +92,14 @@ def repair_store(
         LensCacheError: If the store cannot be repaired; everything committed is kept.
     """
     folder = StoreFolder(root)
-    restored = folder.restore_manifest()
-    manifest = Manifest.load(folder.root)
-    problems = verify_store(folder.root).problems
-    if problems:
-        with folder.writing():
-            folder.reopen(manifest)  # before anything is removed, so that no reader opens it
-            folder.forget_broken(problems, shared=manifest.complete or restored)
-    settings = with_overrides(manifest, overrides)
-    extract(folder.root, settings, reporter, runner or on_ray(address))
+    folder.restore_manifest()
+    whole = False
+    while not whole:  # shards can be checked only when the plan is sound
+        manifest, found = Manifest.load(folder.root), verify_store(folder.root)
+        whole = found.whole
+        if found.problems:
+            with folder.writing():
+                folder.reopen(manifest)  # before anything is removed, so that no reader opens it
+                forget_broken(folder, found.problems, manifest)
+        settings = with_overrides(manifest, overrides)
+        extract(folder.root, settings, reporter, runner or on_ray(address))

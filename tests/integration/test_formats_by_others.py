@@ -20,7 +20,6 @@ import zarr
 from lens_cache.config.train import LossConfig, ModelConfig
 from lens_cache.errors import ConfigError, CorruptShardError
 from lens_cache.models.lens import LensModel
-from lens_cache.store.commits import seal_shared_files
 from lens_cache.store.convert import convert
 from lens_cache.store.store import Store
 from lens_cache.store.verify import verify_store
@@ -31,7 +30,7 @@ from lens_cache.training.losses import LensLoss
 from lens_cache.training.sampling import Draw
 from tests.integration.test_precision import stored_as
 from tests.support import REPOSITORY
-from tests.support.stores import contents, copied, extracted, settings
+from tests.support.stores import contents, copied, extracted, settings, vouch
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 NAMES = ("layer_4/image_tokens", "layer_4/text_tokens", "layer_4/prefix", "image_embeddings")
@@ -172,7 +171,7 @@ def describe_as_before(root):
                 attributes={"dtype": spec.dtype} | code,
             )
             (described / spec.path / "zarr.json").replace(root / spec.path / "zarr.json")
-    seal_shared_files(root)
+    vouch(root)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])

@@ -12,6 +12,9 @@ from lens_cache.config.extract import (
     StoreConfig,
     WorkersConfig,
 )
+from lens_cache.store.commits import Commit
+from lens_cache.store.shared import record_of
+from lens_cache.store.zarr.metadata import metadata
 from pipelines.extraction.extract import extract
 from pipelines.extraction.runners import run_in_process
 
@@ -87,3 +90,20 @@ def flip(path, at=None, bits=1):
     data = bytearray(path.read_bytes())
     data[len(data) // 2 if at is None else at] ^= bits
     path.write_bytes(data)
+
+
+def vouch(root):
+    """Record the shared files of a store as they lie on the disk, to say that they were written."""
+    names = ["hidden_states/questions.parquet"]
+    names += [p.relative_to(root).as_posix() for p in root.rglob("zarr.json")]
+    for folder in ("plan", "frozen"):
+        names += [p.relative_to(root).as_posix() for p in (root / folder).iterdir()]
+    objects = [record_of(name, (root / name).read_bytes()) for name in sorted(names)]
+    Commit(group="shared", shard=0, objects=objects).save(root)
+
+
+def write_metadata(root, arrays):
+    """Write the ``zarr.json`` of arrays, as a store that has them does."""
+    for name, data in metadata(root, arrays).items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)

@@ -112,6 +112,7 @@ STORE_DOOR = (
     "lens_cache.store.run_log",
     "lens_cache.store.space",
     "lens_cache.store.verify",
+    "lens_cache.store.mend",
     "lens_cache.store.convert",
     "lens_cache.store.io.remote.store_path",
     "lens_cache.store.io.files.folder_in_one_step",

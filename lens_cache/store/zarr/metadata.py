@@ -15,7 +15,6 @@ from typing import Any
 import zarr
 from zarr.codecs import TransposeCodec
 
-from lens_cache.store.io.files import write_bytes
 from lens_cache.store.layout import ArraySpec
 from lens_cache.store.values import value_attributes
 from lens_cache.store.zarr.codecs import ZarrBfloat16, ZarrFp8, ZarrInt8
@@ -25,17 +24,21 @@ _DECODED_DTYPE = {"bfloat16": "float32"}
 _TOKENS = {"int8": ZarrInt8, "fp8": ZarrFp8}
 
 
-def write_metadata(root: Path, arrays: Iterable[ArraySpec]) -> None:
-    """Write ``zarr.json`` for the arrays and the groups above them, where it is missing or damaged.
+def metadata(root: Path, arrays: Iterable[ArraySpec]) -> dict[str, bytes]:
+    """Return every ``zarr.json`` of the arrays and the groups above them, by its path in the store.
 
-    Documents of stores written before the codecs are kept: a sealed store has their checksums.
+    Documents of stores written before the codecs are kept as they are.
     """
     arrays = list(arrays)
     written_before = _documents(arrays, _encoded)
-    for name, content in _documents(arrays, _decoded).items():
-        path = root / name
-        if not path.exists() or path.read_bytes() not in (content, written_before[name]):
-            write_bytes(root, path, content)
+    return {
+        name: written_before[name] if _is(root / name, written_before[name]) else content
+        for name, content in _documents(arrays, _decoded).items()
+    }
+
+
+def _is(path: Path, content: bytes) -> bool:
+    return path.exists() and path.read_bytes() == content
 
 
 def _documents(

@@ -28,6 +28,7 @@ from tests.support.stores import (
     flip,
     settings,
     stamps,
+    vouch,
 )
 
 
@@ -131,8 +132,11 @@ def test_another_plan_under_a_store_is_noticed(tmp_path, tiny_store, tiny_coco, 
     plan_store(tmp_path / "other", config, Quiet())
     shutil.rmtree(root / "plan")
     shutil.copytree(tmp_path / "other/plan", root / "plan")
+    vouch(root)
     whats = [problem.what for problem in verify_store(root).problems]
     assert "the plan is not the one the manifest was written for" in whats
+    repair_store(root, (), Quiet(), runner=run_in_process)
+    assert_same(root, tiny_store)
 
 
 def test_an_unknown_format_is_refused(tmp_path, tiny_store):

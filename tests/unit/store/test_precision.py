@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from lens_cache.store.layout import hidden_state_arrays, image_embedding_array, in_precision
 from lens_cache.store.precision import TokenCode
 from lens_cache.store.values import to_bytes, to_tensor
-from lens_cache.store.zarr.metadata import write_metadata
 from lens_cache.store.zarr.shard_file import open_shard
+from tests.support.stores import write_metadata
 
 LARGEST = {"fp8": 448.0, "int8": 127.0}
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from lens_cache.errors import CorruptShardError
 from lens_cache.store.io.files import crc32c, crc32c_of_file
 from lens_cache.store.layout import ArraySpec
-from lens_cache.store.zarr.metadata import write_metadata
 from lens_cache.store.zarr.shard_file import ShardWriter, open_shard
+from tests.support.stores import write_metadata
 
 
 def spec(num_images, shard_size, dtype="float32"):
