@@ -93,6 +93,14 @@ class SegmentationDataset(ABC):
     source: PurePosixPath
     rejected: tuple[Rejected, ...] = ()
 
+    @property
+    def listing(self) -> tuple[PurePosixPath, ...]:
+        """The files that list images and instructions, relative to the root; not all need exist.
+
+        A plan keeps their checksums, so that a later change of the data is noticed.
+        """
+        return (self.source,)
+
     @abstractmethod
     def __len__(self) -> int:
         """Return the number of images."""

@@ -97,6 +97,11 @@ class HuggingfaceDataset(SegmentationDataset):
             )
         self._length = min(self._ends[-1], config.limit or self._ends[-1])
 
+    @property
+    def listing(self) -> tuple[PurePosixPath, ...]:
+        """The tables."""
+        return tuple(table.path for table in self._tables)
+
     def __len__(self) -> int:
         return self._length
 

@@ -67,6 +67,8 @@ PUBLISHED = {
         answers=1,
     ),
 }
+# LLaVA's prompt has it once, where the image is; a question that contains it cannot be asked.
+IMAGE_TOKEN = "<image>"
 # Number of templates to draw from, the same in both publications.
 NUM_SHORT, NUM_LONG = 4, 2
 

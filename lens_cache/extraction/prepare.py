@@ -15,11 +15,12 @@ from typing import Any
 from lens_cache.config.data import DataConfig
 from lens_cache.config.extract import ExtractConfig
 from lens_cache.config.load import parse_config, to_tree
-from lens_cache.datasets.source import Mapper
+from lens_cache.datasets.source import DataSource, Mapper
 from lens_cache.encoders import llava_checkpoint, sam_checkpoint
 from lens_cache.encoders.resolve import Encoders
 from lens_cache.errors import StoreMismatchError
 from lens_cache.extraction.describe import absolute_settings, describe
+from lens_cache.extraction.listing import LISTING, listing, require_same_files
 from lens_cache.features.frozen_parts import FrozenParts
 from lens_cache.plan.build import build_plan
 from lens_cache.plan.plan import Plan
@@ -157,10 +158,14 @@ def prepare_plan(
     if stored is not None or planned:
         moved = _require_same_data(folder, config, stored)
     if not planned:
-        plan = build_plan(config.data, progress=progress, mapper=mapper)
+        source = DataSource(config.data)
+        files = listing(source)  # before they are planned: a change from now on is noticed
+        plan = build_plan(config.data, progress=progress, mapper=mapper, source=source)
         if write:
-            folder.save_plan(plan, absolute_settings(config)["data"])
+            folder.save_plan(plan, {**absolute_settings(config)["data"], LISTING: files})
         return plan
+    if not moved:
+        require_same_files(folder, config.data.root, extracting=stored is not None)
     plan = folder.plan()
     if moved:
         found = build_plan(config.data, progress=progress, mapper=mapper)
@@ -195,7 +200,9 @@ def _require_same_data(folder: StoreFolder, config: ExtractConfig, stored: Manif
         found |= {"shard_size": stored.store.shard_size, "format": stored.format}
         wanted |= {"shard_size": config.store.shard_size, "format": config.store.format}
     else:
-        found = _with_defaults(folder.plan_settings(), folder.root)
+        settings = folder.plan_settings()
+        settings.pop(LISTING, None)
+        found = _with_defaults(settings, folder.root)
     moved = bool(found.pop("root") != wanted.pop("root"))
     advice = "Use the settings the store was planned with, or extract into a new store"
     require_same(folder.root, "the data", found, wanted, advice)

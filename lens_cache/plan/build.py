@@ -19,7 +19,11 @@ from lens_cache.progress import Progress, no_progress
 
 
 def build_plan(
-    config: DataConfig, *, progress: Progress = no_progress, mapper: Mapper | None = None
+    config: DataConfig,
+    *,
+    progress: Progress = no_progress,
+    mapper: Mapper | None = None,
+    source: DataSource | None = None,
 ) -> Plan:
     """Read a dataset and each of its image files once, and return the plan.
 
@@ -32,6 +36,7 @@ def build_plan(
         config: The dataset and the question templates.
         progress: Called with (name of the step, items done, items in all).
         mapper: Runs the work in parallel; threads by default. The plan does not depend on it.
+        source: The dataset of the settings, if the caller has it open.
 
     Raises:
         ConfigError: If a setting does not fit the dataset.
@@ -39,7 +44,7 @@ def build_plan(
     """
     mapper = mapper or in_threads()
     _check(config)
-    source = DataSource(config)
+    source = source or DataSource(config)
     assembly = Assembly()
     dataset = source.open()
     for rejected in dataset.rejected:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from lens_cache.config.data import DataConfig
 from lens_cache.datasets.base import ImageRecord, QueryRecord
 from lens_cache.datasets.mask_parsing import check_size
-from lens_cache.datasets.questions import Choice, ask, seeded, seeded_choice
+from lens_cache.datasets.questions import IMAGE_TOKEN, Choice, ask, seeded, seeded_choice
 from lens_cache.datasets.source import DataSource
 from lens_cache.errors import DatasetError, ImageError, one_line
 from lens_cache.images.decode import content_id, image_size
@@ -139,7 +139,7 @@ class _Builder:
     def _add_query(
         self, record: ImageRecord, image: dict[str, Any], position: int, choice: Choice
     ) -> str:
-        """Add a query and return its id; an empty string if a mask does not fit the image."""
+        """Add a query and return its id; an empty string if it is not usable."""
         query = record.queries[position]
         try:
             check_size(query.target, image["height"], image["width"])
@@ -149,6 +149,10 @@ class _Builder:
             self.reject(record.path, f"query {query.instruction!r}", str(error))
             return ""
         row = _query_row(query, choice, image, self.config)
+        if IMAGE_TOKEN in row["question"]:
+            reason = f"its text contains {IMAGE_TOKEN}, which is reserved for the image"
+            self.reject(record.path, f"query {query.instruction!r}", reason)
+            return ""
         self.queries.append({"record": len(self.records), **row})
         return str(row["query_id"])
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lens_cache.errors import ConfigError, LensCacheError, one_line
+from lens_cache.errors import ConfigError, LensCacheError, StoreMismatchError, one_line
 from lens_cache.version import __version__
 from pipelines.cli import benchmarks, config, data, demo, runs, stores
 from pipelines.interrupt import Interrupted, resume_command
@@ -37,7 +37,7 @@ def main() -> None:
             f"lens-cache: {stopped}; resume with: {resume_command(sys.argv[1:])}", file=sys.stderr
         )
         raise SystemExit(128 + stopped.signum) from None
-    except ConfigError as error:
+    except (ConfigError, StoreMismatchError) as error:
         _fail(error, 2)
     except LensCacheError as error:
         _fail(error, 1)

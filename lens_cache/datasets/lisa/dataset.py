@@ -62,6 +62,11 @@ class LisaDataset(SegmentationDataset):
         )
 
     @property
+    def listing(self) -> tuple[PurePosixPath, ...]:
+        """The files that list the open sets; sets that are listed by their folder have none."""
+        return tuple(path for opened in self.sets.values() for path in opened.listing)
+
+    @property
     def ranges(self) -> dict[SetName, range]:
         """The record indices of each set."""
         starts = [0, *self._ends]

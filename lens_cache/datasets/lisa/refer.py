@@ -71,6 +71,11 @@ class ReferDataset(SegmentationDataset):
             images,
         )
 
+    @property
+    def listing(self) -> tuple[PurePosixPath, ...]:
+        """The expressions, and the masks that they refer to."""
+        return self.source, self.source.parent / "instances.json"
+
     def __len__(self) -> int:
         return len(self._images)
 

@@ -1,0 +1,93 @@
+"""Data that changed after planning is named, never ignored."""
+
+import json
+
+import pytest
+
+from lens_cache.errors import StoreMismatchError
+from lens_cache.plan.plan import Plan
+from lens_cache.store.io.files import read_json, write_json
+from pipelines.extraction.dry_run import dry_run
+from pipelines.extraction.extract import plan_store
+from tests.support.data import own_data, photos
+from tests.support.stores import Quiet, contents, extracted, settings, vouch
+
+
+@pytest.fixture
+def data(tmp_path):
+    return own_data(tmp_path / "data", photos(3))
+
+
+def edit(data, change):
+    """Change the parsed lines of the listing file."""
+    path = data.root / "data.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("\n".join(json.dumps(line) for line in change(lines)))
+
+
+def one_more(lines):
+    return [*lines, {**lines[0], "instruction": "another box"}]
+
+
+def other_words(lines):
+    return [{**line, "instruction": "the bax"} for line in lines]
+
+
+def plan_command(store, data, checkpoints):
+    return [
+        *("plan", store, "--set", "data.kind=jsonl", "--set", f"data.root={data.root}"),
+        *("--set", f"encoders.root={checkpoints}"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "found"), [(one_more, "bytes were planned"), (other_words, "has changed")]
+)
+def test_planning_again_names_the_changed_file_and_the_way_out(
+    tmp_path, tiny_checkpoints, data, lens_cache, change, found
+):
+    command = plan_command(tmp_path / "s", data, tiny_checkpoints)
+    assert lens_cache(*command)[0] == 0
+    before = contents(tmp_path / "s")
+    edit(data, change)
+    code, _, err = lens_cache(*command)
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    assert all(word in err for word in ("data.jsonl", *found.split(), str(tmp_path / "s/plan")))
+    assert contents(tmp_path / "s") == before
+    for path in (tmp_path / "s/plan").iterdir():
+        path.unlink()
+    (tmp_path / "s/plan").rmdir()
+    assert lens_cache(*command)[0] == 0
+    assert contents(tmp_path / "s") != before
+
+
+def test_extracting_refuses_changed_data(tmp_path, tiny_checkpoints, data):
+    config = settings(data, tiny_checkpoints)
+    extracted(tmp_path / "s", config)
+    edit(data, other_words)
+    for run in (extracted, lambda root, config: dry_run(root, config, Quiet())):
+        with pytest.raises(StoreMismatchError, match=r"data.jsonl has changed; put the data back"):
+            run(tmp_path / "s", config)
+
+
+def test_plans_that_do_not_know_their_files_are_used(tmp_path, tiny_checkpoints, data):
+    """Plans of older versions have only the settings of the data."""
+    config, root = settings(data, tiny_checkpoints), tmp_path / "s"
+    extracted(root, config)
+    older = read_json(root / "plan/settings.json", purpose="")
+    del older["listing"]
+    write_json(root, root / "plan/settings.json", older)
+    vouch(root)
+    edit(data, one_more)
+    assert extracted(root, config).reports == []
+
+
+def test_an_instruction_with_the_image_token_is_skipped(tmp_path, tiny_checkpoints, data):
+    edit(data, lambda lines: [*lines, {**lines[0], "instruction": "the <image> dog"}])
+    config, root = settings(data, tiny_checkpoints), tmp_path / "s"
+    plan_store(root, config, Quiet())
+    (skipped,) = Plan.load(root / "plan").quarantine.to_pylist()
+    assert (skipped["path"], skipped["what"]) == ("0.png", "query 'the <image> dog'")
+    assert "reserved for the image" in skipped["reason"]
+    assert extracted(root, config).queries == 3
