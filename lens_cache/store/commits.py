@@ -9,6 +9,7 @@ and its quarantine record has the reason.
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from lens_cache.errors import CorruptShardError
 from lens_cache.store.io.files import crc32c_of_file, read_json, reason, write_json
 from lens_cache.store.layout import GROUPS, Group
 from lens_cache.store.paths import COMMITS_FOLDER
+
+_NUMBERED = re.compile(r"[0-9]{6,}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +51,22 @@ class Commit:
         shard: The shard's number.
         objects: Every file of the shard.
         images: Per image id the CRC-32C of its part of each array; empty if quarantined.
+        content: Digest of what decides its bytes (``Manifest.content_digest``); empty in records
+            of versions without it, and in those of no group.
     """
 
     group: str
     shard: int
     objects: list[ObjectRecord]
     images: dict[str, dict[str, int]] = field(default_factory=dict)
+    content: str = ""
 
     def save(self, root: Path) -> None:
         """Write the record; after this the shard is done."""
-        write_json(root, commit_path(root, self.group, self.shard), dataclasses.asdict(self))
+        document = dataclasses.asdict(self)
+        if not self.content:
+            del document["content"]
+        write_json(root, commit_path(root, self.group, self.shard), document)
 
     def require(self, root: Path, path: str) -> None:
         """Compare one file of the shard with its record.
@@ -74,17 +83,34 @@ class Commit:
             )
 
     @classmethod
-    def load(cls, root: Path, group: str, shard: int) -> Commit:
+    def load(cls, root: Path, group: str, shard: int, content: str = "") -> Commit:
         """Read a record.
 
+        Args:
+            root: The store.
+            group: The feature group.
+            shard: The shard's number.
+            content: The digest that the record must have, if it has one; empty for any.
+
         Raises:
-            StoreError: If it is missing or unreadable.
+            StoreError: If it is missing.
+            CorruptShardError: If it is damaged, or the record of something else.
         """
-        document = read_json(
-            commit_path(root, group, shard), purpose=f"reading the commit of {group} shard {shard}"
-        )
-        document["objects"] = [ObjectRecord(**entry) for entry in document["objects"]]
-        return cls(**document)
+        path = commit_path(root, group, shard)
+        doing = f"reading the commit of {group} shard {shard}"
+        document = read_json(path, purpose=doing)
+        try:
+            document["objects"] = [ObjectRecord(**entry) for entry in document["objects"]]
+            found = cls(**document)
+        except (KeyError, TypeError):
+            raise CorruptShardError(f"{doing}: {path} is not a commit record") from None
+        if (found.group, found.shard) != (group, shard):
+            raise CorruptShardError(
+                f"{doing}: {path} is the record of {found.group} shard {found.shard}"
+            )
+        if found.content and content and found.content != content:
+            raise CorruptShardError(f"{doing}: {path} is of other models, settings or data")
+        return found
 
 
 def commit_path(root: Path, group: str, shard: int) -> Path:
@@ -93,8 +119,9 @@ def commit_path(root: Path, group: str, shard: int) -> Path:
 
 
 def committed_shards(root: Path, group: Group) -> set[int]:
-    """Return the shards of a group that have a commit record."""
-    return {int(path.stem) for path in (root / COMMITS_FOLDER / group).glob("*.json")}
+    """Return the shards of a group that have a commit record; other files are ignored."""
+    names = [path.stem for path in (root / COMMITS_FOLDER / group).glob("*.json")]
+    return {int(name) for name in names if _NUMBERED.fullmatch(name)}
 
 
 def missing_shards(root: Path, num_shards: int) -> dict[str, list[int]]:

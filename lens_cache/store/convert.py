@@ -182,12 +182,8 @@ class _Converter:
 
     def size(self, shard: int) -> int:
         """Return about how many bytes a shard takes."""
-        paths = {
-            record.path: record.size
-            for group in GROUPS
-            for record in Commit.load(self._source, group, shard).objects
-        }
-        return sum(paths.values())
+        objects = [record for group in GROUPS for record in self._commit(group, shard).objects]
+        return sum({record.path: record.size for record in objects}.values())
 
     def copy_folders(self, dest: StoreFolder) -> None:
         """Copy the folders that are the same in both formats and are not there yet.
@@ -213,12 +209,13 @@ class _Converter:
         Raises:
             CorruptShardError: If a prefix or a part of an image differs from its checksum.
         """
-        commits = {group: Commit.load(self._source, group, shard) for group in GROUPS}
+        manifest = self._features.catalogue.manifest
+        commits = {group: self._commit(group, shard) for group in GROUPS}
         with open_writers(self._dest, self._catalogue, shard, GROUPS) as writers:
             if shard == 0:
                 for group, writer in writers.items():
                     for name in self._catalogue.prefixes(group):
-                        path = prefix_object(self._features.catalogue.manifest, name)
+                        path = prefix_object(manifest, name)
                         commits[group].require(self._source, path)
                         writer.add_prefix(name, self._features.prefix(name).tobytes())
             for image in self._catalogue.images(shard):
@@ -243,6 +240,11 @@ class _Converter:
             )
         writer.add(image_id, {name: self._recode(name, part) for name, part in parts.items()})
 
+    def _commit(self, group: Group, shard: int) -> Commit:
+        """Return a commit of the source; raises CorruptShardError if it is of something else."""
+        content = self._features.catalogue.manifest.content_digest(group)
+        return Commit.load(self._source, group, shard, content)
+
     def _recode(self, name: str, part: NDArray[np.uint8]) -> bytes:
         """Return an image's part of an array in the new store's precision."""
         spec = self._catalogue.manifest.specs[name]
@@ -255,7 +257,7 @@ class _Converter:
         if not commit_path(self._dest, group, shard).exists():
             return False
         here = Commit.load(self._dest, group, shard).images
-        there = Commit.load(self._source, group, shard).images
+        there = self._commit(group, shard).images
         if group in self._recoded:  # other bytes, so the checksums cannot be compared
             return {name: parts.keys() for name, parts in here.items()} == {
                 name: parts.keys() for name, parts in there.items()

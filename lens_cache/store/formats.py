@@ -14,7 +14,7 @@ from typing import Protocol
 
 from lens_cache.store.catalogue import Catalogue
 from lens_cache.store.feature_reader import FeatureReader
-from lens_cache.store.layout import ArraySpec, Group
+from lens_cache.store.layout import ArraySpec, Group, is_prefix
 from lens_cache.store.manifest import Manifest
 from lens_cache.store.quarantine import Quarantine
 from lens_cache.store.webdataset.reader import SampleReader
@@ -78,16 +78,24 @@ def open_writers(
             return
         yield {
             group: stack.enter_context(
-                GroupShardWriter(root, group, shard, _arrays(catalogue, group, shard))
+                GroupShardWriter(
+                    root,
+                    group,
+                    shard,
+                    _arrays(catalogue, group, shard),
+                    catalogue.manifest.content_digest(group),
+                )
             )
             for group in groups
         }
 
 
-def arrays_of_objects(catalogue: Catalogue, group: Group, shard: int) -> dict[str, tuple[str, ...]]:
-    """Return the files of a group's shard, each with its arrays over images."""
-    images, prefixes = catalogue.image_arrays(group), catalogue.prefixes(group)
-    if catalogue.manifest.format == "webdataset":
+def arrays_of_objects(manifest: Manifest, group: Group, shard: int) -> dict[str, tuple[str, ...]]:
+    """Return the files that a group's shard must have, each with its arrays over images."""
+    specs = manifest.arrays[group]
+    images = {name: spec for name, spec in specs.items() if not is_prefix(name)}
+    prefixes = {name: spec for name, spec in specs.items() if is_prefix(name) and shard == 0}
+    if manifest.format == "webdataset":
         files: dict[str, tuple[str, ...]] = {prefix_path(spec): () for spec in prefixes.values()}
         return {**files, tar_path(shard): tuple(images)}
     files = {spec.object_path(0): () for spec in prefixes.values()}

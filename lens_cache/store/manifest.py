@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -120,6 +122,11 @@ class Manifest:
         Readers of features compare ``fingerprints``; writers, who must not mix, compare this.
         """
         return {**self.fingerprints[group], "precision": getattr(self.precision, group)}
+
+    def content_digest(self, group: Group) -> str:
+        """Return a SHA-256 of plan and ``content``, which every commit of the group has."""
+        document = {"plan": self.plan.digest, "content": self.content(group)}
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
     def in_format(self, wanted: StoreFormat) -> Manifest:
         """Return the manifest of the same store in a format."""

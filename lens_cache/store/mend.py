@@ -34,7 +34,7 @@ def forget_broken(folder: StoreFolder, problems: Sequence[Problem], manifest: Ma
     for path in (path for group in GROUPS for path in quarantine_paths(folder.root, group)):
         try:
             Quarantine.load(path)
-        except (LensCacheError, TypeError):
+        except LensCacheError:
             remove_file(path)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from lens_cache.errors import CorruptShardError
 from lens_cache.store.io.files import read_json, write_json
 from lens_cache.store.layout import Group
 from lens_cache.store.paths import QUARANTINE_FOLDER
@@ -39,9 +40,19 @@ class Quarantine:
         """Read a record.
 
         Raises:
-            StoreError: If it is missing or unreadable.
+            StoreError: If it is missing.
+            CorruptShardError: If it is damaged, or the record of something else.
         """
-        return cls(**read_json(path, purpose="reading a quarantine record"))
+        doing = "reading a quarantine record"
+        try:
+            found = cls(**read_json(path, purpose=doing))
+        except TypeError:
+            raise CorruptShardError(f"{doing}: {path} is not one") from None
+        if (found.group, found.image_id) != (path.parent.name, path.stem):
+            raise CorruptShardError(
+                f"{doing}: {path} is that of {found.group} of image {found.image_id}"
+            )
+        return found
 
 
 def quarantined(root: Path, group: Group) -> dict[str, Quarantine]:
@@ -51,8 +62,8 @@ def quarantined(root: Path, group: Group) -> dict[str, Quarantine]:
 
 
 def quarantine_paths(root: Path, group: str) -> list[Path]:
-    """Return the files of a group's quarantine records."""
-    return sorted((root / QUARANTINE_FOLDER / group).glob("*.json"))
+    """Return the files of a group's quarantine records; hidden files are ignored."""
+    return sorted((root / QUARANTINE_FOLDER / group).glob("[!.]*.json"))
 
 
 def quarantine_path(root: Path, group: str, image_id: str) -> Path:

@@ -227,7 +227,8 @@ class Store:
     def _read_prefix(self, layer: int) -> Tensor:
         """Read and check the states of the system prefix, the same for every image; (P, d)."""
         name = array_name(layer, "prefix")
-        commit = Commit.load(self.root, "hidden_states", 0)
+        content = self.manifest.content_digest("hidden_states")
+        commit = Commit.load(self.root, "hidden_states", 0, content)
         commit.require(self.root, prefix_object(self.manifest, name))
         return self.features.tensor(name, self.features.prefix(name))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from lens_cache.errors import LensCacheError, one_line
+from lens_cache.errors import CorruptShardError, LensCacheError, one_line
 from lens_cache.plan.plan import Plan
 from lens_cache.store.catalogue import Catalogue
 from lens_cache.store.commits import Commit, ObjectRecord, committed_shards, missing_shards
@@ -94,7 +94,7 @@ def _verify(root: Path, threads: int, progress: Callable[[int, int], None] | Non
     if plan.digest() != manifest.plan.digest:
         found.problems.append(_problem("the plan is not the one the manifest was written for"))
     checker = _Checker(root, manifest, plan, shared)
-    found.problems += checker.missing()
+    found.problems += checker.missing() + checker.unknown()
     for group in GROUPS:
         found.problems += checker.read_quarantine(group)
     if not manifest.complete and not found.problems:
@@ -143,7 +143,7 @@ class _Checker:
         for path in quarantine_paths(self._root, group):
             try:
                 known.add(Quarantine.load(path).image_id)
-            except (LensCacheError, TypeError) as error:
+            except LensCacheError as error:
                 images = self._plan.images["image_id"].to_pylist()
                 found = path.stem in images
                 shard = images.index(path.stem) // self._shard_size if found else None
@@ -162,8 +162,8 @@ class _Checker:
         for group in GROUPS:
             if shard in self._committed[group]:
                 try:
-                    commits[group] = Commit.load(self._root, group, shard)
-                except (LensCacheError, KeyError, TypeError) as error:
+                    commits[group] = self._commit(group, shard)
+                except LensCacheError as error:
                     problems.append(Problem(group=group, shard=shard, what=one_line(error)))
         for commit in commits.values():
             problems += self._image_problems(commit)
@@ -176,6 +176,25 @@ class _Checker:
         size = sum({record.path: record.size for record in records}.values())
         return len(commits), size, problems
 
+    def _commit(self, group: Group, shard: int) -> Commit:
+        """Read a commit record; raises CorruptShardError if it is not that of this shard."""
+        content = self._manifest.content_digest(group)
+        commit = Commit.load(self._root, group, shard, content)
+        expected = sorted(arrays_of_objects(self._manifest, group, shard))
+        if sorted(record.path for record in commit.objects) != expected:
+            raise CorruptShardError(
+                f"its commit record names other files than {', '.join(expected)}"
+            )
+        return commit
+
+    def unknown(self) -> list[Problem]:
+        """Return the commit records of shards that the plan does not have."""
+        return [
+            Problem(group=group, shard=number, what="the plan has no such shard")
+            for group, numbers in self._committed.items()
+            for number in sorted(numbers - set(range(self.num_shards)))
+        ]
+
     def _image_problems(self, commit: Commit) -> list[Problem]:
         """Compare the images of a commit with plan and quarantine."""
         complaints = []
@@ -186,6 +205,11 @@ class _Checker:
             f"image {image_id} is neither stored nor quarantined"
             for image_id, checksums in commit.images.items()
             if not checksums and image_id not in self._quarantined[commit.group]
+        ]
+        complaints += [
+            f"image {image_id} is stored, but has a quarantine record"
+            for image_id, checksums in commit.images.items()
+            if checksums and image_id in self._quarantined[commit.group]
         ]
         return [Problem(group=commit.group, shard=commit.shard, what=text) for text in complaints]
 
@@ -212,7 +236,7 @@ class _Checker:
     def _damaged(self, commit: Commit, record: ObjectRecord) -> str:
         """Return a text that names the damaged images of a group; empty if there are none."""
         assert self._features is not None
-        files = arrays_of_objects(self._features.catalogue, cast(Group, commit.group), commit.shard)
+        files = arrays_of_objects(self._manifest, cast(Group, commit.group), commit.shard)
         bad, readable = [], False
         for image in self._shards[commit.shard]:
             planned = self._plan.image(image)

@@ -189,7 +189,7 @@ class TestStoreContract:
         group = "image_embeddings" if name == "image_embeddings" else "hidden_states"
         (path,) = [
             copy / path
-            for path, names in arrays_of_objects(catalogue, group, 1).items()
+            for path, names in arrays_of_objects(catalogue.manifest, group, 1).items()
             if name in names
         ]
         part = features(copy).part(name, 3).tobytes()

@@ -49,7 +49,8 @@ class SampleStream:
         ids = {self._catalogue.image_id(image): image for image in images}
         checksums: dict[str, dict[str, int]] = {image_id: {} for image_id in ids}
         for group in GROUPS:
-            commit = Commit.load(self._root, group, shard)
+            content = self._catalogue.manifest.content_digest(group)
+            commit = Commit.load(self._root, group, shard, content)
             for image_id in ids:
                 checksums[image_id] |= commit.images[image_id]
         with open_stream(path) as file:

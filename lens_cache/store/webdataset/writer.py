@@ -113,7 +113,8 @@ class GroupPort:
     ) -> None:
         self._sample, self._root, self._group = sample, root, group
         self._specs = catalogue.manifest.arrays[group]
-        self._commit = Commit(group=group, shard=shard, objects=[])
+        content = catalogue.manifest.content_digest(group)
+        self._commit = Commit(group=group, shard=shard, objects=[], content=content)
         self._prefixes: dict[str, bytes] = {}
         self._quarantine: list[Quarantine] = []
         self.size = 0
@@ -165,7 +166,7 @@ class _KeptGroup:
 
     def __init__(self, root: Path, catalogue: Catalogue, group: Group, shard: int) -> None:
         self._root, self._catalogue = root, catalogue
-        self._commit = Commit.load(root, group, shard)
+        self._commit = Commit.load(root, group, shard, catalogue.manifest.content_digest(group))
         self._reader = SampleReader(root, catalogue, fetch=True)
 
     def parts(self, image: int) -> Parts:

@@ -50,11 +50,19 @@ class GroupShardWriter:
         group: The feature group.
         shard: The shard's number.
         arrays: The arrays that this shard has a part of, by name.
+        content: Digest for its commit, see ``Commit``.
     """
 
-    def __init__(self, root: Path, group: str, shard: int, arrays: Mapping[str, ArraySpec]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        group: str,
+        shard: int,
+        arrays: Mapping[str, ArraySpec],
+        content: str = "",
+    ) -> None:
         self._root = root
-        self._commit = Commit(group=group, shard=shard, objects=[])
+        self._commit = Commit(group=group, shard=shard, objects=[], content=content)
         self._quarantine: list[Quarantine] = []
         self._arrays = arrays
         self._open = ExitStack()
