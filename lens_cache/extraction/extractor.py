@@ -19,6 +19,7 @@ from lens_cache.config.extract import ExtractConfig
 from lens_cache.errors import ExtractionError
 from lens_cache.extraction.device_errors import device_errors
 from lens_cache.extraction.engine import Crashed, Engine, Outcome
+from lens_cache.extraction.same_weights import require_same_weights
 from lens_cache.extraction.threads import WriteBehind
 from lens_cache.store.catalogue import Catalogue
 from lens_cache.store.formats import GroupWriter, open_writers
@@ -80,6 +81,7 @@ class ShardExtractor:
         Raises:
             DeviceError: If the device failed.
             LensCacheError: If the models cannot be loaded.
+            StoreMismatchError: If the models are not those that the store was prepared with.
         """
         self._root, self._config = store_path(root), config
         self._catalogue = Catalogue.load(Manifest.load(self._root), SharedFiles.load(self._root))
@@ -98,6 +100,7 @@ class ShardExtractor:
                 side=self._catalogue.manifest.side,
                 device=device,
             )
+        require_same_weights(self._catalogue.manifest, config, groups)
 
     @property
     def images_done(self) -> int:

@@ -235,8 +235,18 @@ class StoreFolder:
                 remove_file(quarantine_path(self.root, group, image_id))
 
     def forget_group(self, group: Group) -> None:
-        """Remove a group and the frozen parts; commits first, so that no reader uses half of it."""
+        """Remove a group and the frozen parts; commits first, so that no reader uses half of it.
+
+        Raises:
+            StoreError: If a commit cannot be removed; its shard would keep the old features.
+        """
         for folder in (COMMITS_FOLDER, QUARANTINE_FOLDER):
             remove_folder(self.root / folder / group)
+        if left := self.committed(group):
+            raise StoreError(
+                f"replacing {group} in the store {self.root}: "
+                f"{commit_path(self.root, group, min(left))} cannot be removed; change its owner "
+                "or permissions and run the same command again"
+            )
         remove_folder(self.root / group)
         self.shared.forget(FROZEN_FOLDER)

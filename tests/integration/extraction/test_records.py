@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from lens_cache.errors import CorruptShardError
+from lens_cache.errors import CorruptShardError, StoreError, StoreMismatchError
+from lens_cache.extraction.extractor import ShardExtractor
 from lens_cache.store.commits import Commit, commit_path
 from lens_cache.store.convert import convert
 from lens_cache.store.manifest import Manifest
@@ -124,3 +125,33 @@ def test_a_digest_depends_on_plan_and_models(tiny_store, other_weights):
         assert here.content_digest(group) != dataclasses.replace(here, plan=plan).content_digest(
             group
         )
+
+
+def test_a_worker_refuses_weights_that_were_replaced(tmp_path, tiny_coco, tiny_checkpoints):
+    """The checkpoint is replaced after the first worker has committed a shard; then it dies."""
+    mine = tmp_path / "checkpoints"
+    shutil.copytree(tiny_checkpoints, mine)
+    write_tiny_checkpoints(tmp_path / "new", seed=3)
+
+    def runner(job, ledger):
+        task = ledger.next()
+        ShardExtractor(job.root, job.config, job.groups, "cpu").extract(task.shard, task.groups)
+        shutil.copyfile(tmp_path / "new/sam.pth", mine / "sam.pth")
+        ShardExtractor(job.root, job.config, ("hidden_states",), "cpu")
+        ShardExtractor(job.root, job.config, job.groups, "cpu")
+
+    with pytest.raises(StoreMismatchError, match=r"image_embeddings: the weights in .*sam.pth"):
+        extracted(tmp_path / "s", settings(tiny_coco, mine), runner=runner)
+    shutil.copyfile(tiny_checkpoints / "sam.pth", mine / "sam.pth")
+    extracted(tmp_path / "s", settings(tiny_coco, mine))
+    assert verify_store(tmp_path / "s").problems == []
+
+
+def test_replacing_stops_when_an_old_commit_stays(
+    root, tiny_coco, tmp_path, tiny_checkpoints, monkeypatch
+):
+    """Files of another owner cannot be removed; their shards would keep the old features."""
+    monkeypatch.setattr("lens_cache.store.folder.remove_folder", lambda path: None)
+    with pytest.raises(StoreError, match=r"hidden_states/000000.json cannot be removed; change"):
+        extracted(root, settings(tiny_coco, tiny_checkpoints), replace=("hidden_states",))
+    assert not Manifest.load(root).complete
