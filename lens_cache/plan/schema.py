@@ -85,7 +85,7 @@ def from_parquet(data: bytes | None, schema: pa.Schema, where: str) -> pa.Table:
     try:
         table = pq.read_table(io.BytesIO(data)).combine_chunks()
         table.validate(full=True)  # texts that are not UTF-8 would raise later, when they are used
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, ValueError):
         raise StoreError(f"reading {where}: not a readable Parquet file; plan again") from None
     if not table.schema.equals(schema):
         raise StoreError(f"reading {where}: not the columns of a plan; plan again")
