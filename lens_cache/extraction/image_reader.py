@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,12 @@ from lens_cache.extraction.feature_models import Picture
 from lens_cache.extraction.stage_times import StageTimes
 from lens_cache.extraction.threads import read_ahead
 from lens_cache.images.decode import content_id, read_image
-from lens_cache.images.files import read_image_file
+from lens_cache.images.files import patiently, read_image_file
 from lens_cache.images.geometry import image_to_square
 from lens_cache.plan.plan import Plan, PlannedImage
+
+# The start of the reason for an image whose file, not whose content, is the cause.
+CANNOT_BE_READ = "cannot be read"
 
 
 @dataclass(frozen=True)
@@ -88,12 +92,12 @@ class PictureReader:
 
     def _read(self, planned: PlannedImage) -> Picture | ImageError:
         try:
-            data = read_image_file(self._root, planned.path)
+            data = patiently(partial(read_image_file, self._root, planned.path))
             if content_id(data) != planned.image_id:
                 return ImageError("the file has changed since it was planned")
             image = read_image(data)
         except OSError as error:
-            return ImageError(f"cannot be read: {error.strerror}")
+            return ImageError(f"{CANNOT_BE_READ}: {error.strerror}")
         except ImageError as error:
             return error
         height, width = image.shape[:2]

@@ -6,13 +6,50 @@ A path in the plan is that of an image file or ``FILE.parquet#ROW.COLUMN`` (or `
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from lens_cache.errors import DatasetError, ImageError
 from lens_cache.images.tables import table_file
 
 _ROW = re.compile(r"(.+\.(?:parquet|arrow))#(\d+)\.(.+)", re.DOTALL)
+
+
+T = TypeVar("T")
+# Seconds between attempts to read a file of a storage that does not answer.
+WAITS = (0.1, 0.4, 1.0)
+# Errors that another attempt does not change, where nothing says that the file ever existed.
+ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+
+
+def patiently(
+    read: Callable[[], T],
+    *,
+    final: tuple[type[OSError], ...] = (),
+    waits: Sequence[float] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """Call a function again after an OSError: network storage fails for moments.
+
+    Args:
+        read: The function.
+        final: Errors that are raised at once.
+        waits: Seconds between attempts; ``WAITS`` by default.
+        sleep: Waits.
+
+    Raises:
+        OSError: The last one, after ``len(waits) + 1`` attempts.
+    """
+    for wait in WAITS if waits is None else waits:
+        try:
+            return read()
+        except final:
+            raise
+        except OSError:
+            sleep(wait)
+    return read()
 
 
 def row_path(file: PurePosixPath, row: int, column: str) -> PurePosixPath:

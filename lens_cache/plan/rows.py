@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ from lens_cache.datasets.questions import IMAGE_TOKEN, Choice, ask, seeded, seed
 from lens_cache.datasets.source import DataSource
 from lens_cache.errors import DatasetError, ImageError, one_line
 from lens_cache.images.decode import content_id, image_size
-from lens_cache.images.files import read_image_file
+from lens_cache.images.files import ABSENT, patiently, read_image_file
 from lens_cache.plan.schema import QUERIES
 
 RECORDS = pa.schema(
@@ -110,7 +111,8 @@ class _Builder:
             return None
         assert self.config.root is not None  # opening the dataset checked it
         try:
-            data = read_image_file(self.config.root, record.path)
+            read = partial(read_image_file, self.config.root, record.path)
+            data = patiently(read, final=ABSENT)
             width, height = image_size(data)
         except (ImageError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)

@@ -7,7 +7,7 @@ shard's features go through ``formats.open_writers``; ``Store`` reads.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -225,14 +225,22 @@ class StoreFolder:
         """Remove a commit, so that the shard is extracted again."""
         remove_file(commit_path(self.root, group, shard))
 
-    def forget_quarantined(self, catalogue: Catalogue) -> None:
-        """Remove all quarantine records, and the commits of the shards that lack their images."""
+    def forget_quarantined(
+        self, catalogue: Catalogue, records: Iterable[Quarantine] | None = None
+    ) -> None:
+        """Remove quarantine records, and the commits of the shards that lack their images.
+
+        Args:
+            catalogue: The tables of the store.
+            records: The records; all of them by default.
+        """
+        if records is None:
+            records = [record for group in GROUPS for record in self.quarantined(group).values()]
         ids = catalogue.plan.images["image_id"].to_pylist()
         shards = {image_id: index // catalogue.shard_size for index, image_id in enumerate(ids)}
-        for group in GROUPS:
-            for image_id in self.quarantined(group):
-                self.forget_shard(group, shards[image_id])
-                remove_file(quarantine_path(self.root, group, image_id))
+        for record in records:
+            self.forget_shard(record.group, shards[record.image_id])
+            remove_file(quarantine_path(self.root, record.group, record.image_id))
 
     def forget_group(self, group: Group) -> None:
         """Remove a group and the frozen parts; commits first, so that no reader uses half of it.

@@ -9,10 +9,12 @@ from pathlib import Path
 from lens_cache.config.extract import ExtractConfig
 from lens_cache.datasets.source import Mapper
 from lens_cache.errors import ExtractionError, LensCacheError
+from lens_cache.extraction.image_reader import CANNOT_BE_READ
 from lens_cache.extraction.prepare import PreparedStore, prepare_plan, prepare_store
 from lens_cache.plan.plan import Plan
 from lens_cache.store.folder import StoreFolder, Todo
 from lens_cache.store.layout import GROUPS, Group, shard_images
+from lens_cache.store.quarantine import Quarantine
 from lens_cache.store.space import require_space
 from pipelines.extraction.cost import estimate_cost, missing_bytes
 from pipelines.extraction.job import Job, Runner, Summary
@@ -123,8 +125,21 @@ def _extract_shards(
     job = Job(prepared, todo, summary, reporter=reporter, stop=stop, require_lock=require_lock)
     job.on_progress(0)
     began = time.perf_counter()
-    runner(job, job.ledger())
+    before = _unreadable(prepared.folder)
+    try:
+        runner(job, job.ledger())
+    except ExtractionError:
+        # Images that this run could not read may only have been out of reach: do not keep that.
+        new = _unreadable(prepared.folder) - before
+        prepared.folder.forget_quarantined(prepared.catalogue, new)
+        raise
     summary.wall = time.perf_counter() - began
+
+
+def _unreadable(folder: StoreFolder) -> set[Quarantine]:
+    """Return the quarantine records of images whose files could not be read."""
+    records = {record for group in GROUPS for record in folder.quarantined(group).values()}
+    return {record for record in records if record.reason.startswith(CANNOT_BE_READ)}
 
 
 def _finish(prepared: PreparedStore) -> None:

@@ -1,7 +1,9 @@
 """Images that fail, and images that do not."""
 
+import errno
 import json
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from lens_cache.errors import (
 from lens_cache.extraction.extractor import ShardExtractor
 from lens_cache.extraction.recompute import recompute
 from lens_cache.images.decode import content_id, read_image
+from lens_cache.images.files import patiently, read_image_file
 from lens_cache.store.quarantine import Quarantine, quarantined
 from lens_cache.store.store import Store
 from lens_cache.store.verify import verify_store
@@ -130,6 +133,56 @@ def test_a_whole_run_of_failures_stops_it(tmp_path, tiny_checkpoints):
     assert list((tmp_path / "s").rglob("c/*")) == []
     config = settings(data, tiny_checkpoints, shard_size=10, max_consecutive_failures=7)
     assert len(extracted(tmp_path / "s", config).quarantined) == 12
+
+
+def test_images_out_of_reach_for_a_while_are_not_lost(tmp_path, tiny_checkpoints, monkeypatch):
+    """A whole folder is away, so that shards are committed without images before the run stops."""
+    monkeypatch.setattr("lens_cache.images.files.WAITS", ())
+    data = own_data(tmp_path / "data", photos(7))
+    config = settings(data, tiny_checkpoints, shard_size=2, max_consecutive_failures=4)
+    plan_store(tmp_path / "s", config, Quiet())
+    for n in range(1, 7):
+        (tmp_path / f"data/{n}.png").rename(tmp_path / f"{n}.png")
+    with pytest.raises(ExtractionError, match="stopped after 4 images failed in a row"):
+        extracted(tmp_path / "s", config)
+    for n in range(1, 7):
+        (tmp_path / f"{n}.png").rename(tmp_path / f"data/{n}.png")
+    assert extracted(tmp_path / "s", config).quarantined == []
+    extracted(tmp_path / "whole", config)
+    assert_same(tmp_path / "s", tmp_path / "whole")
+
+
+def test_a_file_that_fails_for_a_moment_is_read_again(tmp_path, tiny_checkpoints, monkeypatch):
+    data = own_data(tmp_path / "data", photos(3))
+    attempts = Counter()
+
+    def hiccup(root, path):
+        attempts[path] += 1
+        if attempts[path] in (1, 2, 4, 5):  # twice as it is planned, twice as it is extracted
+            raise OSError(errno.EIO, "Input/output error")
+        return read_image_file(root, path)
+
+    monkeypatch.setattr("lens_cache.images.files.WAITS", (0, 0))
+    monkeypatch.setattr("lens_cache.plan.rows.read_image_file", hiccup)
+    monkeypatch.setattr("lens_cache.extraction.image_reader.read_image_file", hiccup)
+    summary = extracted(tmp_path / "s", settings(data, tiny_checkpoints))
+    assert (summary.images, summary.quarantined) == (3, [])
+    assert set(attempts.values()) == {6}
+
+
+def test_attempts_wait_longer_each_time_and_end():
+    waited, tried = [], []
+
+    def fail():
+        tried.append(None)
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output error"):
+        patiently(fail, sleep=waited.append)
+    assert (waited, len(tried)) == ([0.1, 0.4, 1.0], 4)
+    with pytest.raises(OSError, match="Input/output error"):
+        patiently(fail, final=(OSError,), sleep=waited.append)
+    assert len(tried) == 5
 
 
 def test_a_broken_model_is_not_hidden_by_the_other(tmp_path, tiny_coco, tiny_checkpoints):
