@@ -6,6 +6,8 @@ code raises them; only the command line turns them into an exit code.
 
 from __future__ import annotations
 
+import unicodedata
+
 
 class LensCacheError(Exception):
     """Base class of all exceptions of this package."""
@@ -47,6 +49,18 @@ class TrainingError(LensCacheError, RuntimeError):
     """A training run cannot continue."""
 
 
+def printable(text: str) -> str:
+    """Return a text in which control characters, but line ends and tabs, are written as escapes.
+
+    Names come from data; a terminal would obey the sequences in them.
+    """
+    return "".join(_escaped(c) if unicodedata.category(c) == "Cc" else c for c in text)
+
+
+def _escaped(control: str) -> str:
+    return control if control in "\n\t" else control.encode("unicode_escape").decode()
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Return an exception's message on one line, without the class name, cut at ``limit``.
 
@@ -55,5 +69,5 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     message = str(error)
     if "\nOriginal Traceback " in message:
         message = message.rstrip().rsplit("\n", 1)[-1].split(": ", 1)[-1]
-    text = " ".join(message.split()) or type(error).__name__
+    text = printable(" ".join(message.split())) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -20,6 +20,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from lens_cache.errors import printable
+
 
 class Reporter(Protocol):
     """Receives the progress and the messages of a step."""
@@ -92,4 +94,4 @@ class Bars:
 
     def message(self, text: str) -> None:
         """Show one line above the bars."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)

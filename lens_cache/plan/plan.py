@@ -28,6 +28,7 @@ from lens_cache.plan.schema import (
     SCHEMAS,
     are_consistent,
     from_parquet,
+    names_files,
     read_files,
     to_parquet,
 )
@@ -232,6 +233,8 @@ class Plan:
             name: from_parquet(files.get(f"{name}.parquet"), schema, f"{where}/{name}")
             for name, schema in schemas.items()
         }
+        if not names_files(tables["images"]["image_id"]):
+            raise StoreError(f"reading {where}: an image id is not a plain name; plan again")
         if not are_consistent(tables):
             raise StoreError(f"reading {where}: its tables do not belong together; plan again")
         return cls(**tables)

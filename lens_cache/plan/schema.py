@@ -92,6 +92,12 @@ def from_parquet(data: bytes | None, schema: pa.Schema, where: str) -> pa.Table:
     return table
 
 
+def names_files(ids: pa.ChunkedArray) -> bool:
+    """Return whether ids can be names of files: records and members of tars are named by them."""
+    plain = pc.match_substring_regex(ids, r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")
+    return pc.all(plain).as_py() is not False
+
+
 def are_consistent(tables: Mapping[str, pa.Table]) -> bool:
     """Return whether queries are sorted by image, and all images and drawn queries exist."""
     images = tables["images"]

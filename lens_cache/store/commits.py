@@ -16,7 +16,7 @@ from pathlib import Path
 from lens_cache.errors import CorruptShardError
 from lens_cache.store.io.files import crc32c_of_file, read_json, reason, write_json
 from lens_cache.store.layout import GROUPS, Group
-from lens_cache.store.paths import COMMITS_FOLDER
+from lens_cache.store.paths import COMMITS_FOLDER, is_inside
 
 _NUMBERED = re.compile(r"[0-9]{6,}")
 
@@ -104,6 +104,8 @@ class Commit:
             found = cls(**document)
         except (KeyError, TypeError):
             raise CorruptShardError(f"{doing}: {path} is not a commit record") from None
+        if outside := [record.path for record in found.objects if not is_inside(record.path)]:
+            raise CorruptShardError(f"{doing}: {path} names {outside[0]!r}, outside the store")
         if (found.group, found.shard) != (group, shard):
             raise CorruptShardError(
                 f"{doing}: {path} is the record of {found.group} shard {found.shard}"

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lens_cache.errors import CorruptShardError, StoreError
+from lens_cache.errors import StoreError
 from lens_cache.features.frozen_parts import CONFIG_FILE, FrozenParts
 from lens_cache.plan.plan import Plan
 from lens_cache.store.catalogue import Catalogue
@@ -88,9 +88,11 @@ class StoreFolder:
         if (self.root / MANIFEST_FILE).exists():
             return Manifest.load(self.root)
         if any(self.committed(group) for group in GROUPS):
+            spare = (self.root / SPARE_MANIFEST).exists()
+            cure = "run `lens-cache verify STORE --repair`" if spare else "put it back"
             raise StoreError(
                 f"opening the store {self.root}: it has shards but no {MANIFEST_FILE}, so their "
-                "content is unknown; put it back, or extract into a new store"
+                f"content is unknown; {cure}, or extract into a new store"
             )
         return None
 
@@ -107,22 +109,6 @@ class StoreFolder:
     def save_spare_manifest(self) -> None:
         """Copy the manifest to where ``restore_manifest`` finds it."""
         write_bytes(self.root, self.root / SPARE_MANIFEST, (self.root / MANIFEST_FILE).read_bytes())
-
-    def restore_manifest(self) -> bool:
-        """Replace a damaged manifest by its spare, which is not complete; returns whether it did.
-
-        Raises:
-            StoreError: If the spare is missing or damaged too.
-        """
-        try:
-            Manifest.load(self.root)
-        except CorruptShardError:
-            spare = self.root / SPARE_MANIFEST
-            read_json(spare, purpose=f"repairing {self.root / MANIFEST_FILE} from its spare")
-            with writer_lock(self.root):
-                write_bytes(self.root, self.root / MANIFEST_FILE, spare.read_bytes())
-            return True
-        return False
 
     def reopen(self, manifest: Manifest) -> Manifest:
         """Mark the store as incomplete, so that no reader opens it; returns the new manifest."""

@@ -24,7 +24,7 @@ from lens_cache.errors import ConfigError, StoreError, StoreMismatchError
 from lens_cache.store.io.files import read_json, write_json
 from lens_cache.store.io.remote import is_remote, plain_errors, store_path
 from lens_cache.store.layout import GROUPS, ArraySpec, Group, in_precision, is_prefix
-from lens_cache.store.paths import MANIFEST_FILE
+from lens_cache.store.paths import MANIFEST_FILE, SPARE_MANIFEST, is_inside
 from lens_cache.store.precision import TokenCode
 
 FORMAT = "lens-cache store"
@@ -180,9 +180,10 @@ class Manifest:
                     f"opening the store {root}: no such folder; run `lens-cache extract`"
                 )
             if not (root / MANIFEST_FILE).exists():
+                spare = (root / SPARE_MANIFEST).exists()
+                run = "verify STORE --repair" if spare else "extract"
                 raise StoreError(
-                    f"opening the store {root}: there is no {MANIFEST_FILE}; run "
-                    "`lens-cache extract`"
+                    f"opening the store {root}: there is no {MANIFEST_FILE}; run `lens-cache {run}`"
                 )
             document = read_json(root / MANIFEST_FILE, purpose=f"opening the store {root}")
         try:
@@ -204,6 +205,12 @@ class Manifest:
             raise StoreError(
                 f"opening the store {root}: expected {FORMAT} version {FORMAT_VERSION}, "
                 f"found {found[0]} version {found[1]}"
+            )
+        paths = [spec["path"] for specs in document["arrays"].values() for spec in specs.values()]
+        if outside := [path for path in paths if not is_inside(path)]:
+            raise StoreError(
+                f"opening the store {root}: {MANIFEST_FILE} names an array outside the store, "
+                f"{outside[0]!r}; do not use this store"
             )
         document["plan"] = PlanSummary(**document["plan"])
         document["arrays"] = {

@@ -1,19 +1,38 @@
-"""Remove what a check of a store found broken, so that an extraction writes it again."""
+"""Prepare a broken store for an extraction, which writes again what is missing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lens_cache.errors import LensCacheError
+from lens_cache.errors import CorruptShardError, LensCacheError, StoreError
 from lens_cache.plan.plan import Plan
 from lens_cache.store.folder import StoreFolder
-from lens_cache.store.io.files import remove_file
+from lens_cache.store.io.files import read_json, remove_file, write_bytes
+from lens_cache.store.io.lock import writer_lock
 from lens_cache.store.layout import GROUPS
 from lens_cache.store.manifest import Manifest
-from lens_cache.store.paths import FROZEN_FOLDER, PLAN_FOLDER
+from lens_cache.store.paths import FROZEN_FOLDER, MANIFEST_FILE, PLAN_FOLDER, SPARE_MANIFEST
 from lens_cache.store.quarantine import Quarantine, quarantine_paths
 from lens_cache.store.shared import NUMBER, SHARED
 from lens_cache.store.verify import Problem
+
+
+def restore_manifest(folder: StoreFolder) -> None:
+    """Replace a lost or damaged manifest by its spare, which is not complete.
+
+    Raises:
+        StoreError: If the folder is no store, or the spare is missing or damaged too.
+    """
+    root, spare = folder.root, folder.root / SPARE_MANIFEST
+    try:
+        Manifest.load(root)
+    except (CorruptShardError, StoreError) as error:
+        lost = spare.exists() and not (root / MANIFEST_FILE).exists()
+        if not (lost or isinstance(error, CorruptShardError)):
+            raise
+        read_json(spare, purpose=f"repairing {root / MANIFEST_FILE} from its spare")
+        with writer_lock(root):
+            write_bytes(root, root / MANIFEST_FILE, spare.read_bytes())
 
 
 def forget_broken(folder: StoreFolder, problems: Sequence[Problem], manifest: Manifest) -> None:

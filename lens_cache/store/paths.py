@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 MANIFEST_FILE = "manifest.json"
 PLAN_FOLDER = "plan"
 # The settings that a plan was made with, beside its tables; written last.
@@ -17,3 +19,9 @@ SAMPLES_FOLDER = "samples"
 RUNS_FOLDER = "runs"
 # A copy of the manifest. Without one, nothing else in a store tells what its bytes mean.
 SPARE_MANIFEST = f"{RUNS_FOLDER}/{MANIFEST_FILE}"
+
+
+def is_inside(path: str) -> bool:
+    """Return whether a path that a record names is one of a file inside the store."""
+    parts = PurePosixPath(path).parts
+    return bool(parts) and not path.startswith("/") and ".." not in parts and "\0" not in path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lens_cache.errors import ConfigError, one_line
+from lens_cache.errors import ConfigError, one_line, printable
 
 if TYPE_CHECKING:
     from pipelines.progress import Bars
@@ -108,4 +108,4 @@ def chosen_device(device: str | None) -> str:
 
 def show(report: Any, as_json: bool) -> None:
     """Print a report as JSON or as text."""
-    print(json.dumps(report.document, indent=2) if as_json else report.text)
+    print(json.dumps(report.document, indent=2) if as_json else printable(report.text))

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from lens_cache.errors import printable
 from pipelines.cli.options import (
     Address,
     ConfigFiles,
@@ -47,7 +48,7 @@ def plan(
     drawn = "" if made.draws is None else f" of {made.draws.num_rows} draws"
     lines = skipped_lines(made.quarantine, store / QUARANTINE_TABLE)
     head = f"planned {made.num_images} images and {made.num_queries} queries{drawn} into {store}"
-    print("\n".join([head, *lines]))
+    print(printable("\n".join([head, *lines])))
 
 
 @app.command()

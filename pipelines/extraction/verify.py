@@ -9,7 +9,7 @@ from lens_cache.extraction.recompute import Agreement, recompute
 from lens_cache.progress import Progress
 from lens_cache.store.folder import StoreFolder
 from lens_cache.store.manifest import Manifest, with_overrides
-from lens_cache.store.mend import forget_broken
+from lens_cache.store.mend import forget_broken, restore_manifest
 from lens_cache.store.store import Store
 from lens_cache.store.verify import Verification, verify_store
 from pipelines.extraction.extract import extract
@@ -92,7 +92,7 @@ def repair_store(
         LensCacheError: If the store cannot be repaired; everything committed is kept.
     """
     folder = StoreFolder(root)
-    folder.restore_manifest()
+    restore_manifest(folder)
     whole = False
     while not whole:  # shards can be checked only when the plan is sound
         manifest, found = Manifest.load(folder.root), verify_store(folder.root)
