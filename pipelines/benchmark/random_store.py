@@ -13,8 +13,8 @@ from lens_cache.images import masks
 from lens_cache.plan.plan import Plan
 from lens_cache.plan.schema import IMAGES, QUARANTINE, QUERIES
 from lens_cache.store.catalogue import Catalogue
-from lens_cache.store.formats import open_writers, write_array_metadata
-from lens_cache.store.io.files import write_bytes
+from lens_cache.store.folder import StoreFolder
+from lens_cache.store.formats import open_writers
 from lens_cache.store.layout import (
     GROUPS,
     array_name,
@@ -23,7 +23,7 @@ from lens_cache.store.layout import (
     shard_images,
 )
 from lens_cache.store.manifest import Manifest, PlanSummary
-from lens_cache.store.paths import PLAN_FOLDER, QUESTIONS_FILE
+from lens_cache.store.paths import PLAN_FOLDER
 from lens_cache.store.questions import Questions
 from lens_cache.store.values import plain_bytes
 from lens_cache.version import __version__
@@ -46,8 +46,7 @@ def write_store(
     manifest = _manifest(features, plan, questions, len(shards), shard_size).in_format(format)
     catalogue = Catalogue(manifest, plan, questions)
     plan.save(root / PLAN_FOLDER)
-    write_bytes(root, root / QUESTIONS_FILE, questions.to_bytes())
-    write_array_metadata(root, manifest)
+    StoreFolder(root).describe(catalogue)
     for shard in range(len(shards)):
         _write_shard(root, catalogue, features, shard)
     replace(manifest, complete=True).save(root)
