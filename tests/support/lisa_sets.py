@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from lens_cache.datasets.base import ImageRecord, QueryRecord, Rejected
+from lens_cache.datasets.base import ImageRecord, QueryRecord, Rejected, SegmentationDataset
 from lens_cache.datasets.lisa import KINDS
 from lens_cache.datasets.lisa.sets import SetKind, require_files
 from lens_cache.images import masks
@@ -22,7 +22,7 @@ GROUPS = {
 SPLITS = {"refcoco": ("train", "val", "test", "testA"), "reason_seg": ("train", "val", "test")}
 
 
-class FakeSet:
+class FakeSet(SegmentationDataset):
     """The records that a JSON file lists: [path, [[words, ...], ...], length] for each image."""
 
     def __init__(self, root, name, rules):
@@ -34,9 +34,6 @@ class FakeSet:
 
     def __len__(self):
         return len(self.lines)
-
-    def __iter__(self):
-        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index):
         path, queries, length = self.lines[index]

@@ -60,6 +60,11 @@ class ReasonSegDataset(SegmentationDataset):
         if not self._names:
             require_files(root, name, [f"{self.source}/*.jpg"], _SOURCE)
 
+    @property
+    def listing(self) -> tuple[PurePosixPath, ...]:
+        """The notes beside the images."""
+        return tuple((self.source / name).with_suffix(".json") for name in self._names)
+
     def __len__(self) -> int:
         return len(self._names)
 
