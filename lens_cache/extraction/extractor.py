@@ -82,6 +82,7 @@ class ShardExtractor:
             DeviceError: If the device failed.
             StoreMismatchError: If the models are not those that the store was prepared with.
             LensCacheError: If the models cannot be loaded.
+            StoreMismatchError: If the models are not those that the store was prepared with.
         """
         self._root, self._config = store_path(root), config
         self._catalogue = Catalogue.load(Manifest.load(self._root), SharedFiles.load(self._root))

@@ -25,6 +25,7 @@ from lens_cache.store.layout import (
     shard_images,
 )
 from lens_cache.store.manifest import Manifest, PlanSummary
+from lens_cache.store.paths import PLAN_FOLDER
 from lens_cache.store.questions import Questions
 from lens_cache.store.values import plain_bytes
 from lens_cache.version import __version__
@@ -46,10 +47,8 @@ def write_store(
     questions = Questions.for_plan(plan, token_ids, shard_size)
     manifest = _manifest(features, plan, questions, len(shards), shard_size).in_format(format)
     catalogue = Catalogue(manifest, plan, questions)
-    folder = StoreFolder(root)
-    folder.save_plan(plan, {})
-    folder.save_frozen(_no_weights(features.sizes))
-    folder.describe(catalogue)
+    plan.save(root / PLAN_FOLDER)
+    StoreFolder(root).describe(catalogue)
     for shard in range(len(shards)):
         _write_shard(root, catalogue, features, shard)
     replace(manifest, complete=True).save(root)

@@ -13,7 +13,7 @@ def test_a_coco_folder_is_listed_by_its_annotations(tmp_path):
     root = write_coco(tmp_path / "coco", num_images=2)
     found = listing(DataSource(DataConfig(root=root, split="train2017")))
     (name,) = found
-    assert PurePosixPath(name).name == "instances_train2017.json"
+    assert PurePosixPath(name) == PurePosixPath("annotations/panoptic_train2017.json")
     assert found[name][0] == (root / name).stat().st_size
 
 
