@@ -80,7 +80,6 @@ class ShardExtractor:
 
         Raises:
             DeviceError: If the device failed.
-            StoreMismatchError: If the models are not those that the store was prepared with.
             LensCacheError: If the models cannot be loaded.
             StoreMismatchError: If the models are not those that the store was prepared with.
         """

@@ -25,7 +25,6 @@ from lens_cache.store.layout import (
     shard_images,
 )
 from lens_cache.store.manifest import Manifest, PlanSummary
-from lens_cache.store.paths import PLAN_FOLDER
 from lens_cache.store.questions import Questions
 from lens_cache.store.values import plain_bytes
 from lens_cache.version import __version__
@@ -47,8 +46,10 @@ def write_store(
     questions = Questions.for_plan(plan, token_ids, shard_size)
     manifest = _manifest(features, plan, questions, len(shards), shard_size).in_format(format)
     catalogue = Catalogue(manifest, plan, questions)
-    plan.save(root / PLAN_FOLDER)
-    StoreFolder(root).describe(catalogue)
+    folder = StoreFolder(root)
+    folder.save_plan(plan, {})
+    folder.save_frozen(_no_weights(features.sizes))
+    folder.describe(catalogue)
     for shard in range(len(shards)):
         _write_shard(root, catalogue, features, shard)
     replace(manifest, complete=True).save(root)
@@ -72,7 +73,13 @@ def _no_weights(sizes: RecordSizes) -> FrozenParts:
         iou_head_depth=3,
         iou_head_hidden_dim=sizes.channels,
     )
-    return FrozenParts({}, (1, sizes.image_tokens), sam, {}, {})
+    return FrozenParts(
+        text_config={},
+        grid=(1, sizes.image_tokens),
+        sam_architecture=sam,
+        decoder_layers={},
+        sam={},
+    )
 
 
 def _write_shard(root: Path, catalogue: Catalogue, features: RandomFeatures, shard: int) -> None:
