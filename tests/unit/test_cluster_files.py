@@ -1,6 +1,7 @@
 """The files for a cluster name things that exist; nothing here runs them."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -9,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import jsonschema
+import pytest
 import yaml
 
 from lens_cache.config.extract import ExtractConfig
@@ -39,3 +41,53 @@ def test_ray_up_would_read_its_file():
 
 def test_bash_reads_the_slurm_script():
     subprocess.run(["bash", "-n", str(FILES / "slurm.sh")], check=True)
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """Run a job script with commands of Slurm that print their arguments."""
+    programs, submit = tmp_path / "bin", tmp_path / "submit"
+    programs.mkdir()
+    (submit / ".venv/bin").mkdir(parents=True)
+    (submit / ".venv/bin/activate").touch()
+    for name, says in {"srun": 'printf "%s\\n" "$@"', "scontrol": 'echo "node1\nnode2"'}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{says}\n")
+        (programs / name).chmod(0o755)
+
+    def run(script, *arguments):
+        done = subprocess.run(
+            ["bash", str(FILES / script), *arguments],
+            env={
+                "PATH": f"{programs}:{os.environ['PATH']}",
+                "SLURM_SUBMIT_DIR": str(submit),
+                "SLURM_JOB_NODELIST": "node[1-2]",
+                "SLURM_JOB_NUM_NODES": "2",
+                "SLURM_NTASKS_PER_NODE": "8",
+                "SLURM_CPUS_PER_TASK": "32",
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.splitlines()
+
+    return run
+
+
+def test_an_extraction_on_slurm_gets_the_cores_of_its_nodes(slurm):
+    """Since Slurm 22.05 srun does not inherit --cpus-per-task from sbatch."""
+    words = slurm("slurm.sh", "STORE", "-c", "coco")
+    assert "--cpus-per-task=32" in words
+    assert words[words.index("--address") + 1] == "node1:6379"
+    assert words[words.index("--") + 1 :] == [
+        *("lens-cache", "extract", "STORE", "-c", "coco", "--address", "auto")
+    ]
+
+
+def test_a_training_on_slurm_has_one_process_per_gpu(slurm):
+    words = slurm("train.slurm", "RUN", "--store", "STORE")
+    assert "--cpus-per-task=32" in words
+    assert words[words.index("lens-cache") :] == [
+        *("lens-cache", "train", "RUN", "--store", "STORE"),
+        *("--set", "trainer.num_nodes=2", "--set", "trainer.devices=8"),
+    ]
