@@ -185,7 +185,7 @@ def test_other_settings_than_the_stores_are_refused(
     fails, tmp_path, tiny_coco, tiny_checkpoints, tiny_store
 ):
     words = sets(tiny_coco, tiny_checkpoints, **{"encoders.llava.layers": "[5]"})
-    line = fails(1, "extract", copied(tiny_store, tmp_path / "s"), *words)
+    line = fails(2, "extract", copied(tiny_store, tmp_path / "s"), *words)
     assert "layers is [4] in the store and [5] here" in line
     assert "--replace hidden_states" in line
 
