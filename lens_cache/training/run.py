@@ -87,6 +87,11 @@ class Run:
             path = self.folder / CHECKPOINTS / f"{name}.ckpt"
             if path.exists():
                 return path
+        if which == "best" and (self.folder / CHECKPOINTS / "last.ckpt").exists():
+            raise CheckpointError(
+                f"opening the run {self.folder}: it has no best checkpoint, because it was not "
+                "validated; use the last one"
+            )
         raise CheckpointError(
             f"opening the run {self.folder}: no {' or '.join(names)} checkpoint yet; run "
             f"`lens-cache train {self.folder} --store STORE --resume`"

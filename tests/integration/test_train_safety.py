@@ -138,6 +138,8 @@ def test_there_is_one_checkpoint_and_the_best_has_no_optimizer(tmp_path, tiny_st
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     plain = train(tmp_path / "plain", tiny_store, recipe(max_steps=2), resume=False)
     assert [path.name for path in plain.folder.rglob("*.ckpt")] == ["last.ckpt"]
+    with pytest.raises(CheckpointError, match="it was not validated; use the last one"):
+        plain.checkpoint("best")
     config = recipe(max_steps=2, batch=VALIDATED)
     run = train(tmp_path / "validated", tiny_store, config, resume=False)
     files = sorted(path.name for path in run.folder.rglob("*") if "ckpt" in path.name)
