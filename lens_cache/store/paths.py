@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+
+from lens_cache.errors import StoreError
 
 MANIFEST_FILE = "manifest.json"
 PLAN_FOLDER = "plan"
@@ -25,3 +27,16 @@ def is_inside(path: str) -> bool:
     """Return whether a path that a record names is one of a file inside the store."""
     parts = PurePosixPath(path).parts
     return bool(parts) and not path.startswith("/") and ".." not in parts and "\0" not in path
+
+
+def refuse_run(root: Path, doing: str) -> None:
+    """Refuse the folder of a training run, which has a manifest too.
+
+    Raises:
+        StoreError: If it is one; ``doing`` is the start of the message.
+    """
+    if (root / "checkpoints").exists() and not (root / PLAN_FOLDER).exists():
+        raise StoreError(
+            f"{doing} {root}: expected a store, found the folder of a training run; give the store "
+            "that it was trained from"
+        )

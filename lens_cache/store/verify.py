@@ -19,7 +19,7 @@ from lens_cache.store.io.files import crc32c
 from lens_cache.store.io.remote import plain_errors, store_path
 from lens_cache.store.layout import GROUPS, Group, shard_images
 from lens_cache.store.manifest import Manifest
-from lens_cache.store.paths import PLAN_FOLDER
+from lens_cache.store.paths import PLAN_FOLDER, refuse_run
 from lens_cache.store.quarantine import Quarantine, quarantine_paths
 from lens_cache.store.shared import SharedFiles
 
@@ -71,6 +71,7 @@ def verify_store(
     """
     root = store_path(root)
     with plain_errors(root, "verifying the store"):
+        refuse_run(root, "verifying")
         return _verify(root, threads, progress)
 
 

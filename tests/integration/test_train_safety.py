@@ -14,15 +14,17 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 import pipelines.training.train as phase
-from lens_cache.errors import CheckpointError, ConfigError, TrainingError
+from lens_cache.errors import CheckpointError, ConfigError, StoreError, TrainingError
 from lens_cache.store.store import Store
+from lens_cache.store.verify import verify_store
 from lens_cache.training.run import Run, used_shards
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.report import evaluation as report_of
+from pipelines.extraction.verify import repair_store
 from pipelines.training.train import train
 from tests.integration.test_training import assert_same_weights, recipe, weights
 from tests.support import REPOSITORY
-from tests.support.stores import copied
+from tests.support.stores import Quiet, copied
 
 VALIDATED = {"validation_split": "train2017", "limit_validation_images": 2}
 
@@ -197,3 +199,13 @@ def test_a_report_of_another_store_is_not_overwritten(tmp_path, tiny_store):
     again = evaluate(run, Store(tmp_path / "other"), "train2017", num_panels=0)
     assert again.folder == other.folder
     assert evaluate(run, Store(tiny_store), "train2017", num_panels=1).folder == first.folder
+
+
+def test_a_run_is_not_verified_and_repaired_as_a_store(tmp_path, tiny_store):
+    run = train(tmp_path / "run", tiny_store, recipe(max_steps=1), resume=False)
+    before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")}
+    with pytest.raises(StoreError, match="found the folder of a training run"):
+        verify_store(run.folder)
+    with pytest.raises(StoreError, match="found the folder of a training run"):
+        repair_store(run.folder, (), Quiet())
+    assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")} == before
