@@ -187,6 +187,11 @@ class Store:
                 features=self.read(image, queries, layer),
             )
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether the store is behind a URL."""
+        return is_remote(self.root)
+
     def read(self, image: int, queries: Sequence[int], layer: int) -> ImageFeatures:
         """Read an image's features and those of some of its queries.
 

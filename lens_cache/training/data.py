@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,14 @@ class FeatureDataset(Dataset[Any]):
     def __getitem__(self, draw: Draw) -> tuple[Draw, ImageFeatures, Targets]:
         """Read one image with its drawn queries."""
         return self.item(draw, self.store.read(draw.image, draw.queries, self._layer))
+
+    def __getitems__(self, draws: Sequence[Draw]) -> list[tuple[Draw, ImageFeatures, Targets]]:
+        """Read a batch; behind a URL all its images at the same time."""
+        if not self.store.is_remote:
+            return [self[draw] for draw in draws]
+        # Not the store's own threads: each image waits for requests that run there.
+        with ThreadPoolExecutor(len(draws)) as pool:
+            return list(pool.map(self.__getitem__, draws))
 
     def item(self, draw: Draw, features: ImageFeatures) -> tuple[Draw, ImageFeatures, Targets]:
         """Return a draw with its features and its targets."""

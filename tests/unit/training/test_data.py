@@ -1,5 +1,6 @@
 import dataclasses
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -144,3 +145,27 @@ def test_every_tensor_of_a_batch_is_pinned(tiny_store, monkeypatch):
     mine += [targets.attention, targets.attention_valid, *targets.masks, *targets.valid]
     assert {id(values) for values in mine} == {id(values) for values in pinned}
     assert torch.equal(features.image_tokens, batch.features.image_tokens)
+
+
+@pytest.mark.parametrize("remote", [True, False])
+def test_behind_a_url_the_images_of_a_batch_are_read_at_the_same_time(tiny_store, remote):
+    store, loss = Store(tiny_store), LossConfig(attention_size=16, mask_size=16)
+    draws = evaluation_draws(store, None, 4)
+    together, names = threading.Barrier(4), set()
+
+    class Slow:
+        is_remote, plan = remote, store.plan
+
+        def read(self, *place):
+            names.add(threading.current_thread().name)
+            if remote:
+                together.wait(timeout=60)  # breaks unless all four are here
+            return store.read(*place)
+
+    found = FeatureDataset(Slow(), 4, loss).__getitems__(draws)
+    assert len(names) == (4 if remote else 1)
+    for one, other in zip(
+        found, map(FeatureDataset(store, 4, loss).__getitem__, draws), strict=True
+    ):
+        assert one[0] == other[0]
+        assert torch.equal(one[1].image_tokens, other[1].image_tokens)
