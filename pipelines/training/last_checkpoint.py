@@ -46,7 +46,11 @@ class LastCheckpoint(Callback):
         self._step = self._saved = 0
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
-        """Store the step at which a resumed run starts."""
+        """Store the step at which a resumed run starts, and take back the signals.
+
+        Lightning's own handler of SIGTERM would end the run after the next batch, even within a step.
+        """
+        self._stop.listen()
         self._step = self._saved = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:

@@ -240,7 +240,7 @@ def test_an_error_of_a_worker_comes_back_in_one_line(tmp_path, cluster, coco, ti
         (run.root / "plan/images.parquet").write_bytes(b"")
         on_ray(cluster)(run, ledger)
 
-    with pytest.raises(Exception, match="not a readable Parquet file") as caught:
+    with pytest.raises(Exception, match="it does not match its checksum") as caught:
         extracted(tmp_path / "s", config, runner=sabotage)
     assert type(caught.value).__module__ == "lens_cache.errors"
     assert "\n" not in str(caught.value)

@@ -105,7 +105,9 @@ def launch(program, **variables):
 
 
 def commits(url):
-    return [name for name in filesystem().find(url + "/commits") if "shared" not in name]
+    """Records of shards; while the first object appears, ``find`` may return the folder itself."""
+    found = filesystem().find(url + "/commits")
+    return [name for name in found if name.endswith(".json") and "/shared/" not in name]
 
 
 def kill_when(process, condition):

@@ -29,7 +29,6 @@ class FakeSet(SegmentationDataset):
         file = f"{name.name}/{name.split}.json"
         require_files(root, name, [file], f"get it at https://example.org/{name.name}")
         self.name, self.source, self.rejected = str(name), PurePosixPath(file), ()
-        self.listing = (self.source,)
         self.set, self.rules = name, rules
         self.lines = json.loads((root / file).read_text())
 
