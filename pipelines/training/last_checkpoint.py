@@ -48,7 +48,7 @@ class LastCheckpoint(Callback):
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         """Store the step at which a resumed run starts, and take back the signals.
 
-        Lightning's own handler of SIGTERM would end the run after the next batch, even within a step.
+        Lightning's own handler of SIGTERM would end the run after the next batch, within a step.
         """
         self._stop.listen()
         self._step = self._saved = trainer.global_step
