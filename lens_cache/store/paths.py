@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from lens_cache.errors import StoreError
+from lens_cache.store.io.remote import is_remote
 
 MANIFEST_FILE = "manifest.json"
 PLAN_FOLDER = "plan"
@@ -35,6 +36,8 @@ def refuse_run(root: Path, doing: str) -> None:
     Raises:
         StoreError: If it is one; ``doing`` is the start of the message.
     """
+    if is_remote(root):  # a run is a local folder
+        return
     if (root / "checkpoints").exists() and not (root / PLAN_FOLDER).exists():
         raise StoreError(
             f"{doing} {root}: expected a store, found the folder of a training run; give the store "
