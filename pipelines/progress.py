@@ -33,6 +33,16 @@ class Reporter(Protocol):
         """Show one line."""
 
 
+class Silent:
+    """Shows nothing."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """See ``Reporter``."""
+
+    def message(self, text: str) -> None:
+        """See ``Reporter``."""
+
+
 class _Rate(ProgressColumn):
     """Steps per second, or per hour if there are fewer than one in ten seconds."""
 

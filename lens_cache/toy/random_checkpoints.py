@@ -84,9 +84,31 @@ def write_tiny_checkpoints(folder: Path, seed: int = 0) -> None:
             )
 
 
-def _write(new: Path, seed: int) -> None:
-    _write_llava(new / LLAVA_FOLDER, torch.Generator().manual_seed(seed))
-    _write_sam(new / SAM_FILE, torch.Generator().manual_seed(seed + 1))
+def write_random_checkpoints(
+    folder: Path, llava: LlavaSize, sam: SamArchitecture, *, seed: int = 0, device: str = "cpu"
+) -> None:
+    """Write checkpoints as ``write_tiny_checkpoints`` does, of any size; the folder must be new.
+
+    Args:
+        folder: Where ``llava`` and ``sam.pth`` go.
+        llava: Sizes of the LLaVA.
+        sam: Sizes of the SAM.
+        seed: Seed of the random weights; equal seeds give equal bytes on one kind of device.
+        device: Where the weights are drawn; a GPU is faster for large models.
+    """
+    with folder_in_one_step(folder) as new:
+        _write(new, seed, llava, sam, device)
+
+
+def _write(
+    new: Path,
+    seed: int,
+    llava: LlavaSize = TINY_LLAVA,
+    sam: SamArchitecture = TINY_SAM,
+    device: str = "cpu",
+) -> None:
+    _write_llava(new / LLAVA_FOLDER, llava, torch.Generator(device).manual_seed(seed))
+    _write_sam(new / SAM_FILE, sam, torch.Generator(device).manual_seed(seed + 1))
     for file in new.rglob("*.*"):
         file.chmod(0o644)  # safetensors makes files readable only by their owner
 
@@ -97,29 +119,29 @@ def _has_files(folder: Path, new: Path) -> bool:
     return folder.is_dir() and filecmp.cmpfiles(folder, new, names, shallow=False)[1:] == ([], [])
 
 
-def _write_llava(folder: Path, generator: torch.Generator) -> None:
+def _write_llava(folder: Path, size: LlavaSize, generator: torch.Generator) -> None:
     tokenizer = build_tokenizer(VICUNA_V1.format(system=SYSTEM, question=WORDS).split())
-    with torch.random.fork_rng(devices=[]):
-        model = build_llava(TINY_LLAVA, tokenizer)
+    with torch.random.fork_rng(devices=[]), generator.device:
+        model = build_llava(size, tokenizer)
     _randomise(model, generator)
-    save_llava(folder, TINY_LLAVA, model, tokenizer)
+    save_llava(folder, size, model, tokenizer)
 
 
-def _write_sam(path: Path, generator: torch.Generator) -> None:
+def _write_sam(path: Path, size: SamArchitecture, generator: torch.Generator) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator.initial_seed())
-        model = build_sam(TINY_SAM)
+        model = build_sam(size).to(generator.device)
     # The mask decoder keeps PyTorch's initialisation, so that it can be trained.
     _randomise(model.image_encoder, generator)
     _randomise(model.prompt_encoder, generator)
-    torch.save(model.state_dict(), path)
+    torch.save({name: weight.cpu() for name, weight in model.state_dict().items()}, path)
 
 
 @torch.no_grad()
 def _randomise(model: nn.Module, generator: torch.Generator) -> None:
     """Fill every weight so that activations keep their scale and attention is not uniform."""
     for name, weight in sorted(model.state_dict().items()):
-        noise = torch.randn(weight.shape, generator=generator)
+        noise = torch.randn(weight.shape, generator=generator, device=generator.device)
         if not weight.is_floating_point():
             continue
         if "norm" in name or (weight.ndim == 1 and name.endswith("weight")):

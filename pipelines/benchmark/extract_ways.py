@@ -10,7 +10,6 @@ Images are decoded and resized beforehand: all ways do that in threads next to t
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,18 +20,16 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lens_cache.encoders.sam import PIXEL_MEAN, PIXEL_STD
 from lens_cache.encoders.transfer import Transfer
-from lens_cache.errors import ExtractionError
-from lens_cache.extraction.batch_runner import BatchRunner, Flight
 from lens_cache.extraction.estimate import decoder_flops, sam_flops, vision_flops
-from lens_cache.extraction.feature_models import HiddenStates, ImageEmbeddings, Picture
 from lens_cache.extraction.threads import batched
-from lens_cache.store.layout import array_name
+from pipelines.benchmark.engine import (
+    EngineRun,
+    Features,
+    engine_flops,
+    random_pictures,
+    random_texts,
+)
 from pipelines.benchmark.models import Pair, PairSizes
-
-SHORTEST, LONGEST = 20, 40  # tokens of a question
-_IN_FLIGHT = 2
-
-Features = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -68,26 +65,14 @@ class Work:
             batch: Batch size: pairs of (image, instruction); in the last way images.
         """
         self._pair, self._sizes, self._batch = pair, sizes, batch
-        rng = np.random.default_rng(0)
-        side, words = sizes.sam.image_size, len(pair.llava.prompt.processor.tokenizer)
-        squares = [rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(images)]
-        self._pictures = [Picture(s, pair.llava.pixels(s), side, side) for s in squares]
-        self._texts = [
-            [
-                rng.integers(5, words, rng.integers(SHORTEST, LONGEST + 1)).tolist()
-                for _ in range(instructions)
-            ]
-            for _ in range(images)
-        ]
+        self._pictures = random_pictures(pair.llava, sizes.sam.image_size, images)
+        self._texts = random_texts(pair.llava, [instructions] * images)
         device = pair.llava.device
         self._transfer = Transfer(device)
         self._mean, self._std = (
             torch.tensor(values, device=device)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD)
         )
-        self._runners = [
-            BatchRunner(model, self._transfer, self._pictures[0], batch)
-            for model in (HiddenStates(pair.llava), ImageEmbeddings(pair.sam))
-        ]
+        self._engine = EngineRun(pair.llava, pair.sam, self._pictures, self._texts, batch)
 
     def ways(self) -> list[Way]:
         """Return the three ways; the others are compared with the first."""
@@ -96,7 +81,7 @@ class Work:
         return [
             Way("per instruction", self._whole, whole, [pair.whole, pair.plain_sam]),
             Way("early exit", self._early, early, [pair.early, pair.plain_sam]),
-            Way("lens-cache", self._engine, ours, [pair.llava.model, pair.sam.model]),
+            Way("lens-cache", self._engine.run, ours, [pair.llava.model, pair.sam.model]),
         ]
 
     @torch.inference_mode()
@@ -148,56 +133,17 @@ class Work:
             }
         return {name: value.cpu() for name, value in found.items()}
 
-    def _engine(self) -> Features:
-        """Run the engine of an extraction, with batches in flight as in an extraction."""
-        waiting: deque[list[list[Flight]]] = deque()
-        last: list[Mapping[str, Tensor]] = []
-        for chunk in batched(zip(self._pictures, self._texts, strict=True), self._batch):
-            pictures, texts = [picture for picture, _ in chunk], [asked for _, asked in chunk]
-            waiting.append([runner.launch(pictures, texts) for runner in self._runners])
-            if len(waiting) > _IN_FLIGHT:
-                self._collect(waiting.popleft())
-        while waiting:
-            last = self._collect(waiting.popleft())
-        layer = self._pair.layer
-        words = last[0][array_name(layer, "text_tokens")][-len(self._texts[-1][-1]) :]
-        return {
-            "states": torch.cat([last[0][array_name(layer, "image_tokens")], words]),
-            "embedding": last[1]["image_embeddings"],
-        }
-
-    def _collect(self, flights: Sequence[Sequence[Flight]]) -> list[Mapping[str, Tensor]]:
-        """Wait for a batch; return the features of its last image in each group."""
-        last: list[Mapping[str, Tensor]] = []
-        for runner, queued in zip(self._runners, flights, strict=True):
-            outcomes, _ = runner.collect(queued)
-            for outcome in outcomes.values():
-                if isinstance(outcome, str):
-                    raise ExtractionError(
-                        f"measuring an extraction: an image failed ({outcome}); run it with "
-                        "smaller --images-per-batch"
-                    )
-            last.append(outcomes[max(outcomes)])  # type: ignore[arg-type]
-        return last
-
     def _flops(self) -> tuple[float, float, float]:
         """Return the floating-point operations of each way."""
         vision, text = self._pair.configs
-        tower, embed = vision_flops(vision), sam_flops(self._sizes.sam)
+        alone_on = vision_flops(vision) + sam_flops(self._sizes.sam)
         prompt = self._pair.llava.prompt
         shared = len(prompt.prefix_ids) + prompt.num_image_tokens
         layer, depth = self._pair.layer, int(text["num_hidden_layers"])
-        texts = [[len(words) for words in asked] for asked in self._texts]
-        every = [length for lengths in texts for length in lengths]
+        every = [len(words) for asked in self._texts for words in asked]
 
         def alone(layers: int) -> float:
-            return sum(tower + embed + decoder_flops(text, layers, shared, [n]) for n in every)
+            return sum(alone_on + decoder_flops(text, layers, shared, [n]) for n in every)
 
-        # The prefix runs once per worker, and the last layers of the tower are not run.
-        read = len(self._pair.llava.model.vision_tower.encoder.layers)
-        begun = decoder_flops(text, layer, len(prompt.prefix_ids), [])
-        tower_read = vision_flops({**vision, "num_hidden_layers": read})
-        ours = sum(
-            tower_read + embed + decoder_flops(text, layer, shared, row) - begun for row in texts
-        )
+        ours = engine_flops(self._pair.llava, self._pair.configs, self._sizes.sam, self._texts)
         return alone(depth), alone(layer), ours

@@ -147,7 +147,7 @@ def measure(
     """Measure the ways at any size; see ``benchmark_train``."""
     pair = None if cached else build_pair(sizes, torch.bfloat16, device)
     trainee = Trainee(sizes, _LOSS, device)
-    features = RandomFeatures(_record_sizes(sizes, instructions), 4 * images)
+    features = RandomFeatures(record_sizes(sizes, instructions), 4 * images)
     with tempfile.TemporaryDirectory() as scratch:
         write_store(Path(scratch), features, "zarr", shard_size=features.images)
         work = TrainingWork(
@@ -201,7 +201,8 @@ def measure(
     )
 
 
-def _record_sizes(sizes: PairSizes, instructions: int) -> RecordSizes:
+def record_sizes(sizes: PairSizes, instructions: int) -> RecordSizes:
+    """Return the shapes of the features of an image with some instructions."""
     return RecordSizes(
         name=sizes.name,
         image_tokens=(sizes.llava.image_side // sizes.llava.patch_size) ** 2,

@@ -1,0 +1,58 @@
+"""Section ``environment``: what the machine is, and its two ceilings."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from lens_cache.extraction.estimate import measure_flops_per_second
+from lens_cache.version import __version__
+from pipelines.benchmark.extract import device_name
+from pipelines.benchmark.gpu.device import finish, on_gpu
+from pipelines.benchmark.gpu.findings import Findings
+from pipelines.benchmark.gpu.scale import Scale
+
+_PACKAGES = ("torch", "transformers", "lightning", "ray", "zarr", "numpy", "segment-anything")
+_COPIES = 20
+
+
+def environment(scale: Scale, device: str, scratch: Path) -> Findings:
+    """Name the device and the versions; measure a matrix product and a copy."""
+    facts: dict[str, str | float] = {
+        "device": device_name(device),
+        "CPU cores": str(os.cpu_count()),
+        "Python": platform.python_version(),
+        "lens-cache": __version__,
+        **{name: version(name) for name in _PACKAGES},
+    }
+    size = 2**30 if on_gpu(device) else 2**24
+    if on_gpu(device):
+        found = torch.cuda.get_device_properties(device)
+        facts |= {
+            "memory": f"{found.total_memory / 1e9:.1f} GB",
+            "multiprocessors": str(found.multi_processor_count),
+            "compute capability": f"{found.major}.{found.minor}",
+            "CUDA": str(torch.version.cuda),
+            "cuDNN": str(torch.backends.cudnn.version()),
+        }
+    speed, _ = measure_flops_per_second(scale.dtype, 0.5, device)
+    facts[f"matrix product in {scale.dtype}"] = f"{speed / 1e12:.4g} TFLOP/s"
+    facts["copy, bytes read and written"] = f"{_copy_speed(size, device) / 1e12:.3g} TB/s"
+    return Findings([{"what": name, "value": value} for name, value in facts.items()])
+
+
+def _copy_speed(size: int, device: str) -> float:
+    source = torch.empty(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    finish(device)
+    began = time.perf_counter()
+    for _ in range(_COPIES):
+        target.copy_(source)
+    finish(device)
+    return 2 * size * _COPIES / (time.perf_counter() - began)
