@@ -21,7 +21,7 @@ PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablations evaluate test test-fast test-slow soak smoke-full-size check lint types docs format clean
+.PHONY: help setup demo ablations evaluate test test-fast test-slow soak gpu-report smoke-full-size check lint types docs format clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -67,6 +67,10 @@ test-slow: $(STAMP)  ## Run the slow tests.
 soak: OUT = runs/soak
 soak: $(STAMP)  ## Disturb extractions at random for SECONDS= (600) and compare their stores.
 	@$(BIN)/python -m tests.faults.soak --out '$(OUT)' $(if $(SECONDS),--seconds '$(SECONDS)')
+
+gpu-report: OUT = runs/gpu-report
+gpu-report: $(STAMP)  ## Measure both phases on a GPU at full size into OUT=; on a CPU at tiny size.
+	@$(BIN)/lens-cache benchmark gpu --out '$(OUT)'
 
 smoke-full-size: $(STAMP)  ## Test LLaVA-1.5-7B and SAM ViT-H with random weights; needs a large machine.
 	@$(PYTEST) -m full_size

@@ -124,3 +124,48 @@ def benchmark_precision(
             bars, full_size=full_size, images=images, rounds=rounds
         )
     show(measured.report_precision(found), as_json)
+
+
+@app.command("gpu")
+def benchmark_gpu(
+    out: Annotated[
+        Path, typer.Option(help="Folder of report.md, report.json and the logs of the sections.")
+    ] = Path("runs/gpu-report"),
+    section: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Run only this section; can be repeated. By default all, see the report."
+        ),
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Most time of all sections together.")
+    ] = 9.0,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="Tiny models on a GPU too; always on a CPU.")
+    ] = False,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Measure both phases on a GPU at full size with random weights; without one, at tiny size.
+
+    Every section runs in a process of its own and survives the failure of another. Exits with 1 if
+    one failed.
+    """
+    from pipelines.benchmark.gpu.device import on_gpu
+    from pipelines.benchmark.gpu.report import gpu_report
+    from pipelines.benchmark.gpu.scale import FULL, TINY
+    from pipelines.benchmark.gpu.sections import SECTIONS
+
+    chosen = chosen_device(device)
+    with open_bars() as bars:
+        report, good = gpu_report(
+            out,
+            TINY if tiny or not on_gpu(chosen) else FULL,
+            chosen,
+            bars,
+            names=section or tuple(SECTIONS),
+            minutes=minutes,
+        )
+    show(report, as_json)
+    if not good:
+        raise typer.Exit(1)

@@ -10,22 +10,20 @@ from pipelines.benchmark.gpu.scale import FULL, Scale
 from pipelines.progress import Silent
 
 
-def decode(scale: Scale, device: str, scratch: Path) -> Findings:
+def decode(scale: Scale, device: str, scratch: Path, found: Findings) -> None:
     """Measure on the CPU how fast records in each precision are read and decoded."""
     full = scale is FULL
     result = precision.benchmark_precision(
         Silent(), full_size=full, images=32 if full else 2, rounds=3
     )
-    return Findings(
-        [
-            {
+    for one in result.precisions:
+        found.row(
+            **{
                 "precision": one.precision,
                 "a record, MB": one.record_bytes / 1e6,
                 "records/s": one.records_per_second,
                 "ratio": one.ratio,
                 "largest relative error": max(one.errors.values()),
             }
-            for one in result.precisions
-        ],
-        [f"{result.records}; one process, files in the page cache"],
-    )
+        )
+    found.note(f"{result.records}; one process, files in the page cache")

@@ -21,7 +21,7 @@ _PACKAGES = ("torch", "transformers", "lightning", "ray", "zarr", "numpy", "segm
 _COPIES = 20
 
 
-def environment(scale: Scale, device: str, scratch: Path) -> Findings:
+def environment(scale: Scale, device: str, scratch: Path, found: Findings) -> None:
     """Name the device and the versions; measure a matrix product and a copy."""
     facts: dict[str, str | float] = {
         "device": device_name(device),
@@ -32,18 +32,19 @@ def environment(scale: Scale, device: str, scratch: Path) -> Findings:
     }
     size = 2**30 if on_gpu(device) else 2**24
     if on_gpu(device):
-        found = torch.cuda.get_device_properties(device)
+        card = torch.cuda.get_device_properties(device)
         facts |= {
-            "memory": f"{found.total_memory / 1e9:.1f} GB",
-            "multiprocessors": str(found.multi_processor_count),
-            "compute capability": f"{found.major}.{found.minor}",
+            "memory": f"{card.total_memory / 1e9:.1f} GB",
+            "multiprocessors": str(card.multi_processor_count),
+            "compute capability": f"{card.major}.{card.minor}",
             "CUDA": str(torch.version.cuda),
             "cuDNN": str(torch.backends.cudnn.version()),
         }
     speed, _ = measure_flops_per_second(scale.dtype, 0.5, device)
     facts[f"matrix product in {scale.dtype}"] = f"{speed / 1e12:.4g} TFLOP/s"
     facts["copy, bytes read and written"] = f"{_copy_speed(size, device) / 1e12:.3g} TB/s"
-    return Findings([{"what": name, "value": value} for name, value in facts.items()])
+    for name, value in facts.items():
+        found.row(what=name, value=value)
 
 
 def _copy_speed(size: int, device: str) -> float:

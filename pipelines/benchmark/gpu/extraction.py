@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -13,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lens_cache.encoders.llava import LlavaEncoder
-from lens_cache.encoders.sam import SamEncoder
 from lens_cache.extraction.estimate import measure_flops_per_second
 from pipelines.benchmark import extract
 from pipelines.benchmark.engine import EngineRun, engine_flops, random_pictures, random_texts
@@ -91,11 +88,12 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def extraction(scale: Scale, device: str, scratch: Path) -> Findings:
+def extraction(scale: Scale, device: str, scratch: Path, found: Findings) -> None:
     """Measure the engine at several batch sizes, with questions of many lengths, and its kernels."""
     models = Models(scale, device)
-    found = Findings([models.row(batch) for batch in scale.batches])
-    found.notes.append(
+    for batch in scale.batches:
+        found.row(**models.row(batch))
+    found.note(
         f"{scale.pair.name}, random weights, {scale.dtype}, {_QUESTIONS} questions of 20 to 40 "
         f"tokens an image; a matrix product runs at {models.ceiling / 1e12:.4g} TFLOP/s, an image "
         f"is {models.flops_per_image / 1e12:.3g} TFLOP"
@@ -107,18 +105,17 @@ def extraction(scale: Scale, device: str, scratch: Path) -> Findings:
     def one_batch() -> None:
         run.collect(run.launch(models.pictures[first], models.texts[first]))
 
-    waits = synchronisations(lambda: run.launch(models.pictures[first], models.texts[first]), device)
+    waits = synchronisations(
+        lambda: run.launch(models.pictures[first], models.texts[first]), device
+    )
     finish(device)
-    found.notes.append(f"synchronisations while a batch is queued: {waits}")
-    found.notes += _many_lengths(models, batch)
-    found.notes += [
-        f"kernel {name}: {share:.1%} of the time, {calls} calls"
-        for name, share, calls in kernels(one_batch, device)
-    ]
-    return found
+    found.note(f"synchronisations while a batch is queued: {waits}")
+    found.note(_many_lengths(models, batch))
+    for name, share, calls in kernels(one_batch, device):
+        found.note(f"kernel {name}: {share:.1%} of the time, {calls} calls")
 
 
-def _many_lengths(models: Models, batch: int) -> list[str]:
+def _many_lengths(models: Models, batch: int) -> str:
     """Run batches with many numbers of questions; tell how many shapes attention has."""
     rng = np.random.default_rng(2)
     counts = rng.integers(1, 3 * _QUESTIONS // 2 + 1, _MIXED_BATCHES * batch).tolist()
@@ -131,27 +128,26 @@ def _many_lengths(models: Models, batch: int) -> list[str]:
             taken.append(timed(lambda work=work: run.collect(work())))
     middle = statistics.median(taken)
     slow = sum(seconds > 2 * middle for seconds in taken)
-    return [
+    return (
         f"{_MIXED_BATCHES} batches of {batch} images with 1 to {3 * _QUESTIONS // 2} questions: "
         f"attention has {len(shapes)} distinct shapes; a batch alone takes {1000 * middle:.3g} ms "
         f"(median), the slowest {1000 * max(taken):.3g} ms, {slow} more than twice the median"
-    ]
+    )
 
 
-def compiled(scale: Scale, device: str, scratch: Path) -> Findings:
+def compiled(scale: Scale, device: str, scratch: Path, found: Findings) -> None:
     """Measure the engine with and without ``workers.compile``."""
     models = Models(scale, device)
     batch = min(_BATCH, max(scale.batches))
-    found = Findings([{"models": "eager", **models.row(batch)}])
+    found.row(models="eager", **models.row(batch))
     models.llava.compile()
     models.sam.compile()
     seconds = timed(lambda: models.run(batch).run())
-    found.rows.append({"models": "compiled", **models.row(batch)})
-    found.notes.append(f"the first pass over {scale.images} images compiles; it took {seconds:.0f} s")
-    return found
+    found.row(models="compiled", **models.row(batch))
+    found.note(f"the first pass over {scale.images} images compiles; it took {seconds:.0f} s")
 
 
-def agreement(scale: Scale, device: str, scratch: Path) -> Findings:
+def agreement(scale: Scale, device: str, scratch: Path, found: Findings) -> None:
     """Compare the engine's features with the plain forward of every (image, instruction)."""
     images = min(_BATCH, scale.images)
     result = extract.measure(
@@ -164,19 +160,18 @@ def agreement(scale: Scale, device: str, scratch: Path) -> Findings:
         batch=images,
         rounds=1,
     )
-    rows: list[dict[str, Value]] = [
-        {
-            "way": way.name,
-            "images/s": way.images_per_second,
-            "ratio": way.ratio,
-            "of a matrix product": f"{way.ceiling_share:.0%}",
-            "peak, GB": None if way.peak_bytes is None else way.peak_bytes / 1e9,
-        }
-        for way in result.ways
-    ]
-    notes = [
-        f"{name}: lens-cache and the plain forward differ by {error:.1e} (norm of the difference "
-        "over norm)"
-        for name, error in result.relative_error.items()
-    ]
-    return Findings(rows, notes)
+    for way in result.ways:
+        found.row(
+            **{
+                "way": way.name,
+                "images/s": way.images_per_second,
+                "ratio": way.ratio,
+                "of a matrix product": f"{way.ceiling_share:.0%}",
+                "peak, GB": None if way.peak_bytes is None else way.peak_bytes / 1e9,
+            }
+        )
+    for name, error in result.relative_error.items():
+        found.note(
+            f"{name}: lens-cache and the plain forward differ by {error:.1e} (norm of the "
+            "difference over norm)"
+        )

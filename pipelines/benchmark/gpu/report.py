@@ -109,10 +109,10 @@ def _run(name: str, scale: Scale, device: str, out: Path, limit: float) -> Secti
         except subprocess.TimeoutExpired:
             section.error = f"stopped after {limit:.0f} s; give more --minutes"
         else:
-            if code or not result.exists():
+            if code:
                 section.error = f"exit {code}: {_last_line(log)} (see {log})"
     section.seconds = time.monotonic() - began
-    if not section.error:
+    if result.exists():  # also what was found before a failure
         found = json.loads(result.read_text())
         section.rows, section.notes = found["rows"], found["notes"]
     return section
@@ -129,7 +129,6 @@ def _report(done: Sequence[Section], scale: Scale, device: str) -> Report:
         lines += [f"## {section.name}", "", f"{section.seconds:.0f} s", ""]
         if section.error:
             lines += [f"**Failed.** {section.error}", ""]
-        else:
-            lines += [markdown(section.rows, section.notes), ""]
+        lines += [markdown(section.rows, section.notes), ""]
     document = {"scale": scale.name, "device": device, "sections": [asdict(s) for s in done]}
     return Report(document, "\n".join(lines).rstrip())

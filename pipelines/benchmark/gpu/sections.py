@@ -5,23 +5,21 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 from pipelines.benchmark.gpu.decoding import decode
 from pipelines.benchmark.gpu.end_to_end import end_to_end
 from pipelines.benchmark.gpu.environment import environment
 from pipelines.benchmark.gpu.extraction import agreement, compiled, extraction
-from pipelines.benchmark.gpu.findings import Findings
+from pipelines.benchmark.gpu.findings import Findings, SavedFindings
 from pipelines.benchmark.gpu.scale import SCALES, Scale
 from pipelines.benchmark.gpu.training import three_ways, training
 
 # In the order of the report; the most important first, in case time runs out.
-SECTIONS: dict[str, Callable[[Scale, str, Path], Findings]] = {
+SECTIONS: dict[str, Callable[[Scale, str, Path, Findings], None]] = {
     "environment": environment,
     "extraction": extraction,
     "training": training,
@@ -33,16 +31,15 @@ SECTIONS: dict[str, Callable[[Scale, str, Path], Findings]] = {
 }
 
 
-def run_section(name: str, scale: Scale, device: str) -> Findings:
+def run_section(name: str, scale: Scale, device: str, found: Findings) -> None:
     """Run one section in this process, with a scratch folder that is removed after it."""
     with tempfile.TemporaryDirectory(prefix="lens-cache-gpu-") as scratch:
-        return SECTIONS[name](scale, device, Path(scratch))
+        SECTIONS[name](scale, device, Path(scratch), found)
 
 
 def main(name: str, scale: str, device: str, folder: str) -> None:
     """Run a section and write what it found."""
-    found = run_section(name, SCALES[scale], device)
-    Path(folder, f"{name}.json").write_text(json.dumps(asdict(found), indent=2) + "\n")
+    run_section(name, SCALES[scale], device, SavedFindings(Path(folder, f"{name}.json")))
 
 
 if __name__ == "__main__":

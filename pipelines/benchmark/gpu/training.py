@@ -33,13 +33,12 @@ _QUESTIONS = 3
 _STEPS, _ROUNDS = 5, 3
 
 
-def training(scale: Scale, device: str, scratch: Path) -> Findings:
+def training(scale: Scale, device: str, scratch: Path, found: Findings) -> None:
     """Measure optimizer steps of several sizes, fed from a store, and the kernels of the last."""
     trainee = Trainee(scale.pair, _LOSS, device)
     features = RandomFeatures(train.record_sizes(scale.pair, _QUESTIONS), scale.records)
     write_store(scratch / "store", features, "zarr", shard_size=32)
     store = Store(scratch / "store")
-    found = Findings()
     for images, questions in scale.steps:
         work = TrainingWork(
             store,
@@ -51,23 +50,20 @@ def training(scale: Scale, device: str, scratch: Path) -> Findings:
             side=scale.pair.sam.image_size,
         )
         batches = work.ways()[-1].batches()
-        found.rows.append(_row(trainee, batches, images, questions, device))
-        found.notes.append(
+        found.row(**_row(trainee, batches, images, questions, device))
+        found.note(
             f"synchronisations in a step of {images} x {questions}: "
             f"{synchronisations(partial(trainee.step, next(batches)), device)}"
         )
         finish(device)
     batch = next(batches)
-    found.notes += [
-        f"kernel {name}: {share:.1%} of the time, {calls} calls"
-        for name, share, calls in kernels(partial(trainee.step, batch), device)
-    ]
+    for name, share, calls in kernels(partial(trainee.step, batch), device):
+        found.note(f"kernel {name}: {share:.1%} of the time, {calls} calls")
     weights = sum(weight.numel() for weight in trainee.model.parameters() if weight.requires_grad)
-    found.notes.append(
+    found.note(
         f"head of {scale.pair.name}, {weights / 1e6:.0f} M trained parameters, bfloat16 over "
         "float32, features from a store through loader processes, one optimizer step a batch"
     )
-    return found
 
 
 def _row(
@@ -103,7 +99,7 @@ def _row(
     }
 
 
-def three_ways(scale: Scale, device: str, scratch: Path) -> Findings:
+def three_ways(scale: Scale, device: str, scratch: Path, found: Findings) -> None:
     """Compare training from a store with running the frozen models in every step."""
     images, questions = (4, 8) if on_gpu(device) else (1, 2)
     result = train.measure(
@@ -116,19 +112,18 @@ def three_ways(scale: Scale, device: str, scratch: Path) -> Findings:
         steps=4 if on_gpu(device) else 1,
         workers=4 if on_gpu(device) else 0,
     )
-    rows: list[dict[str, Value]] = [
-        {
-            "way": way.name,
-            "samples/s": way.instructions_per_second,
-            "ratio": way.ratio,
-            "frozen models, GB": way.frozen_bytes / 1e9,
-            "a step, GB": None if way.peak_bytes is None else way.peak_bytes / 1e9,
-            "LISA's 800,000 images, h": way.hours,
-        }
-        for way in result.ways
-    ]
-    notes = [
+    for way in result.ways:
+        found.row(
+            **{
+                "way": way.name,
+                "samples/s": way.instructions_per_second,
+                "ratio": way.ratio,
+                "frozen models, GB": way.frozen_bytes / 1e9,
+                "a step, GB": None if way.peak_bytes is None else way.peak_bytes / 1e9,
+                "LISA's 800,000 images, h": way.hours,
+            }
+        )
+    found.note(
         f"{images} images x {questions} questions a step; the losses of the two cached ways differ "
         f"by {result.relative_error:.1e}"
-    ]
-    return Findings(rows, notes)
+    )
