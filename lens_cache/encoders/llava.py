@@ -147,7 +147,7 @@ class LlavaEncoder:
         """Compile the model with ``torch.compile``; the first batches then take longer."""
         for layer in self.model.language_model.layers:
             layer.compile(dynamic=True)
-        self.model.vision_tower.compile()
+        self.model.vision_tower.compile(dynamic=False)
 
     def pixels(self, square: NDArray[np.uint8]) -> Tensor:
         """Preprocess an image for the vision tower, on the CPU; thread-safe.

@@ -129,9 +129,12 @@ class SamEncoder:
         return self.sizes.image_size
 
     def compile(self) -> None:
-        """Compile the blocks with ``torch.compile``; the first batches then take longer."""
+        """Compile the blocks with ``torch.compile``; the first batches then take longer.
+
+        Every batch size has kernels of its own, so that bits do not depend on earlier batches.
+        """
         for block in self.model.blocks:
-            block.compile()
+            block.compile(dynamic=False)
 
     def encode(self, square: NDArray[np.uint8], *, width: int, height: int) -> Tensor:
         """Embed one image.

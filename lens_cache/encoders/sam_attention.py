@@ -83,18 +83,31 @@ class FusedAttention(_Attention):
     """The same function by a fused kernel, which does not write the attention matrix.
 
     The biases become part of the dot product, with one-hot codes of row and column as further
-    elements of the key. Any plain attention kernel then computes the biased scores:
+    elements of the key. A plain attention kernel then computes the biased scores:
 
-        q.k + rel_h[row of k] + rel_w[column of k]  =  [q, rel_h, rel_w] . [k, 1-hot row, column]
+        s q.k + rel_h[row of k] + rel_w[column of k]
+            = s [q, rel_h / s, rel_w / s] . [k, one-hot row, one-hot column]
+
+    A query in row h uses the 2 rows - 1 products with the embeddings of all offsets only from h on,
+    so its ``rows`` biases are a window of them: no product is computed twice, and none is copied
+    before it reaches its place. Memory bandwidth limits this attention on GPUs, not arithmetic.
     """
 
+    offsets: Tensor
     one_hot: Tensor
 
     def __init__(self, attention: Attention, rows: int, columns: int) -> None:
         """Take the weights of a layer; see ``_Attention``."""
         super().__init__(attention, rows, columns)
-        rows_eye = torch.eye(rows).to(self.bias_rows)
-        columns_eye = torch.eye(columns).to(self.bias_rows)
+        # Embeddings in ascending order of (row of the query - row of the key), then of columns.
+        both = [
+            torch.cat([table[0].flip(0)[:-1], table[:, 0]])
+            for table in (self.bias_rows, self.bias_columns)
+        ]
+        self.register_buffer("offsets", torch.cat(both) / self.scale)
+        # The window of a query begins with the offset of the last key.
+        rows_eye = torch.eye(rows).flip(0).to(self.bias_rows)
+        columns_eye = torch.eye(columns).flip(0).to(self.bias_rows)
         row_code = rows_eye.repeat_interleave(columns, dim=0)  # (length, rows)
         column_code = columns_eye.repeat(rows, 1)  # (length, columns)
         self.register_buffer("one_hot", torch.cat([row_code, column_code], dim=1))
@@ -103,31 +116,30 @@ class FusedAttention(_Attention):
         """Attend among the tokens of each image or window, shape (B, rows, columns, d)."""
         batch, rows, columns, _ = tokens.shape
         heads, length = self.num_heads, rows * columns
-        qkv = self.qkv(tokens).reshape(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
-        query, key, value = qkv.unbind(0)  # (B, heads, length, e)
+        qkv = self.qkv(tokens).reshape(batch, length, 3, heads, -1)  # (B, length, 3, heads, e)
+        size = qkv.shape[-1]
 
         # Biases of every query: one for each row, one for each column.
-        grid = query.reshape(batch, heads, rows, columns, -1)
-        by_row = torch.einsum("bnhwc,hkc->bnhwk", grid, self.bias_rows)
-        by_column = torch.einsum("bnhwc,wkc->bnhwk", grid, self.bias_columns)
+        products = F.linear(qkv[:, :, 0], self.offsets).view(batch, rows, columns, heads, -1)
+        of_rows, of_columns = products.split([2 * rows - 1, 2 * columns - 1], dim=-1)
+        # (B, rows, columns, heads, offsets) -> (B, rows, columns, heads, window)
+        by_row = of_rows.unfold(-1, rows, 1).diagonal(dim1=1, dim2=4).movedim(-1, 1)
+        by_column = of_columns.unfold(-1, columns, 1).diagonal(dim1=2, dim2=4).movedim(-1, 2)
 
-        # Extended queries and keys, (B, heads, length, e + rows + columns).
-        query = torch.cat([query * self.scale, by_row.flatten(2, 3), by_column.flatten(2, 3)], -1)
-        key = torch.cat([key, self.one_hot.expand(batch, heads, -1, -1)], dim=-1)
+        # Queries and keys, extended to a width that fused kernels take.
+        width = round_up(size + rows + columns, _STEP)
+        extended = F.pad(qkv[:, :, :2], (0, width - size))  # (B, length, 2, heads, width)
+        bias = extended.view(batch, rows, columns, 2, heads, width)[:, :, :, 0, :, size:]
+        bias[..., :rows] = by_row
+        bias[..., rows : rows + columns] = by_column
+        extended[:, :, 1, :, size : size + rows + columns] = self.one_hot[:, None]
 
-        # Attention at a width that fused kernels take.
-        width = round_up(query.shape[-1], _STEP)
-        output = F.scaled_dot_product_attention(
-            _pad(query, width), _pad(key, width), _pad(value, width), scale=1.0
-        )
-        output = output[..., : value.shape[-1]].transpose(1, 2)  # (B, length, heads, e)
-        projected: Tensor = self.proj(output.reshape(batch, rows, columns, -1))
+        # Attention.
+        query, key = extended.transpose(1, 3).unbind(2)  # (B, heads, length, width)
+        value = qkv[:, :, 2].transpose(1, 2)  # (B, heads, length, e)
+        output = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
+        projected: Tensor = self.proj(output.transpose(1, 2).reshape(batch, rows, columns, -1))
         return projected
-
-
-def _pad(x: Tensor, width: int) -> Tensor:
-    """Append zeros to the last axis."""
-    return F.pad(x, (0, width - x.shape[-1]))
 
 
 def replace_attention(model: ImageEncoderViT, *, fused: bool) -> None:

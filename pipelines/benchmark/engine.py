@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -107,7 +107,7 @@ class EngineRun:
             BatchRunner(model, transfer, pictures[0], batch)
             for model in (HiddenStates(llava), ImageEmbeddings(sam))
         ]
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def run(self) -> Features:
         """Run all images.

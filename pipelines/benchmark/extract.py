@@ -12,8 +12,9 @@ from torch import Tensor
 
 from lens_cache.errors import ConfigError, ExtractionError
 from lens_cache.extraction.estimate import measure_flops_per_second
+from pipelines.benchmark.engine import Features
 from pipelines.benchmark.extract_report import CPU, ExtractionBenchmark, ExtractionSpeed
-from pipelines.benchmark.extract_ways import Features, Way, Work
+from pipelines.benchmark.extract_ways import Way, Work
 from pipelines.benchmark.memory import extra_memory
 from pipelines.benchmark.models import CPU_SIZE, FULL_SIZE, PairSizes, build_pair
 from pipelines.progress import Reporter

@@ -97,7 +97,12 @@ class TrainingWork:
 
     def _grouped(self) -> Iterator[Batch]:
         loader = training_loader(
-            self._store, layer=LAYER, loss=self._loss, batch=self._batch, share=self._share
+            self._store,
+            layer=LAYER,
+            loss=self._loss,
+            batch=self._batch,
+            share=self._share,
+            pin_memory=torch.cuda.is_available(),
         )
         return iter(loader)
 
@@ -107,6 +112,7 @@ class TrainingWork:
             batch_sampler=_Rows(self._draws()),
             collate_fn=FeatureDataset.collate,
             num_workers=self._batch.loader_workers,
+            pin_memory=torch.cuda.is_available(),
         )
         return iter(loader)
 

@@ -133,9 +133,7 @@ def benchmark_gpu(
     ] = Path("runs/gpu-report"),
     section: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Run only this section; can be repeated. By default all, see the report."
-        ),
+        typer.Option(help="Run only this section of the report; can be repeated."),
     ] = None,
     minutes: Annotated[
         float, typer.Option(min=0.1, help="Most time of all sections together.")

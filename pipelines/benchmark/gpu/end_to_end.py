@@ -109,8 +109,8 @@ def end_to_end(scale: Scale, device: str, scratch: Path, found: Findings) -> Non
     extract = ("-c", str(settings), "--json")
     whole = run("extract", "extract", str(one), *extract)
     found.note(
-        f"{sizes.name}: {whole['images']} images in {whole['wall_seconds']:.1f} s with the start of "
-        f"the worker; busy {whole['busy_shares']}"
+        f"{sizes.name}: {whole['images']} images in {whole['wall_seconds']:.1f} s with the start "
+        f"of the worker; busy {whole['busy_shares']}"
     )
     commits = run.killed("extract", str(other), *extract, store=other)
     run("resume the killed extraction", "extract", str(other), *extract)

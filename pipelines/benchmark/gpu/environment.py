@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from importlib.metadata import version
+from importlib.metadata import distribution
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ def environment(scale: Scale, device: str, scratch: Path, found: Findings) -> No
         "CPU cores": str(os.cpu_count()),
         "Python": platform.python_version(),
         "lens-cache": __version__,
-        **{name: version(name) for name in _PACKAGES},
+        **{name: distribution(name).version for name in _PACKAGES},
     }
     size = 2**30 if on_gpu(device) else 2**24
     if on_gpu(device):

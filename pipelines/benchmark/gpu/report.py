@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from lens_cache.errors import ConfigError, one_line
+from lens_cache.errors import ConfigError, printable
 from pipelines.benchmark.gpu.findings import Value, markdown
 from pipelines.benchmark.gpu.scale import Scale
 from pipelines.benchmark.gpu.sections import SECTIONS
@@ -120,7 +120,7 @@ def _run(name: str, scale: Scale, device: str, out: Path, limit: float) -> Secti
 
 def _last_line(log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return one_line(lines[-1], 300) if lines else "no output"
+    return printable(lines[-1])[:300] if lines else "no output"
 
 
 def _report(done: Sequence[Section], scale: Scale, device: str) -> Report:

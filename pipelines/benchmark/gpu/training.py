@@ -113,16 +113,15 @@ def three_ways(scale: Scale, device: str, scratch: Path, found: Findings) -> Non
         workers=4 if on_gpu(device) else 0,
     )
     for way in result.ways:
-        found.row(
-            **{
-                "way": way.name,
-                "samples/s": way.instructions_per_second,
-                "ratio": way.ratio,
-                "frozen models, GB": way.frozen_bytes / 1e9,
-                "a step, GB": None if way.peak_bytes is None else way.peak_bytes / 1e9,
-                "LISA's 800,000 images, h": way.hours,
-            }
-        )
+        values: dict[str, Value] = {
+            "way": way.name,
+            "samples/s": way.instructions_per_second,
+            "ratio": way.ratio,
+            "frozen models, GB": way.frozen_bytes / 1e9,
+            "a step, GB": None if way.peak_bytes is None else way.peak_bytes / 1e9,
+            "LISA's 800,000 images, h": way.hours,
+        }
+        found.row(**values)
     found.note(
         f"{images} images x {questions} questions a step; the losses of the two cached ways differ "
         f"by {result.relative_error:.1e}"
