@@ -121,7 +121,7 @@ class FusedAttention(_Attention):
 
         # Biases of every query: one for each row, one for each column.
         products = F.linear(qkv[:, :, 0], self.offsets).view(batch, rows, columns, heads, -1)
-        of_rows, of_columns = products.split([2 * rows - 1, 2 * columns - 1], dim=-1)
+        of_rows, of_columns = torch.split(products, [2 * rows - 1, 2 * columns - 1], dim=-1)
         # (B, rows, columns, heads, offsets) -> (B, rows, columns, heads, window)
         by_row = of_rows.unfold(-1, rows, 1).diagonal(dim1=1, dim2=4).movedim(-1, 1)
         by_column = of_columns.unfold(-1, columns, 1).diagonal(dim1=2, dim2=4).movedim(-1, 2)
