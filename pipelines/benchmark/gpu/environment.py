@@ -38,7 +38,7 @@ def environment(scale: Scale, device: str, scratch: Path, found: Findings) -> No
             "multiprocessors": str(card.multi_processor_count),
             "compute capability": f"{card.major}.{card.minor}",
             "CUDA": str(torch.version.cuda),
-            "cuDNN": str(torch.backends.cudnn.version()),
+            "cuDNN": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
         }
     speed, _ = measure_flops_per_second(scale.dtype, 0.5, device)
     facts[f"matrix product in {scale.dtype}"] = f"{speed / 1e12:.4g} TFLOP/s"
