@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from segment_anything.modeling.image_encoder import Attention
 
 from lens_cache.encoders.reference import PlainSam
 from lens_cache.encoders.sam import SamEncoder, build_sam
+from lens_cache.encoders.sam_attention import FusedAttention
 from lens_cache.encoders.sam_checkpoint import architecture, prompt_and_decoder_weights
 from lens_cache.errors import CheckpointError
 from lens_cache.images.geometry import image_to_square
@@ -178,3 +180,18 @@ def test_reads_the_format_before_zip_files(path, tmp_path, encoder):
         SamEncoder.from_checkpoint(old).encode(square, width=256, height=256),
         encoder.encode(square, width=256, height=256),
     )
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(5, 5), (14, 14), (4, 7)])
+def test_the_fused_attention_computes_the_published_one(rows, columns):
+    torch.manual_seed(0)
+    published = Attention(
+        160, num_heads=2, qkv_bias=True, use_rel_pos=True, input_size=(rows, columns)
+    )
+    for table in (published.rel_pos_h, published.rel_pos_w):
+        table.data.normal_()
+    tokens = torch.randn(3, rows, columns, 160)
+    with torch.inference_mode():
+        expected = published(tokens)
+        found = FusedAttention(published, rows, columns)(tokens)
+    assert (found - expected).norm() / expected.norm() < 1e-5
