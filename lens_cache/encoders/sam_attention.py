@@ -22,28 +22,28 @@ _SCORES = 1 << 20
 
 
 class _Attention(nn.Module):
-    """The weights of segment-anything's ``Attention``, with the biases of every offset."""
+    """The weights of segment-anything's ``Attention``, but for its relative positions."""
 
-    bias_rows: Tensor
-    bias_columns: Tensor
-
-    def __init__(self, attention: Attention, rows: int, columns: int) -> None:
-        """Take the weights of a layer.
-
-        Args:
-            attention: A layer with relative positions, weights loaded.
-            rows: Height of its input in tokens.
-            columns: Width of its input in tokens.
-        """
+    def __init__(self, attention: Attention) -> None:
+        """Take the weights of a layer."""
         super().__init__()
         self.num_heads = attention.num_heads
         self.scale = attention.scale
         self.qkv = attention.qkv
         self.proj = attention.proj
-        bias_rows = get_rel_pos(rows, rows, attention.rel_pos_h)  # (rows, rows, e)
-        bias_columns = get_rel_pos(columns, columns, attention.rel_pos_w)  # (columns, columns, e)
-        self.register_buffer("bias_rows", bias_rows.detach())
-        self.register_buffer("bias_columns", bias_columns.detach())
+
+
+def _biases(attention: Attention, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """Return the embeddings of every offset by (query, key): (rows, rows, e), (columns, columns, e).
+
+    Args:
+        attention: A layer with relative positions, weights loaded.
+        rows: Height of its input in tokens.
+        columns: Width of its input in tokens.
+    """
+    by_row = get_rel_pos(rows, rows, attention.rel_pos_h).detach()
+    by_column = get_rel_pos(columns, columns, attention.rel_pos_w).detach()
+    return by_row, by_column
 
 
 class InPlaceAttention(_Attention):
@@ -52,6 +52,16 @@ class InPlaceAttention(_Attention):
     On a CPU, writing a new matrix costs as much as a matrix product. Heads are processed in groups
     that fit in the cache.
     """
+
+    bias_rows: Tensor
+    bias_columns: Tensor
+
+    def __init__(self, attention: Attention, rows: int, columns: int) -> None:
+        """Take the weights of a layer; arguments as for ``_biases``."""
+        super().__init__(attention)
+        by_row, by_column = _biases(attention, rows, columns)
+        self.register_buffer("bias_rows", by_row)
+        self.register_buffer("bias_columns", by_column)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Attend among the tokens of each image or window, shape (B, rows, columns, d)."""
@@ -97,17 +107,15 @@ class FusedAttention(_Attention):
     one_hot: Tensor
 
     def __init__(self, attention: Attention, rows: int, columns: int) -> None:
-        """Take the weights of a layer; see ``_Attention``."""
-        super().__init__(attention, rows, columns)
+        """Take the weights of a layer; arguments as for ``_biases``."""
+        super().__init__(attention)
+        tables = _biases(attention, rows, columns)
         # Embeddings in ascending order of (row of the query - row of the key), then of columns.
-        both = [
-            torch.cat([table[0].flip(0)[:-1], table[:, 0]])
-            for table in (self.bias_rows, self.bias_columns)
-        ]
+        both = [torch.cat([table[0].flip(0)[:-1], table[:, 0]]) for table in tables]
         self.register_buffer("offsets", torch.cat(both) / self.scale)
         # The window of a query begins with the offset of the last key.
-        rows_eye = torch.eye(rows).flip(0).to(self.bias_rows)
-        columns_eye = torch.eye(columns).flip(0).to(self.bias_rows)
+        rows_eye = torch.eye(rows).flip(0).to(self.offsets)
+        columns_eye = torch.eye(columns).flip(0).to(self.offsets)
         row_code = rows_eye.repeat_interleave(columns, dim=0)  # (length, rows)
         column_code = columns_eye.repeat(rows, 1)  # (length, columns)
         self.register_buffer("one_hot", torch.cat([row_code, column_code], dim=1))
