@@ -34,7 +34,7 @@ class _Attention(nn.Module):
 
 
 def _biases(attention: Attention, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """Return the embeddings of every offset by (query, key): (rows, rows, e), (columns, columns, e).
+    """Return the embeddings of offsets by (query, key): (rows, rows, e), (columns, columns, e).
 
     Args:
         attention: A layer with relative positions, weights loaded.
