@@ -144,7 +144,11 @@ class LlavaEncoder:
         return self.prompt.grid
 
     def compile(self) -> None:
-        """Compile the model with ``torch.compile``; the first batches then take longer."""
+        """Compile the model with ``torch.compile``; the first batches then take longer.
+
+        The tower has kernels of its own for every batch size, and those of the layers take any, so
+        that bits do not depend on earlier batches.
+        """
         for layer in self.model.language_model.layers:
             layer.compile(dynamic=True)
         self.model.vision_tower.compile(dynamic=False)

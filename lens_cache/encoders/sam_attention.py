@@ -98,9 +98,12 @@ class FusedAttention(_Attention):
         s q.k + rel_h[row of k] + rel_w[column of k]
             = s [q, rel_h / s, rel_w / s] . [k, one-hot row, one-hot column]
 
-    A query in row h uses the 2 rows - 1 products with the embeddings of all offsets only from h on,
-    so its ``rows`` biases are a window of them: no product is computed twice, and none is copied
-    before it reaches its place. Memory bandwidth limits this attention on GPUs, not arithmetic.
+    There are 2 rows - 1 offsets between rows. A query in row h needs ``rows`` of them, from the
+    h-th on: its biases are a window of its products with the embeddings of all offsets. The same
+    holds for columns.
+
+    Values are narrower than keys. cuDNN (from Hopper on) and the memory-efficient kernel take that;
+    flash attention does not.
     """
 
     offsets: Tensor

@@ -73,15 +73,19 @@ def write_tiny_checkpoints(folder: Path, seed: int = 0) -> None:
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         with folder_in_one_step(folder) as new:
-            _write(new, seed)
+            _write_tiny(new, seed)
         return
     with tempfile.TemporaryDirectory() as new:
-        _write(Path(new), seed)
+        _write_tiny(Path(new), seed)
         if not _has_files(folder, Path(new)):
             raise LensCacheError(
                 f"writing tiny checkpoints: {folder} already contains something else; give a new "
                 "folder, or remove this one"
             )
+
+
+def _write_tiny(new: Path, seed: int) -> None:
+    _write(new, seed, TINY_LLAVA, TINY_SAM, "cpu")
 
 
 def write_random_checkpoints(
@@ -103,9 +107,9 @@ def write_random_checkpoints(
 def _write(
     new: Path,
     seed: int,
-    llava: LlavaSize = TINY_LLAVA,
-    sam: SamArchitecture = TINY_SAM,
-    device: str = "cpu",
+    llava: LlavaSize,
+    sam: SamArchitecture,
+    device: str,
 ) -> None:
     _write_llava(new / LLAVA_FOLDER, llava, torch.Generator(device).manual_seed(seed))
     _write_sam(new / SAM_FILE, sam, torch.Generator(device).manual_seed(seed + 1))

@@ -28,7 +28,7 @@ from pipelines.progress import Reporter
 # LISA's recipe: 5,000 steps of 160 images.
 LISA_DRAWS = 800_000
 _TOLERANCE = 2e-2  # two ways to compute a loss in bfloat16
-_LOSS = LossConfig(attention_size=128, mask_size=256)
+LOSS = LossConfig(attention_size=128, mask_size=256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,14 +146,14 @@ def measure(
 ) -> TrainingBenchmark:
     """Measure the ways at any size; see ``benchmark_train``."""
     pair = None if cached else build_pair(sizes, torch.bfloat16, device)
-    trainee = Trainee(sizes, _LOSS, device)
+    trainee = Trainee(sizes, LOSS, device)
     features = RandomFeatures(record_sizes(sizes, instructions), 4 * images)
     with tempfile.TemporaryDirectory() as scratch:
         write_store(Path(scratch), features, "zarr", shard_size=features.images)
         work = TrainingWork(
             Store(Path(scratch)),
             pair,
-            _LOSS,
+            LOSS,
             images=images,
             instructions=instructions,
             workers=workers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,6 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+
+from pipelines.reports.units import shorten
+
+_KERNELS = 12
 
 Shape = tuple[str, tuple[int, ...], tuple[int, ...]]
 
@@ -83,8 +88,15 @@ def attention_shapes() -> Iterator[Counter[Shape]]:
         F.scaled_dot_product_attention = plain
 
 
-def kernels(work: Callable[[], object], device: str, top: int = 12) -> list[tuple[str, float, int]]:
-    """Run some work; return its longest kernels: name, share of all time, number of calls.
+def timed(work: Callable[[], object]) -> float:
+    """Return the seconds of some work that ends with results on the host."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def longest_kernels(work: Callable[[], object], device: str) -> list[str]:
+    """Run some work; return a sentence for each of the kernels that took most of its time.
 
     On a CPU these are PyTorch's operators.
     """
@@ -95,4 +107,9 @@ def kernels(work: Callable[[], object], device: str, top: int = 12) -> list[tupl
     clock = "self_device_time_total" if on_gpu(device) else "self_cpu_time_total"
     events = sorted(found.key_averages(), key=lambda event: -getattr(event, clock))
     total = sum(getattr(event, clock) for event in events)
-    return [(e.key, getattr(e, clock) / total, e.count) for e in events[:top]] if total else []
+    return [
+        f"kernel {shorten(event.key)}: {getattr(event, clock) / total:.1%} of the time, "
+        f"{event.count} calls"
+        for event in events[:_KERNELS]
+        if total
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -68,15 +69,18 @@ class _Commands:
             process = subprocess.Popen(
                 _words(*words), cwd=self.folder, stdout=log, stderr=log, start_new_session=True
             )
-        while not _commits(store):
-            if process.poll() is not None or time.perf_counter() - began > _LIMIT:
-                text = (self.folder / "killed.log").read_text(errors="replace").strip()
-                raise LensCacheError(
-                    f"the extraction ended before it could be killed: {text[-300:]}"
-                )
-            time.sleep(_POLL)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        try:
+            while not _commits(store):
+                if process.poll() is not None or time.perf_counter() - began > _LIMIT:
+                    text = (self.folder / "killed.log").read_text(errors="replace").strip()
+                    raise LensCacheError(
+                        f"the extraction ended before it could be killed: {text[-300:]}"
+                    )
+                time.sleep(_POLL)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         self.found.row(step="kill", seconds=time.perf_counter() - began)
         return _commits(store)
 

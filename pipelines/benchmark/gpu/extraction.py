@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -13,15 +12,17 @@ import numpy as np
 import torch
 
 from lens_cache.extraction.estimate import measure_flops_per_second
+from lens_cache.extraction.feature_models import Picture, Texts
 from pipelines.benchmark import extract
 from pipelines.benchmark.engine import EngineRun, engine_flops, random_pictures, random_texts
 from pipelines.benchmark.gpu.device import (
     attention_shapes,
     finish,
     forget,
-    kernels,
+    longest_kernels,
     peak_gb,
     synchronisations,
+    timed,
     used_gb,
 )
 from pipelines.benchmark.gpu.findings import Findings, Value
@@ -41,13 +42,13 @@ class Models:
     def __init__(self, scale: Scale, device: str) -> None:
         pair = build_pair(scale.pair, getattr(torch, scale.dtype), device)
         self.llava, self.sam = pair.llava, pair.sam
-        self._configs, self._scale, self.device = pair.configs, scale, device
+        configs, self.device = pair.configs, device
         del pair
         forget(device)
         few = random_pictures(self.llava, scale.pair.sam.image_size, max(scale.batches))
         self.pictures = list(islice(cycle(few), scale.images))
         self.texts = random_texts(self.llava, [_QUESTIONS] * scale.images)
-        flops = engine_flops(self.llava, self._configs, scale.pair.sam, self.texts)
+        flops = engine_flops(self.llava, configs, scale.pair.sam, self.texts)
         self.flops_per_image = flops / scale.images
         self.ceiling = measure_flops_per_second(scale.dtype, 0.5, device)[0]
 
@@ -68,6 +69,10 @@ class Models:
             """Return the milliseconds of a stage for each image."""
             return 1000 * statistics.median(run.seconds[stage] for run in runs) / count
 
+        one = self.run(batch)
+        queue = partial(one.launch, self.pictures[:batch], self.texts[:batch])
+        waits = synchronisations(queue, self.device)
+        finish(self.device)
         return {
             "images per batch": batch,
             "images/s": rate,
@@ -76,16 +81,10 @@ class Models:
             "LLaVA, ms an image": each("llava"),
             "SAM, ms an image": each("sam"),
             "launch, ms an image": each("launch"),
+            "synchronisations to queue a batch": waits,
             "peak, GB": peak_gb(self.device),
             "in use, GB": used_gb(self.device),
         }
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Return the seconds of some work that ends with results on the host."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def extraction(scale: Scale, device: str, scratch: Path, found: Findings) -> None:
@@ -99,23 +98,19 @@ def extraction(scale: Scale, device: str, scratch: Path, found: Findings) -> Non
         f"is {models.flops_per_image / 1e12:.3g} TFLOP"
     )
     batch = min(_BATCH, max(scale.batches))
-    run = models.run(batch)
-    first = slice(0, batch)
-
-    def one_batch() -> None:
-        run.collect(run.launch(models.pictures[first], models.texts[first]))
-
-    queue = partial(run.launch, models.pictures[first], models.texts[first])
-    waits = synchronisations(queue, device)
-    finish(device)
-    found.note(f"synchronisations while a batch is queued: {waits}")
     found.note(_many_lengths(models, batch))
-    for name, share, calls in kernels(one_batch, device):
-        found.note(f"kernel {name}: {share:.1%} of the time, {calls} calls")
+    run, first = models.run(batch), slice(0, batch)
+    one_batch = partial(_one_batch, run, models.pictures[first], models.texts[first])
+    for sentence in longest_kernels(one_batch, device):
+        found.note(sentence)
+
+
+def _one_batch(run: EngineRun, pictures: Sequence[Picture], texts: Sequence[Texts]) -> None:
+    run.collect(run.launch(pictures, texts))
 
 
 def _many_lengths(models: Models, batch: int) -> str:
-    """Run batches with many numbers of questions; tell how many shapes attention has."""
+    """Run batches with many numbers of questions; return how many shapes attention has."""
     rng = np.random.default_rng(2)
     counts = rng.integers(1, 3 * _QUESTIONS // 2 + 1, _MIXED_BATCHES * batch).tolist()
     texts = random_texts(models.llava, counts)
@@ -123,9 +118,8 @@ def _many_lengths(models: Models, batch: int) -> str:
     run, taken = models.run(batch), []
     with attention_shapes() as shapes:
         for start in range(0, len(texts), batch):
-            began = time.perf_counter()
-            run.collect(run.launch(pictures, texts[start : start + batch]))
-            taken.append(time.perf_counter() - began)
+            asked = texts[start : start + batch]
+            taken.append(timed(partial(_one_batch, run, pictures, asked)))
     middle = statistics.median(taken)
     slow = sum(seconds > 2 * middle for seconds in taken)
     return (

@@ -18,7 +18,8 @@ from pipelines.progress import Reporter
 from pipelines.reports.report import Report
 
 MARKDOWN, DOCUMENT = "report.md", "report.json"
-_KILL_AFTER = 5.0
+# Seconds: a shorter rest of the time is not worth a start; how long a section may take to end.
+_LEAST, _GRACE = 5.0, 20.0
 
 
 @dataclass
@@ -93,29 +94,42 @@ def _run(name: str, scale: Scale, device: str, out: Path, limit: float) -> Secti
     result, log = out / f"{name}.json", out / f"{name}.log"
     result.unlink(missing_ok=True)
     section = Section(name)
-    if limit <= _KILL_AFTER:
+    if limit <= _LEAST:
         section.error = "not run: no time left; give more --minutes, or name it with --section"
         return section
     began = time.monotonic()
     words = [sys.executable, "-m", "pipelines.benchmark.gpu.sections"]
-    with log.open("wb") as output:
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            [*words, name, scale.name, device, str(out.resolve())],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        ) as process,
+    ):
         try:
-            code = subprocess.run(
-                [*words, name, scale.name, device, str(out.resolve())],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=limit,
-            ).returncode
+            code = process.wait(limit)
         except subprocess.TimeoutExpired:
             section.error = f"stopped after {limit:.0f} s; give more --minutes"
         else:
             if code:
                 section.error = f"exit {code}: {_last_line(log)} (see {log})"
+        finally:
+            _end(process)
     section.seconds = time.monotonic() - began
     if result.exists():  # also what was found before a failure
         found = json.loads(result.read_text())
         section.rows, section.notes = found["rows"], found["notes"]
     return section
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a section that still runs; on SIGTERM it also ends what it started."""
+    process.terminate()
+    try:
+        process.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def _last_line(log: Path) -> str:

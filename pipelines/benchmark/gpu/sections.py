@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -38,8 +39,13 @@ def run_section(name: str, scale: Scale, device: str, found: Findings) -> None:
 
 
 def main(name: str, scale: str, device: str, folder: str) -> None:
-    """Run a section and write what it found."""
+    """Run a section and write what it found; after SIGTERM leave no process and no file."""
+    signal.signal(signal.SIGTERM, _exit)
     run_section(name, SCALES[scale], device, SavedFindings(Path(folder, f"{name}.json")))
+
+
+def _exit(signum: int, frame: object) -> None:
+    sys.exit(128 + signum)
 
 
 if __name__ == "__main__":

@@ -7,20 +7,19 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from lens_cache.config.train import LossConfig
 from lens_cache.store.store import Store
 from lens_cache.training.data import Batch
 from pipelines.benchmark import train
 from pipelines.benchmark.gpu.device import (
     finish,
     forget,
-    kernels,
+    longest_kernels,
     on_gpu,
     peak_gb,
     synchronisations,
+    timed,
     used_gb,
 )
-from pipelines.benchmark.gpu.extraction import timed
 from pipelines.benchmark.gpu.findings import Findings, Value
 from pipelines.benchmark.gpu.scale import Scale
 from pipelines.benchmark.random_features import RandomFeatures
@@ -28,14 +27,13 @@ from pipelines.benchmark.random_store import write_store
 from pipelines.benchmark.train_ways import Trainee, TrainingWork
 from pipelines.progress import Silent
 
-_LOSS = LossConfig(mask_size=256)
 _QUESTIONS = 3
 _STEPS, _ROUNDS = 5, 3
 
 
 def training(scale: Scale, device: str, scratch: Path, found: Findings) -> None:
     """Measure optimizer steps of several sizes, fed from a store, and the kernels of the last."""
-    trainee = Trainee(scale.pair, _LOSS, device)
+    trainee = Trainee(scale.pair, train.LOSS, device)
     features = RandomFeatures(train.record_sizes(scale.pair, _QUESTIONS), scale.records)
     write_store(scratch / "store", features, "zarr", shard_size=32)
     store = Store(scratch / "store")
@@ -43,7 +41,7 @@ def training(scale: Scale, device: str, scratch: Path, found: Findings) -> None:
         work = TrainingWork(
             store,
             None,
-            _LOSS,
+            train.LOSS,
             images=images,
             instructions=questions,
             workers=4 if on_gpu(device) else 0,
@@ -51,14 +49,9 @@ def training(scale: Scale, device: str, scratch: Path, found: Findings) -> None:
         )
         batches = work.ways()[-1].batches()
         found.row(**_row(trainee, batches, images, questions, device))
-        found.note(
-            f"synchronisations in a step of {images} x {questions}: "
-            f"{synchronisations(partial(trainee.step, next(batches)), device)}"
-        )
-        finish(device)
     batch = next(batches)
-    for name, share, calls in kernels(partial(trainee.step, batch), device):
-        found.note(f"kernel {name}: {share:.1%} of the time, {calls} calls")
+    for sentence in longest_kernels(partial(trainee.step, batch), device):
+        found.note(sentence)
     weights = sum(weight.numel() for weight in trainee.model.parameters() if weight.requires_grad)
     found.note(
         f"head of {scale.pair.name}, {weights / 1e6:.0f} M trained parameters, bfloat16 over "
@@ -87,6 +80,8 @@ def _row(
         finish(device)
 
     alone = timed(same_batch) / _STEPS
+    waits = synchronisations(partial(trainee.step, batch), device)
+    finish(device)
     return {
         "images x questions": f"{images} x {questions}",
         "ms a step": 1000 * seconds,
@@ -94,6 +89,7 @@ def _row(
         "images/s": images / seconds,
         "samples/s": images * questions / seconds,
         "LISA's 800,000 images, h": train.LISA_DRAWS * seconds / images / 3600,
+        "synchronisations a step": waits,
         "peak, GB": peak_gb(device),
         "in use, GB": used_gb(device),
     }

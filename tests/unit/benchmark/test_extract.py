@@ -13,33 +13,12 @@ from lens_cache.toy.small_llava import llava_config
 from pipelines.benchmark import extract as benchmark
 from pipelines.benchmark import extract_report as measurement
 from pipelines.benchmark.extract_ways import Work
+from pipelines.benchmark.gpu.scale import TINY
 from pipelines.benchmark.memory import extra_memory, ready_memory
-from pipelines.benchmark.models import CPU_SIZE, FULL_SIZE, build_pair
+from pipelines.benchmark.models import FULL_SIZE, build_pair
 from tests.support.stores import Quiet
 
-SMALL = dataclasses.replace(
-    CPU_SIZE,
-    layer=2,
-    llava=dataclasses.replace(
-        CPU_SIZE.llava,
-        image_side=56,
-        tower_width=64,
-        tower_layers=3,
-        width=64,
-        feedforward=96,
-        layers=5,
-    ),
-    sam=dataclasses.replace(
-        CPU_SIZE.sam,
-        image_size=64,
-        patch_size=16,
-        embed_dim=32,
-        depth=2,
-        num_heads=2,
-        window_size=2,
-        global_blocks=(1,),
-    ),
-)
+SMALL = TINY.pair
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 """The report on a GPU: all of its code at tiny size, on the CPU."""
 
+import contextlib
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from pipelines.benchmark.gpu import report, sections
 from pipelines.benchmark.gpu.device import attention_shapes
 from pipelines.benchmark.gpu.findings import Findings, SavedFindings, markdown
 from pipelines.benchmark.gpu.scale import TINY
+from tests.faults.processes import wait_for
 from tests.support.stores import Quiet
 
 
@@ -55,6 +58,31 @@ def test_without_time_a_section_says_so(tmp_path):
     )
     assert not good
     assert found.document["sections"][0]["error"].startswith("not run: no time left")
+
+
+def test_a_stopped_section_leaves_no_process_and_no_file(tmp_path, monkeypatch):
+    """Ten seconds end in the middle of an extraction on Ray."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    found, good = report.gpu_report(
+        tmp_path / "out", TINY, "cpu", Quiet(), names=["end-to-end"], minutes=10 / 60
+    )
+    assert not good
+    (section,) = found.document["sections"]
+    assert section["error"].startswith("stopped after 10 s")
+    wait_for(lambda: processes_in(scratch) == [])  # Ray ends a moment after its driver
+    assert list(scratch.glob("lens-cache-gpu-*")) == []
+
+
+def processes_in(folder):
+    """Return the processes with a working folder in a folder that may be gone."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            if str(link.readlink()).startswith(str(folder)):
+                found.append(link)
+    return found
 
 
 def test_an_unknown_section_is_refused(tmp_path):
