@@ -19,9 +19,9 @@ from lens_cache.encoders.llava_prompt import LlavaPrompt
 from lens_cache.encoders.llava_states import LlavaBatch, LlavaFeatures, States
 from lens_cache.encoders.llava_tower import image_features, truncate_tower
 from lens_cache.encoders.packed_decoder import PackedDecoder
-from lens_cache.encoders.transfer import Transfer
 from lens_cache.errors import ConfigError
 from lens_cache.features.packing import chunks, row_groups
+from lens_cache.features.transfer import Transfer
 
 # Most text tokens of one forward, padding included; a longer question runs alone. The limit bounds
 # the attention mask, which grows with the square of it.

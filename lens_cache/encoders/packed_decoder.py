@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lens_cache.encoders.llava_states import States
 from lens_cache.encoders.packed_attention import AFTER_PREFIX_ATTENTION, PREFIX_ATTENTION
-from lens_cache.encoders.transfer import Transfer
 from lens_cache.features.packing import additive_mask, block_mask, pack_ids, position_ids
+from lens_cache.features.transfer import Transfer
 
 
 class PackedDecoder:

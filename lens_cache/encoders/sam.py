@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from lens_cache.encoders.sam_attention import replace_attention
 from lens_cache.encoders.sam_checkpoint import GIVE_A_SAM, load_state, read_architecture
-from lens_cache.encoders.transfer import Transfer
 from lens_cache.features.sam_architecture import SamArchitecture
 from lens_cache.features.sam_modules import build_prompt_encoder_and_mask_decoder
+from lens_cache.features.transfer import Transfer
 from lens_cache.features.weights import load_strict
 from lens_cache.images.geometry import resized_size
 

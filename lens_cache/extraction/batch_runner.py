@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lens_cache.encoders.transfer import Arrival, Mark, Transfer
 from lens_cache.errors import one_line
 from lens_cache.extraction.device_errors import device_error, device_errors, device_failed
 from lens_cache.extraction.feature_models import FrozenModel, Picture, Texts
 from lens_cache.extraction.out_of_memory import out_of_memory
+from lens_cache.features.transfer import Arrival, Mark, Transfer
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from lens_cache.config.extract import ExtractConfig
-from lens_cache.encoders.transfer import Transfer
 from lens_cache.errors import ImageError, one_line
 from lens_cache.extraction.batch_runner import BatchRunner, Flight
 from lens_cache.extraction.feature_models import (
@@ -25,6 +24,7 @@ from lens_cache.extraction.image_reader import PictureReader, ReadImage
 from lens_cache.extraction.out_of_memory import within_memory
 from lens_cache.extraction.stage_times import StageTimes
 from lens_cache.extraction.threads import batched
+from lens_cache.features.transfer import Transfer
 from lens_cache.plan.plan import Plan
 from lens_cache.store.layout import Group
 from lens_cache.store.quarantine import Quarantine

@@ -33,11 +33,15 @@ class PackedTexts:
             ``PADDING`` where padded.
         places: Indices into ``owner.flatten()`` of the tokens that are not padding, ascending,
             int64, shape (tokens,).
+        image: Index of each question's image, ascending, int64, shape (Q,).
+        last: Column in ``owner`` of each question's last token, int64, shape (Q,).
     """
 
     tokens: Tensor
     owner: Tensor
     places: Tensor
+    image: Tensor
+    last: Tensor
 
 
 def pack_texts(texts: Sequence[Sequence[Tensor]]) -> PackedTexts:
@@ -67,6 +71,8 @@ def pack_texts(texts: Sequence[Sequence[Tensor]]) -> PackedTexts:
         tokens=torch.nn.utils.rnn.pad_sequence(rows, batch_first=True),
         owner=owner.to(rows[0].device),
         places=_places(owner).to(rows[0].device),
+        image=_images(texts).to(rows[0].device),
+        last=_last_columns(texts).to(rows[0].device),
     )
 
 
@@ -109,6 +115,17 @@ def pack_ids(texts: Sequence[Sequence[Sequence[int]]]) -> PackedIds:
 def _places(owner: Tensor) -> Tensor:
     """Return the indices of tokens that are not padding in the flattened rows."""
     return (owner != PADDING).flatten().nonzero().flatten()
+
+
+def _images(texts: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Return the index of each question's image, int64, shape (Q,)."""
+    return torch.arange(len(texts)).repeat_interleave(torch.tensor([len(row) for row in texts]))
+
+
+def _last_columns(texts: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Return the index of each question's last token in its packed row, int64, shape (Q,)."""
+    lengths = [torch.tensor([len(text) for text in row]) for row in texts]
+    return torch.cat([row.cumsum(0) for row in lengths]) - 1
 
 
 def block_mask(num_shared: int, owner: Tensor) -> Tensor:
@@ -165,26 +182,6 @@ def position_ids(num_shared: int, owner: Tensor) -> Tensor:
     first = torch.where(starts, index, 0).cummax(dim=1).values
     shared = torch.arange(num_shared, device=owner.device).expand(batch, num_shared)
     return torch.cat([shared, num_shared + index - first], dim=1)
-
-
-def last_positions(owner: Tensor, num_questions: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the position of each question's last token.
-
-    Args:
-        owner: As in ``PackedTexts``, shape (B, T).
-        num_questions: Number of questions of each of the B images; Q in all.
-
-    Returns:
-        Index of each question's image and column of its last token in ``owner``, both int64, shape
-        (Q,), ordered by image and then by question.
-    """
-    image = torch.cat(
-        [torch.full((count,), b, dtype=torch.int64) for b, count in enumerate(num_questions)]
-    ).to(owner.device)
-    question = torch.cat([torch.arange(count) for count in num_questions]).to(owner.device)
-    is_own = owner[image] == question[:, None]  # (Q, T)
-    index = torch.arange(owner.shape[1], device=owner.device)
-    return image, torch.where(is_own, index, -1).max(dim=1).values
 
 
 def chunks(texts: Sequence[Sequence[int]], limit: int) -> Iterator[list[Sequence[int]]]:

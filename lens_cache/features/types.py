@@ -97,6 +97,8 @@ class Features:
                 tokens=change(self.texts.tokens),
                 owner=change_index(self.texts.owner),
                 places=change_index(self.texts.places),
+                image=change_index(self.texts.image),
+                last=change_index(self.texts.last),
             ),
             image_embeddings=change(self.image_embeddings),
         )

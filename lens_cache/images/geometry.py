@@ -126,10 +126,12 @@ def grid_to_normalised(cells: Tensor, grid: tuple[int, int], convention: Convent
         (x, y), shape (..., 2).
     """
     rows, columns = grid
-    extent = torch.tensor([columns, rows], dtype=cells.dtype, device=cells.device)
+    x, y = cells.unbind(-1)
     if convention == "corner":
-        return cells / (extent - 1).clamp(min=1)
-    return (cells + 0.5) / extent
+        x, y = x / max(columns - 1, 1), y / max(rows - 1, 1)
+    else:
+        x, y = (x + 0.5) / columns, (y + 0.5) / rows
+    return torch.stack([x, y], dim=-1)
 
 
 def resize_map(maps: Tensor, size: tuple[int, int], convention: Convention) -> Tensor:

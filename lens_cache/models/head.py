@@ -19,7 +19,6 @@ from lens_cache.config.train import ModelConfig
 from lens_cache.errors import CheckpointError, ConfigError, one_line
 from lens_cache.features.flat_batch import FlatBatch
 from lens_cache.features.frozen_parts import REWRITE_FROZEN_PARTS, FrozenParts
-from lens_cache.features.packing import last_positions
 from lens_cache.features.types import Features
 from lens_cache.features.weights import load_strict
 from lens_cache.models.grounding_map import (
@@ -116,8 +115,7 @@ class SegmentationHead(nn.Module):
         # Grounding map (eq. 1).
         log_rows = text_rows.log_attention
         assert log_rows is not None, "the network did not use the registered attention"
-        owner = features.texts.owner
-        image, last = last_positions(owner, features.num_questions)
+        owner, image, last = features.texts.owner, features.texts.image, features.texts.last
         log_map = aggregate_rows(log_rows, owner, image, last, self.attention_rows)
         grounding_map = normalise_map(log_map, self.attention_normalisation, self.peak_headroom)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lens_cache.config.train import LossConfig
+from lens_cache.features.transfer import Transfer
 from lens_cache.features.types import Segmentation
 from lens_cache.plan.plan import Plan
 from lens_cache.training.losses import Losses
@@ -41,6 +42,11 @@ class Sums:
     def questions(self) -> float:
         """Number of questions."""
         return float(self.values[:, 0].sum())
+
+    @property
+    def are_finite(self) -> bool:
+        """Whether no loss was NaN or infinite."""
+        return bool(self.values.isfinite().all())
 
     def losses(self, weights: LossConfig) -> dict[str, float]:
         """Return the mean losses over all questions; ``total`` is eq. 7."""
@@ -85,11 +91,12 @@ class Tally:
         losses: Losses,
         segmentation: Segmentation,
         targets: Targets,
+        transfer: Transfer,
     ) -> None:
-        """Add the Q questions of a batch."""
+        """Add the Q questions of a batch; ``transfer`` copies to the device of the losses."""
         queries = [query for draw in draws for query in draw.queries]
         each = losses.each.float()
-        owner = torch.from_numpy(self._codes[queries]).to(each.device, non_blocking=True)
+        owner = transfer.upload(torch.from_numpy(self._codes[queries]))
         kept = segmentation.keypoint_mask
         inside = kept & _inside(segmentation.keypoints, targets.attention)
         columns = [torch.ones_like(each[:, :1]), each, kept.sum(1, True), inside.sum(1, True)]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lens_cache.errors import TrainingError
+from lens_cache.features.transfer import Arrival, Transfer
 from lens_cache.store.store import Store
 from lens_cache.training.data import Batch
 from lens_cache.training.loss_tally import LOSSES
@@ -33,6 +34,38 @@ class NotFiniteError(TrainingError):
         torch.save(self.batch, path)
         look = f"import torch; print(torch.load({str(path)!r}, weights_only=True)['queries'])"
         return TrainingError(f'{self}; the batch was saved: python -c "{look}"')
+
+
+class FiniteLosses:
+    """Finds the first batch of a step with a loss that is not finite.
+
+    On a GPU a batch is looked at when the next one has been queued, so that the host does not wait
+    for the work that it has just queued. One batch is kept until then.
+    """
+
+    def __init__(self) -> None:
+        self._newest: tuple[Batch, Losses, Arrival] | None = None
+        self._broken: tuple[Batch, Losses] | None = None
+
+    def add(self, batch: Batch, losses: Losses, transfer: Transfer) -> None:
+        """Add a batch and its losses; ``transfer`` copies from their device."""
+        arrival = transfer.download({"finite": losses.each.isfinite().all()})
+        self._look()
+        self._newest = (batch, losses, arrival)
+
+    def take(self) -> tuple[Batch, Losses] | None:
+        """Return the first broken batch since the last call, None if there is none."""
+        self._look()
+        broken, self._broken = self._broken, None
+        return broken
+
+    def _look(self) -> None:
+        if self._newest is None:
+            return
+        batch, losses, arrival = self._newest
+        self._newest = None
+        if self._broken is None and not arrival.wait()["finite"]:
+            self._broken = (batch, losses)
 
 
 def not_finite(step: int, batch: Batch, losses: Losses, store: Store) -> NotFiniteError:

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from lens_cache.encoders.llava import LlavaEncoder
 from lens_cache.encoders.sam import SamEncoder
-from lens_cache.encoders.transfer import Transfer
 from lens_cache.errors import ExtractionError
 from lens_cache.extraction.batch_runner import BatchRunner, Flight
 from lens_cache.extraction.estimate import decoder_flops, sam_flops, vision_flops
 from lens_cache.extraction.feature_models import HiddenStates, ImageEmbeddings, Picture, Texts
 from lens_cache.extraction.threads import batched
 from lens_cache.features.sam_architecture import SamArchitecture
+from lens_cache.features.transfer import Transfer
 from lens_cache.store.layout import array_name
 from pipelines.benchmark.random_features import LONGEST, SHORTEST
 

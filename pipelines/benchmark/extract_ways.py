@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lens_cache.encoders.sam import PIXEL_MEAN, PIXEL_STD
-from lens_cache.encoders.transfer import Transfer
 from lens_cache.extraction.estimate import decoder_flops, sam_flops, vision_flops
 from lens_cache.extraction.threads import batched
+from lens_cache.features.transfer import Transfer
 from pipelines.benchmark.engine import (
     EngineRun,
     Features,

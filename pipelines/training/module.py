@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,13 +20,19 @@ from lens_cache.config.train import TrainConfig
 from lens_cache.evaluation.mask_pairs import MaskPair, masks_of
 from lens_cache.evaluation.metrics import MaskIoU
 from lens_cache.features.frozen_parts import FrozenParts
+from lens_cache.features.transfer import Transfer
 from lens_cache.features.types import Segmentation
 from lens_cache.models.lens import LensModel
 from lens_cache.store.store import Store
 from lens_cache.training.data import Batch
 from lens_cache.training.loss_tally import Sums, Tally
-from lens_cache.training.losses import LensLoss, Losses
-from lens_cache.training.not_finite import gradient_not_finite, not_finite, not_finite_elsewhere
+from lens_cache.training.losses import LensLoss
+from lens_cache.training.not_finite import (
+    FiniteLosses,
+    gradient_not_finite,
+    not_finite,
+    not_finite_elsewhere,
+)
 from lens_cache.training.optimizer import build_optimizer, learning_rate_factor
 
 
@@ -51,6 +58,7 @@ class LensModule(LightningModule):
         self.loss = LensLoss(config.loss, side=store.manifest.side)
         self.precision_context: AbstractContextManager[Any] = nullcontext()
         self._tally = Tally(store.plan)
+        self._finite = FiniteLosses()
         self._since_log: Sums | None = None
         kinds = sorted(set(store.plan.queries["kind"].to_pylist()))
         self.iou = MaskIoU([*self._tally.datasets, *(f"kind/{kind}" for kind in kinds)])
@@ -66,27 +74,20 @@ class LensModule(LightningModule):
         The random generator is seeded by batch and rank, so that a resumed run draws the same
         numbers as an uninterrupted one.
 
-        Raises:
-            TrainingError: If the loss of any process is not finite; raised in every process.
         """
         world, rank = self.trainer.world_size, self.global_rank
         torch.manual_seed(self.config.trainer.seed * 2**32 + batch_idx * world + rank)
         with self.precision_context:
             segmentation = self.model(batch.features)
         losses = self.loss(segmentation, batch.targets)
-        # Checked before the backward pass: with NaN it may read out of bounds.
-        self._require_finite(batch, losses)
-        self._tally.add(batch.draws, losses, segmentation, batch.targets)
+        self._finite.add(batch, losses, self._transfer)
+        self._tally.add(batch.draws, losses, segmentation, batch.targets, self._transfer)
         total: Tensor = losses.total
         return total * (len(losses.each) / self._nominal) if self._rescales else total
 
-    def _require_finite(self, batch: Batch, losses: Losses) -> None:
-        broken = ~losses.total.detach().isfinite()
-        if not self._over_processes(broken.float()):
-            return
-        if broken:
-            raise not_finite(self.global_step, batch, losses, self._store)
-        raise not_finite_elsewhere(self.global_step)
+    @cached_property
+    def _transfer(self) -> Transfer:
+        return Transfer(self.device)
 
     def _over_processes(self, values: Tensor) -> Tensor:
         """Return the sum of the values over all processes."""
@@ -94,8 +95,17 @@ class LensModule(LightningModule):
         return total
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Rescale the gradient to that of the mean over questions, and log the step."""
+        """Rescale the gradient to that of the mean over questions, and log the step.
+
+        Raises:
+            TrainingError: If a loss of any process is not finite; raised in every process.
+        """
         sums = self._tally.take(self._over_processes)
+        broken = self._finite.take()
+        if not sums.are_finite:
+            if broken is not None:
+                raise not_finite(self.global_step, *broken, self._store)
+            raise not_finite_elsewhere(self.global_step)
         if self._rescales:
             # Lightning has divided by the number of batches, the strategy by that of devices.
             factor = self._nominal * self._num_batches / sums.questions

@@ -8,12 +8,12 @@ from transformers import LlavaModel
 from lens_cache.encoders.llava import LlavaEncoder
 from lens_cache.encoders.reference import PlainLlava, PlainSam
 from lens_cache.encoders.sam import SamEncoder
-from lens_cache.encoders.transfer import Arrival, Transfer
 from lens_cache.extraction.batch_runner import BatchRunner
 from lens_cache.extraction.device_errors import DeviceError
 from lens_cache.extraction.feature_models import HiddenStates, ImageEmbeddings, Picture
 from lens_cache.features.packing import STEP, additive_mask, block_mask, position_ids
 from lens_cache.features.sizes import round_up
+from lens_cache.features.transfer import Arrival, Transfer
 from lens_cache.images.geometry import image_to_square
 from tests.support.llava import QUESTIONS, close, picture, text_ids
 

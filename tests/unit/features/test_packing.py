@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from lens_cache.features.packing import (
     PADDING,
     block_mask,
-    last_positions,
     pack_ids,
     pack_texts,
     position_ids,
@@ -59,11 +58,10 @@ def test_positions_count_as_if_each_question_were_alone(lengths, num_shared):
 @given(LENGTHS)
 def test_last_positions_point_at_the_end_of_each_question(lengths):
     packed = _pack(lengths)
-    image, last = last_positions(packed.owner, [len(row) for row in lengths])
     expected = [
         (b, sum(row[: i + 1]) - 1) for b, row in enumerate(lengths) for i in range(len(row))
     ]
-    assert list(zip(image.tolist(), last.tolist(), strict=True)) == expected
+    assert list(zip(packed.image.tolist(), packed.last.tolist(), strict=True)) == expected
 
 
 def test_packing_keeps_tokens_in_order_and_pads_with_zeros():

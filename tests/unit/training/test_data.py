@@ -141,7 +141,8 @@ def test_every_tensor_of_a_batch_is_pinned(tiny_store, monkeypatch):
     features, targets = copy.features, copy.targets
     assert isinstance(targets.masks, list)
     mine = [features.prefix, features.image_tokens, features.image_embeddings]
-    mine += [features.texts.tokens, features.texts.owner, features.texts.places]
+    texts = features.texts
+    mine += [texts.tokens, texts.owner, texts.places, texts.image, texts.last]
     mine += [targets.attention, targets.attention_valid, *targets.masks, *targets.valid]
     assert {id(values) for values in mine} == {id(values) for values in pinned}
     assert torch.equal(features.image_tokens, batch.features.image_tokens)

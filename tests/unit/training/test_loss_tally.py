@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from lens_cache.config.train import LossConfig
+from lens_cache.features.transfer import Transfer
 from lens_cache.features.types import Segmentation
 from lens_cache.training.loss_tally import Tally
 from lens_cache.training.losses import Losses
@@ -39,11 +40,11 @@ def _tally():
     first = _batch(
         [[1.0, 2.0, 3.0], [3.0, 4.0, 5.0]], points, [[True, True], [True, False]], [LEFT, TOP]
     )
-    tally.add([Draw(0, (0,)), Draw(1, (1,))], *first)
+    tally.add([Draw(0, (0,)), Draw(1, (1,))], *first, Transfer("cpu"))
     second = _batch(
         [[5.0, 0.0, 1.0], [7.0, 2.0, 1.0]], points, [[False, False], [False, True]], [TOP, LEFT]
     )
-    tally.add([Draw(0, (0, 2))], *second)
+    tally.add([Draw(0, (0, 2))], *second, Transfer("cpu"))
     return tally
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lens_cache.encoders.transfer import Transfer
+from lens_cache.features.transfer import Transfer
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
