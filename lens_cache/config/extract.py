@@ -116,6 +116,12 @@ class WorkersConfig:
     compile: bool = False
     """Compile the models with torch.compile; worthwhile for long runs only. Rounding depends on
     it."""
+    deterministic: bool = False
+    """Use only kernels that give the same bits in every run on the same kind of device, and end
+    with an error where PyTorch has none. Recorded with every shard."""
+    mixed_devices: Literal["refuse", "allow"] = "refuse"
+    """Whether a store may have shards of several kinds of devices, whose features differ by
+    rounding."""
     max_consecutive_failures: Positive = 20
     """Stop after N images in a row that failed."""
 

@@ -23,6 +23,8 @@ _DIGESTED = (
     "preprocessor_config.json",
     "processor_config.json",
 )
+# Folder of a commit in the cache of huggingface_hub.
+_SNAPSHOT = re.compile(r"/snapshots/(?P<commit>[0-9a-f]{40})(?:/|$)")
 _HUB_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<file>[^/].*\.pth))?")
 
 
@@ -92,6 +94,23 @@ def resolve_file(checkpoint: str, root: Path | None, revision: str | None = None
         return hf_hub_download(repository, name, revision=revision)
 
     return _from_hub("SAM", local, download)
+
+
+def pinned_revision(checkpoint: str, root: Path | None, path: Path) -> str | None:
+    """Return the commit of the hub that a checkpoint was resolved to; None if it is local.
+
+    A branch may get new weights while an extraction runs. With the commit as their revision, all
+    processes load the same ones.
+
+    Args:
+        checkpoint: As for ``resolve_folder``.
+        root: Folder of checkpoints.
+        path: What ``resolve_folder`` or ``resolve_file`` returned.
+    """
+    if _local(checkpoint, root).exists():
+        return None
+    match = _SNAPSHOT.search(path.as_posix())
+    return match["commit"] if match else None
 
 
 def weights_digest(path: Path) -> str:

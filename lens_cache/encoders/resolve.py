@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lens_cache.config.extract import ExtractConfig
 from lens_cache.encoders import llava_checkpoint as llava_weights
 from lens_cache.encoders import sam_checkpoint
-from lens_cache.encoders.checkpoints import resolve_file, resolve_folder, weights_digest
+from lens_cache.encoders.checkpoints import (
+    pinned_revision,
+    resolve_file,
+    resolve_folder,
+    weights_digest,
+)
 from lens_cache.encoders.llava import MAX_TEXT_TOKENS
 from lens_cache.encoders.llava_prompt import LlavaPrompt
 from lens_cache.errors import ConfigError
@@ -43,6 +48,21 @@ class Encoders:
     def side(self) -> int:
         """Side of the square frame in pixels: that of SAM's input."""
         return self.sam_architecture.image_size
+
+    def pinned(self, config: ExtractConfig) -> ExtractConfig:
+        """Return the settings with the commits of the hub that the checkpoints were resolved to."""
+        encoders = config.encoders
+        llava, sam, root = encoders.llava, encoders.sam, encoders.root
+        of_llava = pinned_revision(llava.checkpoint, root, self.llava) or llava.revision
+        of_sam = pinned_revision(sam.checkpoint, root, self.sam) or sam.revision
+        return replace(
+            config,
+            encoders=replace(
+                encoders,
+                llava=replace(llava, revision=of_llava),
+                sam=replace(sam, revision=of_sam),
+            ),
+        )
 
     @classmethod
     def resolve(cls, config: ExtractConfig) -> Encoders:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import torch
 
 from lens_cache.config.extract import ExtractConfig
 from lens_cache.errors import ExtractionError
+from lens_cache.extraction.computation import describe_computation, deterministic
 from lens_cache.extraction.device_errors import device_errors
 from lens_cache.extraction.engine import Crashed, Engine, Outcome
 from lens_cache.extraction.same_weights import require_same_weights
@@ -91,7 +92,8 @@ class ShardExtractor:
         self._done: dict[int, int] = {}
         self._committer = ThreadPoolExecutor(1, "commit")
         self._last_commit: Future[ShardReport] | None = None
-        with device_errors():
+        self._device = device
+        with device_errors(), self._deterministic():
             self._engine = Engine(
                 self._plan,
                 self._catalogue.questions,
@@ -137,7 +139,7 @@ class ShardExtractor:
         report = ShardReport(shard=shard, readers=engine.readers)
         sizes = engine.batch_sizes
         images, crashed = self._catalogue.images(shard), self._crashed(groups)
-        with device_errors(), ExitStack() as until_committed:
+        with device_errors(), self._deterministic(), ExitStack() as until_committed:
             until_committed.callback(self._done.pop, shard, None)
             writers = until_committed.enter_context(
                 open_writers(self._root, self._catalogue, shard, groups)
@@ -161,16 +163,23 @@ class ShardExtractor:
             if self._last_commit is not None:
                 wait([self._last_commit])
             report.seconds, report.wall = engine.times.take(), time.perf_counter() - began
+            computed = {
+                group: describe_computation(self._device, self._config.workers, size)
+                for group, size in engine.batch_sizes.items()
+            }
             self._last_commit = self._committer.submit(
-                _commit, until_committed.pop_all(), writers, report
+                _commit, until_committed.pop_all(), writers, report, computed
             )
         return self._last_commit
 
     def probe(self, images: Sequence[int], groups: Sequence[Group]) -> None:
         """Run the models over some images and write nothing, to see if the process survives."""
-        with device_errors():
+        with device_errors(), self._deterministic():
             for _ in self._engine.run(images, groups, self._crashed(groups)):
                 pass
+
+    def _deterministic(self) -> AbstractContextManager[None]:
+        return deterministic(self._config.workers.deterministic)
 
     def _crashed(self, groups: Sequence[Group]) -> Crashed:
         """Return per group the images that killed a worker; they are not run again."""
@@ -219,13 +228,16 @@ class ShardExtractor:
 
 
 def _commit(
-    opened: ExitStack, writers: Mapping[Group, GroupWriter], report: ShardReport
+    opened: ExitStack,
+    writers: Mapping[Group, GroupWriter],
+    report: ShardReport,
+    computed: Mapping[Group, Mapping[str, str]],
 ) -> ShardReport:
     """Commit a shard whose images were all given to its writers."""
     with opened:
         began = time.perf_counter()
-        for writer in writers.values():
-            writer.commit()
+        for group, writer in writers.items():
+            writer.commit(computed[group])
             report.size += writer.size
         report.seconds["commit"] = time.perf_counter() - began
     return report

@@ -53,6 +53,8 @@ class Commit:
         images: Per image id the CRC-32C of its part of each array; empty if quarantined.
         content: Digest of what decides its bytes (``Manifest.content_digest``); empty in records
             of versions without it, and in those of no group.
+        computed: What else its bytes depend on, by rounding: device, versions, batch; empty as
+            ``content`` is.
     """
 
     group: str
@@ -60,12 +62,14 @@ class Commit:
     objects: list[ObjectRecord]
     images: dict[str, dict[str, int]] = field(default_factory=dict)
     content: str = ""
+    computed: dict[str, str] = field(default_factory=dict)
 
     def save(self, root: Path) -> None:
         """Write the record; after this the shard is done."""
         document = dataclasses.asdict(self)
-        if not self.content:
-            del document["content"]
+        for name in ("content", "computed"):
+            if not document[name]:
+                del document[name]
         write_json(root, commit_path(root, self.group, self.shard), document)
 
     def require(self, root: Path, path: str) -> None:

@@ -221,8 +221,8 @@ class _Converter:
             for image in self._catalogue.images(shard):
                 for group, writer in writers.items():
                     self._convert_image(group, image, commits[group], writer)
-            for writer in writers.values():
-                writer.commit()
+            for group, writer in writers.items():
+                writer.commit(commits[group].computed)
             return sum(writer.size for writer in writers.values())
 
     def _convert_image(self, group: Group, image: int, commit: Commit, writer: GroupWriter) -> None:

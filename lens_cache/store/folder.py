@@ -7,7 +7,9 @@ shard's features go through ``formats.open_writers``; ``Store`` reads.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from lens_cache.errors import StoreError
 from lens_cache.features.frozen_parts import CONFIG_FILE, FrozenParts
 from lens_cache.plan.plan import Plan
 from lens_cache.store.catalogue import Catalogue
-from lens_cache.store.commits import commit_path, committed_shards, missing_shards
+from lens_cache.store.commits import Commit, commit_path, committed_shards, missing_shards
 from lens_cache.store.formats import array_metadata
 from lens_cache.store.io.files import (
     folder_size,
@@ -46,6 +48,8 @@ from lens_cache.store.quarantine import Quarantine, quarantine_path, quarantined
 from lens_cache.store.shared import TABLES, SharedFiles, record_of
 
 Todo = dict[int, tuple[Group, ...]]
+
+_READERS = 16  # threads that read commits; behind a URL each is a request
 
 
 class StoreFolder:
@@ -189,6 +193,17 @@ class StoreFolder:
     def committed(self, group: Group) -> set[int]:
         """Return the committed shards of a group."""
         return committed_shards(self.root, group)
+
+    def computed(self, group: Group) -> Counter[frozenset[tuple[str, str]]]:
+        """Return how the committed shards of a group were computed, each way with its shards.
+
+        A way has the items of ``Commit.computed``; none for shards of versions without it.
+        """
+        with ThreadPoolExecutor(_READERS, "commits") as pool:
+            commits = pool.map(
+                lambda shard: Commit.load(self.root, group, shard), sorted(self.committed(group))
+            )
+            return Counter(frozenset(commit.computed.items()) for commit in commits)
 
     def todo(self, num_shards: int) -> Todo:
         """Return per shard the groups that are not committed; only shards that lack one."""

@@ -45,8 +45,8 @@ class GroupWriter(Protocol):
     def skip(self, quarantine: Quarantine, text_rows: int) -> None:
         """Skip the next image; it is quarantined."""
 
-    def commit(self) -> None:
-        """Commit, after every image was written or skipped."""
+    def commit(self, computed: Mapping[str, str]) -> None:
+        """Commit, after every image was written or skipped; ``computed`` as in ``Commit``."""
 
 
 def open_features(root: Path, catalogue: Catalogue, *, fetch: bool = False) -> FeatureReader:

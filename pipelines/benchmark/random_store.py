@@ -99,7 +99,7 @@ def _write_shard(root: Path, catalogue: Catalogue, features: RandomFeatures, sha
             )
             embeddings.add(image_id, {"image_embeddings": plain_bytes(parts["image_embedding"])})
         for writer in writers.values():
-            writer.commit()
+            writer.commit({})
 
 
 def _plan(features: RandomFeatures) -> Plan:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lens_cache.config.extract import ExtractConfig
+from lens_cache.errors import StoreMismatchError
+from lens_cache.extraction.computation import DEVICE
 from lens_cache.extraction.extractor import ShardReport
 from lens_cache.extraction.prepare import PreparedStore
 from lens_cache.store.folder import Todo
@@ -51,7 +53,7 @@ class Job:
 
     Attributes:
         root: The store.
-        config: Its settings with absolute paths.
+        config: Its settings, with absolute paths and commits of the hub.
         groups: Groups that some shard lacks.
         memory: Bytes that the models of one worker may take.
         stop: Whether a signal asks to start no further shard.
@@ -82,14 +84,19 @@ class Job:
         self._reporter, self._require_lock = reporter, require_lock
         self._done = 0
         self.root: Path = prepared.root.resolve()
-        self.config: ExtractConfig = dataclasses.replace(
-            with_overrides(prepared.manifest), workers=workers
+        self.config: ExtractConfig = prepared.encoders.pinned(
+            dataclasses.replace(with_overrides(prepared.manifest), workers=workers)
         )
         self.groups: tuple[Group, ...] = tuple(
             group for group in GROUPS if any(group in lacking for lacking in todo.values())
         )
         self.memory = model_bytes(prepared.encoders, self.groups)
         self.stop = stop
+        self._devices = {
+            dict(way).get(DEVICE, "")
+            for group in self.groups
+            for way in prepared.folder.computed(group)
+        } - {""}
         self._log = RunLog(prepared.root, lambda folder: record_run(folder, self.config))
 
     def ledger(self) -> Ledger:
@@ -103,6 +110,25 @@ class Job:
     def images(self) -> int:
         """Images of all shards to do."""
         return sum(len(self._prepared.catalogue.images(shard)) for shard in self._todo)
+
+    def require_device(self, device: str) -> None:
+        """Accept a kind of device for the shards of this store.
+
+        Args:
+            device: As ``device_kind`` returns it.
+
+        Raises:
+            StoreMismatchError: If the store has shards of another kind, unless the settings allow
+                it.
+        """
+        others = self._devices - {device}
+        if others and self.config.workers.mixed_devices == "refuse":
+            raise StoreMismatchError(
+                f"extracting into {self.root} on {device}: it has shards of "
+                f"{', '.join(sorted(others))}, whose features differ by rounding; continue on that "
+                "kind of device, or add --set workers.mixed_devices=allow"
+            )
+        self._devices.add(device)
 
     def on_report(self, report: ShardReport) -> None:
         """Note a committed shard."""

@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from lens_cache.config.load import to_tree
-from lens_cache.errors import ExtractionError, LensCacheError, one_line
+from lens_cache.errors import ExtractionError, LensCacheError, StoreMismatchError, one_line
 from lens_cache.extraction.device_errors import DeviceError
 from pipelines.extraction import ray_cluster
 from pipelines.extraction.job import Job
@@ -62,9 +62,10 @@ class _Pool:
         self._starting: dict[Any, Any] = {}
         self._idle: list[Any] = []
         self._places: dict[Any, Place] = {}
-        # How often the device of a place failed, and the workers that keep a bad one occupied.
+        # How often the device of a place failed, and the workers that keep it, or one of a kind
+        # that does not fit, occupied.
         self._device_failures: Counter[Place] = Counter()
-        self._retired: dict[Any, tuple[Place, DeviceError]] = {}
+        self._retired: dict[Any, tuple[Place, LensCacheError]] = {}
         self._failed_starts = 0
         self._size, self._looked = 0, float("-inf")
         self._last_worker = time.monotonic()
@@ -139,6 +140,21 @@ class _Pool:
                 ) from None
         else:
             self._failed_starts = 0
+            self._use(worker)
+
+    def _use(self, worker: Any) -> None:
+        """Make a worker take tasks, if its kind of device fits the store.
+
+        Raises:
+            StoreMismatchError: If it does not and no other worker is left.
+        """
+        place = self._places[worker]
+        try:
+            if place.device:
+                self._job.require_device(place.device)
+        except StoreMismatchError as error:
+            self._retire(worker, error, "is not used")
+        else:
             self._idle.append(worker)
 
     def _deal(self) -> None:
@@ -192,21 +208,28 @@ class _Pool:
         """End a worker whose device failed; use the device no more if it failed before.
 
         Raises:
-            DeviceError: If no worker is left.
+            LensCacheError: If no worker is left.
         """
         place = self._places.pop(worker)
         self._device_failures[place] += 1
-        gpus = f"GPU {', '.join(place.gpus)}" if place.gpus else "CPU"
-        where = f"{gpus} of node {place.node[:8]}"
         if self._device_failures[place] < _FAILURES_OF_A_DEVICE:
-            self._job.message(f"{where}: {one_line(error)}; trying it once more")
+            self._job.message(f"{place.name}: {one_line(error)}; trying it once more")
             ray.kill(worker)  # a new process makes a new context
             return
-        # Its process stays, so that Ray places no other worker there.
+        self._places[worker] = place
+        self._retire(worker, error, "failed again and is not used any more")
+
+    def _retire(self, worker: Any, error: LensCacheError, what: str) -> None:
+        """Keep the process of a worker, so that Ray places no other one there, but do not use it.
+
+        Raises:
+            LensCacheError: If no worker is left.
+        """
+        place = self._places.pop(worker)
         self._retired[worker] = (place, error)
-        if len(self._retired) >= self._size and not self._running:
+        if len(self._retired) >= self._size and not self._running and not self._idle:
             raise error
-        self._job.message(f"{where} failed again and is not used any more; {one_line(error)}")
+        self._job.message(f"{place.name} {what}; {one_line(error)}")
 
     def _try_again(self, task: Task, cause: BaseException | None) -> None:
         """Queue a task again if another try may succeed.

@@ -11,6 +11,7 @@ import ray
 
 from lens_cache.config.extract import ExtractConfig
 from lens_cache.config.load import parse_config
+from lens_cache.extraction.computation import device_kind
 from lens_cache.extraction.extractor import ShardExtractor, ShardReport
 from lens_cache.store.layout import Group
 from pipelines.extraction.ledger import Task
@@ -23,10 +24,18 @@ class Place:
     Attributes:
         node: Ray's id of the node.
         gpus: Ids of its GPUs there; none on a CPU.
+        device: Kind of its device; empty if the device cannot be used.
     """
 
     node: str
     gpus: tuple[str, ...]
+    device: str
+
+    @property
+    def name(self) -> str:
+        """The place in words."""
+        gpus = f"GPU {', '.join(self.gpus)}" if self.gpus else "CPU"
+        return f"{gpus} of node {self.node[:8]}"
 
 
 # The models run in one thread: libraries of the GPU keep plans and workspaces for each thread.
@@ -53,7 +62,11 @@ class Worker:
     def ready(self) -> Place:
         """Return the place of the process once it has started."""
         node: str = ray.get_runtime_context().get_node_id()
-        return Place(node, tuple(str(gpu) for gpu in ray.get_gpu_ids()))
+        try:
+            device = device_kind(self._device)
+        except RuntimeError:  # the first shard tells why
+            device = ""
+        return Place(node, tuple(str(gpu) for gpu in ray.get_gpu_ids()), device)
 
     @ray.method(concurrency_group="models")
     def run(self, task: Task) -> None:

@@ -140,6 +140,12 @@ def inspection(root: str | Path) -> Report:
             "quarantined": len(folder.quarantined(group)),
             "bytes": folder.group_bytes(group),
             "fingerprint": manifest.content(group),
+            "computed": [
+                {**dict(way), "shards": count}
+                for way, count in sorted(
+                    folder.computed(group).items(), key=lambda item: (-item[1], sorted(item[0]))
+                )
+            ],
             "arrays": {
                 name: {"shape": list(spec.shape), "dtype": spec.dtype}
                 for name, spec in manifest.arrays[group].items()
@@ -181,11 +187,19 @@ def inspection(root: str | Path) -> Report:
             for key, array in entry["arrays"].items()
         ]
         lines += [f"  {key}: {units.shorten(value)}" for key, value in entry["fingerprint"].items()]
+        lines += [_computed(way) for way in entry["computed"]]
     lines += [
         f"skipped: {row['path']} {row['what']}: {row['reason']}"
         for row in document["set_aside_by_plan"]
     ]
     return Report(document, "\n".join(lines))
+
+
+def _computed(way: Mapping[str, Any]) -> str:
+    """Return in words how some shards were computed."""
+    facts = [f"{name} {value}" for name, value in way.items() if name not in ("device", "shards")]
+    where = ", ".join([str(way.get("device", "not recorded")), *sorted(facts)])
+    return f"  computed: {way['shards']} shards on {where}"
 
 
 def verification(root: Path, found: Check) -> Report:

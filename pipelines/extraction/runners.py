@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lens_cache.extraction.computation import device_kind
 from lens_cache.extraction.extractor import ShardExtractor
 from pipelines.extraction.job import Job, Runner
 from pipelines.extraction.ledger import Ledger
@@ -9,6 +10,7 @@ from pipelines.extraction.ledger import Ledger
 
 def run_in_process(job: Job, ledger: Ledger) -> None:
     """Extract the shards of the ledger in this process, without Ray."""
+    job.require_device(device_kind("cpu"))
     extractor = ShardExtractor(job.root, job.config, job.groups, "cpu")
     with job.stop.draining():
         while not job.stop.requested and (task := ledger.next()) is not None:

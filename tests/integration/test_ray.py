@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import random
@@ -13,6 +14,9 @@ import ray
 
 from lens_cache.config.extract import ExtractConfig
 from lens_cache.config.load import to_tree
+from lens_cache.errors import StoreMismatchError
+from lens_cache.store.commits import Commit, commit_path
+from lens_cache.store.layout import GROUPS
 from lens_cache.store.quarantine import quarantined
 from lens_cache.store.store import Store
 from lens_cache.store.verify import verify_store
@@ -244,6 +248,25 @@ def test_an_error_of_a_worker_comes_back_in_one_line(tmp_path, cluster, coco, ti
         extracted(tmp_path / "s", config, runner=sabotage)
     assert type(caught.value).__module__ == "lens_cache.errors"
     assert "\n" not in str(caught.value)
+
+
+def test_a_worker_on_a_second_kind_of_device_is_not_used(
+    tmp_path, cluster, coco, tiny_checkpoints, whole
+):
+    root = copied(whole, tmp_path / "s")
+    for group in GROUPS:
+        commit = Commit.load(root, group, 0)
+        computed = commit.computed | {"device": "NVIDIA A100-SXM4-40GB"}
+        dataclasses.replace(commit, computed=computed).save(root)
+        commit_path(root, group, 1).unlink()
+    config = settings(coco, tiny_checkpoints, shard_size=SHARD, count=1)
+    with pytest.raises(StoreMismatchError, match=r"A100.*workers.mixed_devices=allow") as caught:
+        extracted(root, config, runner=on_ray(cluster))
+    assert "\n" not in str(caught.value)
+    assert not commit_path(root, GROUPS[0], 1).exists()
+    workers = dataclasses.replace(config.workers, mixed_devices="allow")
+    extracted(root, dataclasses.replace(config, workers=workers), runner=on_ray(cluster))
+    assert verify_store(root).problems == []
 
 
 def test_the_models_of_a_worker_run_in_one_thread(cluster):

@@ -142,8 +142,13 @@ class GroupPort:
         self._commit.images[quarantine.image_id] = {}
         self._sample.offer(self._group, quarantine.image_id, {})
 
-    def commit(self) -> None:
-        """End the group; the last port to commit publishes the shard."""
+    def commit(self, computed: Mapping[str, str]) -> None:
+        """End the group; the last port to commit publishes the shard.
+
+        Args:
+            computed: As in ``Commit``.
+        """
+        self._commit.computed.update(computed)
         self.committed = True
         self._sample.publish_if_last()
 

@@ -116,8 +116,13 @@ class GroupShardWriter:
         self._commit.images[quarantine.image_id] = {}
         self._position += 1
 
-    def commit(self) -> None:
-        """Publish every object, then the quarantine records, and last the commit record."""
+    def commit(self, computed: Mapping[str, str]) -> None:
+        """Publish every object, then the quarantine records, and last the commit record.
+
+        Args:
+            computed: As in ``Commit``.
+        """
+        self._commit.computed.update(computed)
         for name, writer in self._shards.items():
             if name in self._rows:
                 self._rows[name].end()

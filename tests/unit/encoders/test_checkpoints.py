@@ -4,7 +4,12 @@ import shutil
 import pytest
 
 import lens_cache.encoders.checkpoints as checkpoints
-from lens_cache.encoders.checkpoints import resolve_file, resolve_folder, weights_digest
+from lens_cache.encoders.checkpoints import (
+    pinned_revision,
+    resolve_file,
+    resolve_folder,
+    weights_digest,
+)
 from lens_cache.errors import CheckpointError
 
 
@@ -67,6 +72,17 @@ def test_hub_ids_are_downloaded(tmp_path, hub):
         ("owner/name", "a/b.pth", "v2"),
         ("owner/name", "sub/one.pth", None),
     ]
+
+
+def test_a_checkpoint_of_the_hub_is_pinned_to_its_commit(tmp_path):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = tmp_path / f"models--owner--name/snapshots/{commit}"
+    assert pinned_revision("owner/name", None, cached) == commit
+    assert pinned_revision("owner/name/a/b.pth", None, cached / "a/b.pth") == commit
+    # A local folder that looks like the cache is not of the hub.
+    cached.mkdir(parents=True)
+    assert pinned_revision(str(cached), None, cached) is None
+    assert pinned_revision(".", cached, cached) is None
 
 
 @pytest.mark.parametrize("checkpoint", ["llava", "/no/such/place", "./a/b", "a/b/c", "../a"])
