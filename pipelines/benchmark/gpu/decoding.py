@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from pipelines.benchmark import precision
 from pipelines.benchmark.gpu.findings import Findings
 from pipelines.benchmark.gpu.scale import FULL, Scale
@@ -12,6 +14,7 @@ from pipelines.progress import Silent
 
 def decode(scale: Scale, device: str, scratch: Path, found: Findings) -> None:
     """Measure on the CPU how fast records in each precision are read and decoded."""
+    torch.set_num_threads(1)  # as in a loader process
     full = scale is FULL
     result = precision.benchmark_precision(
         Silent(), full_size=full, images=32 if full else 2, rounds=3
@@ -26,4 +29,4 @@ def decode(scale: Scale, device: str, scratch: Path, found: Findings) -> None:
                 "largest relative error": max(one.errors.values()),
             }
         )
-    found.note(f"{result.records}; one process, files in the page cache")
+    found.note(f"{result.records}; one thread, files in the page cache")

@@ -28,13 +28,13 @@ class Gate:
         self.came, self.errors, self.opened = [], {}, threading.Event()
         real = GroupShardWriter.commit
 
-        def commit(writer):
+        def commit(writer, computed):
             shard = writer._commit.shard
             self.came.append(shard)
             assert self.opened.wait(60)
             if shard in self.errors:
                 raise self.errors.pop(shard)
-            real(writer)
+            real(writer, computed)
 
         monkeypatch.setattr(GroupShardWriter, "commit", commit)
 
