@@ -131,6 +131,9 @@ class BatchConfig:
     accumulate: Positive = 10
     """Batches per optimizer step on each device. The loss of a step is the mean over the queries of
     all its batches."""
+    fit_memory: bool = True
+    """On a GPU of a single machine, divide the images of a step, `images` times `accumulate`, into
+    as few batches as its memory allows: the mean gradient is the same. `false` keeps both."""
     loader_workers: NonNegative = 2
     """Processes that read batches ahead."""
     order: Literal["random", "stream", "draws"] = "random"

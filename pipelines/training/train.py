@@ -23,7 +23,6 @@ from lens_cache.training.not_finite import FAILED_BATCH, NotFiniteError
 from lens_cache.training.optimizer import require_states
 from lens_cache.training.run import (
     CHECKPOINTS,
-    CONFIG_FILE,
     Run,
     begin_run,
     require_frozen_fits,
@@ -34,10 +33,12 @@ from lens_cache.training.streaming import require_stream
 from pipelines.interrupt import Stop, stop_on_signals
 from pipelines.provenance import record_run
 from pipelines.training.callbacks import callbacks
+from pipelines.training.card import with_fitting_batches
 from pipelines.training.data_module import StoreDataModule
 from pipelines.training.last_checkpoint import WholeCheckpoints
 from pipelines.training.loggers import loggers, require_logger
 from pipelines.training.module import LensModule
+from pipelines.training.resume import resumed_settings
 from pipelines.training.run_report import write_run_report
 from pipelines.training.strategies import (
     precision_of,
@@ -83,7 +84,7 @@ def _train(folder: Path, store_path: Path, config: TrainConfig, stop: Stop, *, r
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, layer=layer))
     if resume:
         before = Run.open(folder)
-        config = _resumed(before, config)
+        config = resumed_settings(before, config)
         before.require_features_of(store)
     elif (folder / CHECKPOINTS).exists():
         raise ConfigError(
@@ -97,6 +98,8 @@ def _train(folder: Path, store_path: Path, config: TrainConfig, stop: Stop, *, r
     frozen = store.frozen()
     require_frozen_fits(store, frozen, layer)
     require_smooth(config, frozen.grid)
+    if not resume:
+        config = with_fitting_batches(config, frozen, _tell)
     if _is_first_process():
         if not resume:
             begin_run(folder, store, frozen, trained_images(config.batch, store))
@@ -129,11 +132,16 @@ def _steps_done(folder: Path) -> str:
 
 def _report_shards(store: Store) -> None:
     if store.shards is not None:
-        print(
-            f"lens-cache: training on {len(store.shards)} of {store.catalogue.num_shards} shards "
-            f"of {store.root}; its extraction has not finished",
-            file=sys.stderr,
+        _tell(
+            f"training on {len(store.shards)} of {store.catalogue.num_shards} shards of "
+            f"{store.root}; its extraction has not finished"
         )
+
+
+def _tell(line: str) -> None:
+    """Print a line, in the process that writes the files."""
+    if _is_first_process():
+        print(f"lens-cache: {line}", file=sys.stderr)
 
 
 def _require(config: TrainConfig, store: Store) -> None:
@@ -160,38 +168,6 @@ def _layer(config: TrainConfig, store: Store) -> int:
             "encoders.llava.layers=[...]"
         )
     return layer
-
-
-def _resumed(run: Run, config: TrainConfig) -> TrainConfig:
-    """Return the settings of a resumed run; refuse those that differ from the run's.
-
-    Empty splits are those that the run has chosen. A run without a checkpoint starts at step 0.
-    """
-    before = run.config.batch
-    splits = {
-        name: getattr(config.batch, name) or getattr(before, name)
-        for name in ("split", "validation_split")
-    }
-    config = dataclasses.replace(config, batch=dataclasses.replace(config.batch, **splits))
-    if _fixed_settings(run.config) != _fixed_settings(config):
-        raise ConfigError(
-            f"resuming {run.folder}: the settings differ from those in {run.folder / CONFIG_FILE}; "
-            "only trainer.max_steps may change, and settings that do not affect the weights "
-            "(trainer.log_every, logger and pictures; batch.loader_workers unless "
-            "batch.order=stream); train a new run for anything else"
-        )
-    return config
-
-
-def _fixed_settings(config: TrainConfig) -> TrainConfig:
-    """Return the settings with those that a resumed run may change set to constants."""
-    trainer = dataclasses.replace(
-        config.trainer, max_steps=1, log_every=1, logger="csv", pictures=0
-    )
-    batch = config.batch
-    if batch.order == "random":
-        batch = dataclasses.replace(batch, loader_workers=0)
-    return dataclasses.replace(config, trainer=trainer, batch=batch)
 
 
 def _fit(
