@@ -20,7 +20,7 @@ from lens_cache.features.sizes import round_up
 PADDING = -1
 # Rows of token ids are as long as a multiple of this: kernels of a GPU are planned and compiled for
 # each shape, and every batch has another number of tokens.
-STEP = 64
+STEP = 128
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ class Sums:
 
     Attributes:
         datasets: Names of the datasets.
-        values: Float64 on the CPU, shape (datasets, 6). The columns are the number of questions,
-            the sums of their dice, BCE and attention losses, the number of their keypoints, and
-            of those inside the true mask.
+        values: Shape (datasets, 6): float32 on the device of the losses, float64 on the CPU after
+            ``read``. The columns are the number of questions, the sums of their dice, BCE and
+            attention losses, the number of their keypoints, and of those inside the true mask.
     """
 
     datasets: tuple[str, ...]
@@ -38,10 +38,15 @@ class Sums:
     def __add__(self, other: Sums) -> Sums:
         return Sums(self.datasets, self.values + other.values)
 
+    def read(self, norm: Tensor) -> tuple[Sums, float]:
+        """Return the sums and the norm of the gradient on the host; waits for the device once."""
+        values = torch.cat([self.values.flatten(), norm.to(self.values.dtype)[None]]).cpu().double()
+        return Sums(self.datasets, values[:-1].view(self.values.shape)), float(values[-1])
+
     @property
-    def questions(self) -> float:
-        """Number of questions."""
-        return float(self.values[:, 0].sum())
+    def questions(self) -> Tensor:
+        """Number of questions, a scalar on the device of the values."""
+        return self.values[:, 0].sum()
 
     @property
     def are_finite(self) -> bool:
@@ -73,7 +78,7 @@ class Sums:
 
 
 class Tally:
-    """Accumulates losses and keypoints on the device, until ``take`` copies the sums to the CPU.
+    """Accumulates losses and keypoints on the device.
 
     Args:
         plan: The plan of the queries, which names their datasets.
@@ -107,13 +112,15 @@ class Tally:
     def take(self, over_processes: Callable[[Tensor], Tensor]) -> Sums:
         """Return the sums since the last call, over all processes, and reset them.
 
+        Does not wait for the device.
+
         Args:
             over_processes: Sums a tensor over all processes.
         """
         assert self._sums is not None, "take() without add()"
         sums = over_processes(self._sums)
         self._sums = None
-        return Sums(self.datasets, sums.double().cpu())
+        return Sums(self.datasets, sums)
 
 
 def _inside(points: Tensor, masks: Tensor) -> Tensor:

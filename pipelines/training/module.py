@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -11,7 +12,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -59,6 +60,7 @@ class LensModule(LightningModule):
         self.precision_context: AbstractContextManager[Any] = nullcontext()
         self._tally = Tally(store.plan)
         self._finite = FiniteLosses()
+        self._norm = torch.tensor(0.0)
         self._since_log: Sums | None = None
         kinds = sorted(set(store.plan.queries["kind"].to_pylist()))
         self.iou = MaskIoU([*self._tally.datasets, *(f"kind/{kind}" for kind in kinds)])
@@ -73,7 +75,6 @@ class LensModule(LightningModule):
 
         The random generator is seeded by batch and rank, so that a resumed run draws the same
         numbers as an uninterrupted one.
-
         """
         world, rank = self.trainer.world_size, self.global_rank
         torch.manual_seed(self.config.trainer.seed * 2**32 + batch_idx * world + rank)
@@ -95,28 +96,57 @@ class LensModule(LightningModule):
         return total
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Rescale the gradient to that of the mean over questions, and log the step.
+        """Rescale the gradient to that of the mean over questions, check and log the step.
+
+        Here the host waits for the device, once.
 
         Raises:
-            TrainingError: If a loss of any process is not finite; raised in every process.
+            TrainingError: If a loss of any process, or the norm of the gradient, is not finite: the
+                step would make every weight NaN. Raised in every process.
         """
-        sums = self._tally.take(self._over_processes)
+        on_device = self._tally.take(self._over_processes)
+        gradients = list(self._gradients())
+        if self._rescales:
+            # Lightning has divided by the number of batches, the strategy by that of devices.
+            factor = self._nominal * self._num_batches / on_device.questions
+            for gradient in gradients:
+                gradient.mul_(factor)
+        self._norm = get_total_norm(gradients)
+        whole = self._norm.full_tensor() if isinstance(self._norm, DTensor) else self._norm
+        sums, norm = on_device.read(whole.to(on_device.values.device))
+        self._require_finite(sums, norm)
+        values = {f"train/{name}": mean for name, mean in sums.losses(self.config.loss).items()}
+        self._log_numbers(values)
+        self._since_log = sums if self._since_log is None else self._since_log + sums
+        if (self.global_step + 1) % self.config.trainer.log_every == 0:
+            means = self._since_log.losses_by_dataset() | self._since_log.keypoints()
+            if gradients:
+                means["gradient_norm"] = norm
+            self._log_numbers({f"train/{name}": mean for name, mean in means.items()})
+            self._since_log = None
+
+    def _require_finite(self, sums: Sums, norm: float) -> None:
+        """Check the losses of all processes and the norm of the gradient.
+
+        With ``16-mixed`` the norm may be infinite: the gradient scaler then skips the step.
+        DeepSpeed has parts of the gradient only.
+        """
         broken = self._finite.take()
         if not sums.are_finite:
             if broken is not None:
                 raise not_finite(self.global_step, *broken, self._store)
             raise not_finite_elsewhere(self.global_step)
-        if self._rescales:
-            # Lightning has divided by the number of batches, the strategy by that of devices.
-            factor = self._nominal * self._num_batches / sums.questions
-            for gradient in self._gradients():
-                gradient.mul_(factor)
-        for name, value in sums.losses(self.config.loss).items():
-            self.log(f"train/{name}", value, prog_bar=name == "total", batch_size=1)
-        self._since_log = sums if self._since_log is None else self._since_log + sums
-        if (self.global_step + 1) % self.config.trainer.log_every == 0:
-            self._log_more(self._since_log)
-            self._since_log = None
+        may_be_infinite = (
+            self.config.trainer.precision == "16-mixed"
+            or self.trainer.strategy.handles_gradient_accumulation
+        )
+        if not (may_be_infinite or math.isfinite(norm)):
+            raise gradient_not_finite(self.global_step)
+
+    def _log_numbers(self, values: dict[str, float]) -> None:
+        """Log numbers as tensors of the host: others go to the device, and back to be shown."""
+        for name, value in values.items():
+            self.log(name, torch.tensor(value), prog_bar=name == "train/total", batch_size=1)
 
     def configure_gradient_clipping(
         self,
@@ -124,32 +154,10 @@ class LensModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradients by norm; Lightning's own clipping refuses a fused AdamW.
-
-        Raises:
-            TrainingError: If the norm is not finite; the step would make every weight NaN. With
-                ``16-mixed`` it may be: the gradient scaler then skips the step.
-        """
-        if self.trainer.strategy.handles_gradient_accumulation:  # DeepSpeed clips by itself
-            return
-        if gradient_clip_val:
-            norm = clip_grad_norm_(self.model.parameters(), gradient_clip_val)
-        else:
-            norm = get_total_norm(list(self._gradients()))
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        if self.config.trainer.precision != "16-mixed" and not norm.isfinite():
-            raise gradient_not_finite(self.global_step)
-
-    def _log_more(self, sums: Sums) -> None:
-        """Log the means over all steps since the last call, and the norm of the gradient."""
-        values = sums.losses_by_dataset() | sums.keypoints()
-        gradients = list(self._gradients())
-        if gradients:
-            norm = get_total_norm(gradients)
-            values["gradient_norm"] = float(
-                norm.full_tensor() if isinstance(norm, DTensor) else norm
-            )
-        self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=1)
+        """Clip the gradients by norm; Lightning's own clipping refuses a fused AdamW."""
+        # DeepSpeed clips by itself.
+        if gradient_clip_val and not self.trainer.strategy.handles_gradient_accumulation:
+            clip_grads_with_norm_(self.model.parameters(), gradient_clip_val, self._norm)
 
     @property
     def _rescales(self) -> bool:

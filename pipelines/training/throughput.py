@@ -95,7 +95,8 @@ class Speed(Callback):
         }
         if _on_gpu():
             values["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
-        module.log_dict({f"speed/{name}": value for name, value in values.items()}, batch_size=1)
+        rows = {f"speed/{name}": torch.tensor(value) for name, value in values.items()}
+        module.log_dict(rows, batch_size=1)
         self._lines += 1
         # The first row includes the start of workers and cold file caches.
         if share > _WARN_ABOVE and self._lines > 1 and not self._warned:

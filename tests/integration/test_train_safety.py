@@ -65,6 +65,24 @@ def test_a_gradient_that_is_not_finite_changes_nothing(tmp_path, tiny_store, cli
     assert_same_weights(weights(resumed), weights(whole))
 
 
+class SpoilFeatures(Callback):
+    """The first of the two batches of step 3 is not finite."""
+
+    def on_train_batch_start(self, trainer, module, batch, number):
+        if number == 2 * 3:
+            batch.features.image_embeddings.fill_(torch.nan)
+
+
+def test_a_loss_that_is_not_finite_changes_nothing(tmp_path, tiny_store, monkeypatch):
+    with_callback(monkeypatch, SpoilFeatures())
+    config = recipe(max_steps=6, batch={"accumulate": 2})
+    with pytest.raises(TrainingError, match="step 3: the loss is not finite"):
+        train(tmp_path / "run", tiny_store, config, resume=False)
+    run = Run.open(tmp_path / "run")
+    assert torch.load(run.checkpoint("last"), weights_only=True)["global_step"] == 2
+    assert all(value.isfinite().all() for value in weights(run).values())
+
+
 def test_weights_that_are_not_finite_are_never_saved(tmp_path, tiny_store, monkeypatch):
     with_callback(monkeypatch, SpoilWeight())
     with pytest.raises(TrainingError, match=r"step 4: the weight .* is not finite.*of step 2"):
