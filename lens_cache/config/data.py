@@ -98,8 +98,9 @@ class DataConfig:
     root: Folder | None = None
     """Folder of the dataset."""
     split: str | None = None
-    """COCO: the split in the name of the annotation file, such as `train2017`. JSONL and Hugging
-    Face: keep only lines or rows of this split; all if empty."""
+    """COCO: the split in the name of the annotation file, such as `train2017`, or several,
+    separated by commas, such as `train,valid`. JSONL and Hugging Face: keep only lines or rows of
+    this split; all if empty."""
     annotations: Literal["auto", "instances", "panoptic"] = "auto"
     """COCO: which annotation file; `auto` prefers the panoptic one."""
     file: str = "data.jsonl"

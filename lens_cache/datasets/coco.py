@@ -1,5 +1,7 @@
 """COCO: ``instances_*.json`` or ``panoptic_*.json``, one instruction per category of an image.
 
+``data.split`` names one split or several, separated by commas.
+
     root/annotations/instances_train2017.json
     root/annotations/panoptic_train2017.json  and  root/annotations/panoptic_train2017/*.png
     root/train2017/*.jpg  (or root/images/train2017, or root joined with file_name)
@@ -11,6 +13,7 @@ of the dataset and does not count towards ``limit``.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +32,7 @@ from lens_cache.datasets.base import (
 )
 from lens_cache.datasets.coco_index import by_id, by_image
 from lens_cache.datasets.coco_masks import CocoImage, build_queries, instance_areas, panoptic_areas
+from lens_cache.datasets.joined import JoinedDataset
 from lens_cache.datasets.json_files import read_lists
 from lens_cache.datasets.questions import clean_class_name
 from lens_cache.errors import ConfigError, DatasetError
@@ -46,11 +50,27 @@ class _Source:
     pngs: Path
 
 
-class CocoDataset(SegmentationDataset):
-    """Images of a COCO annotation file that have annotations; see the module docstring.
+def open_coco(config: DataConfig) -> SegmentationDataset:
+    """Open the splits of a COCO folder that the settings name, as one dataset.
 
     Raises:
-        ConfigError: If the split or a category does not exist.
+        ConfigError: If a split or a category does not exist, or a split is named twice.
+        DatasetError: If an annotation file is missing or not in COCO's format.
+    """
+    splits = [split.strip() for split in _choose_splits(dataset_root(config), config).split(",")]
+    if len(set(splits)) < len(splits):
+        raise ConfigError(
+            f"opening the coco dataset {config.root}: data.split={config.split} names a split twice"
+        )
+    parts = [CocoDataset(dataclasses.replace(config, split=split)) for split in splits]
+    return parts[0] if len(parts) == 1 else JoinedDataset("coco", parts)
+
+
+class CocoDataset(SegmentationDataset):
+    """Images of one split that have annotations; see the module docstring.
+
+    Raises:
+        ConfigError: If a category does not exist.
         DatasetError: If the annotation file is missing or not in COCO's format.
     """
 
@@ -58,7 +78,7 @@ class CocoDataset(SegmentationDataset):
 
     def __init__(self, config: DataConfig) -> None:
         self._root = dataset_root(config)
-        self._split = _choose_split(self._root, config)
+        self._split = config.split or ""
         self._source = _choose_source(self._root, self._split, config)
         document = read_lists(self._source.path, *LISTS)
         names = category_names(document["categories"], self._source.path)
@@ -109,13 +129,14 @@ class CocoDataset(SegmentationDataset):
         )
 
 
-def _choose_split(root: Path, config: DataConfig) -> str:
-    """Return the configured split; if there is none, raise an error that lists the splits."""
+def _choose_splits(root: Path, config: DataConfig) -> str:
+    """Return the configured splits; if there are none, raise an error that lists the splits."""
     if config.split:
         return config.split
     found = ", ".join(splits_of(root)) or "none (expected annotations/instances_SPLIT.json)"
     raise ConfigError(
-        f"opening the coco dataset {root}: data.split is not set; splits found: {found}"
+        f"opening the coco dataset {root}: data.split is not set; splits found: {found}; "
+        "several are separated by commas"
     )
 
 

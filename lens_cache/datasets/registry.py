@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from lens_cache.config.data import DataConfig
 from lens_cache.datasets.base import SegmentationDataset, dataset_root
-from lens_cache.datasets.coco import CocoDataset
+from lens_cache.datasets.coco import open_coco
 from lens_cache.datasets.huggingface import HuggingfaceDataset
 from lens_cache.datasets.jsonl import JsonlDataset
 from lens_cache.datasets.lisa.dataset import LisaDataset
 from lens_cache.errors import DatasetError
 
 DATASETS: dict[str, Callable[[DataConfig], SegmentationDataset]] = {
-    "coco": CocoDataset,
+    "coco": open_coco,
     "huggingface": HuggingfaceDataset,
     "jsonl": JsonlDataset,
     "lisa": LisaDataset,

@@ -133,7 +133,7 @@ def _groups(
         "reasoning": wanted.reasoning,
     }
     groups: dict[Group, list[range]] = {group: [] for group in rates}
-    for name, records in dataset.ranges.items():
+    for name, records in dataset.ranges_of_sets.items():
         if is_training(name.split) and len(records):
             groups[KINDS[name.name].group].append(records)
     there = {group: sets for group, sets in groups.items() if sets}
@@ -186,7 +186,7 @@ def _picks(dataset: LisaDataset, drawn: Sequence[DrawnQuery], replaced: set[int]
     picks = [Pick(index, tuple(chosen)) for index, chosen in queries.items()]
     picks += [
         Pick(index)
-        for name, records in dataset.ranges.items()
+        for name, records in dataset.ranges_of_sets.items()
         if not is_training(name.split)
         for index in records
     ]

@@ -19,7 +19,8 @@ def with_splits(batch: BatchConfig, store: Store) -> BatchConfig:
     """Return the settings with the training and the validation split that the store suggests.
 
     An empty ``split`` becomes ``train``, or the store's only split that starts with ``train``, or
-    its only split. An empty ``validation_split`` becomes ``val`` where the store has it.
+    its only split. An empty ``validation_split`` becomes ``val``, or the store's only split that
+    starts with ``val``.
 
     Raises:
         ConfigError: If no split of the store is for training.
@@ -27,8 +28,9 @@ def with_splits(batch: BatchConfig, store: Store) -> BatchConfig:
     names = sorted({name.rpartition("|")[2] for name in store.plan.splits()})
     if batch.split is None and batch.order != "draws":
         batch = dataclasses.replace(batch, split=_training_split(names, store))
-    if batch.validation_split is None and "val" in names and batch.split != "val":
-        batch = dataclasses.replace(batch, validation_split="val")
+    validation = ["val"] if "val" in names else [n for n in names if n.startswith("val")]
+    if batch.validation_split is None and len(validation) == 1 and batch.split != validation[0]:
+        batch = dataclasses.replace(batch, validation_split=validation[0])
     return batch
 
 

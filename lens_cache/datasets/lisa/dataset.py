@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import bisect
-from itertools import accumulate
-from pathlib import PurePosixPath
-
 from lens_cache.config.data import DataConfig
-from lens_cache.datasets.base import ImageRecord, Rejected, SegmentationDataset, dataset_root
+from lens_cache.datasets.base import Rejected, SegmentationDataset, dataset_root
+from lens_cache.datasets.joined import JoinedDataset
 from lens_cache.datasets.lisa import KINDS
 from lens_cache.datasets.lisa.sets import MissingSetError, SetName, parse_set
 from lens_cache.errors import ConfigError, DatasetError
 
 
-class LisaDataset(SegmentationDataset):
+class LisaDataset(JoinedDataset):
     """The sets of ``data.lisa.sets``, in that order; see ``LisaConfig``.
 
     Attributes:
@@ -27,9 +24,6 @@ class LisaDataset(SegmentationDataset):
         MissingSetError: If files of a set are missing, unless ``data.lisa.missing`` is ``skip``.
         DatasetError: If a set cannot be read.
     """
-
-    name = "lisa"
-    source = PurePosixPath(".")
 
     def __init__(self, config: DataConfig) -> None:
         self.root = dataset_root(config)
@@ -50,39 +44,17 @@ class LisaDataset(SegmentationDataset):
                 f"opening the lisa dataset {self.root}: none of its sets was found; run "
                 f"`lens-cache data check {self.root}` to see where to get them"
             )
-        lengths = [min(len(opened), config.limit or len(opened)) for opened in self.sets.values()]
-        self._ends = list(accumulate(lengths))
-        self.rejected = (
-            *(Rejected("set", reason) for reason in self.skipped),
-            *(
-                Rejected(f"{opened.source}: {entry.what}", entry.reason)
-                for opened in self.sets.values()
-                for entry in opened.rejected
-            ),
-        )
+        super().__init__("lisa", list(self.sets.values()), config.limit)
+        self.rejected = (*(Rejected("set", reason) for reason in self.skipped), *self.rejected)
 
     @property
-    def listing(self) -> tuple[PurePosixPath, ...]:
-        """The files that list the open sets; sets that are listed by their folder have none."""
-        return tuple(path for opened in self.sets.values() for path in opened.listing)
-
-    @property
-    def ranges(self) -> dict[SetName, range]:
+    def ranges_of_sets(self) -> dict[SetName, range]:
         """The record indices of each set."""
-        starts = [0, *self._ends]
-        return dict(zip(self.sets, map(range, starts, self._ends), strict=True))
+        return dict(zip(self.sets, self.ranges, strict=True))
 
     def set_of(self, index: int) -> SetName:
         """Return the set that a record belongs to."""
-        return list(self.sets)[bisect.bisect_right(self._ends, index)]
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def __getitem__(self, index: int) -> ImageRecord:
-        position = bisect.bisect_right(self._ends, index)
-        start = self._ends[position - 1] if position else 0
-        return list(self.sets.values())[position][index - start]
+        return list(self.sets)[self.part_of(index)]
 
 
 def _refuse_repeated_sets(names: list[SetName]) -> None:

@@ -291,7 +291,7 @@ def test_panoptic_annotation_may_not_leave_its_folder(root):
 
 
 def test_split_not_set(root):
-    message = "data.split is not set; splits found: train2017$"
+    message = "data.split is not set; splits found: train2017; several are separated by commas$"
     with pytest.raises(ConfigError, match=message):
         opened(root, split=None)
 
@@ -360,7 +360,7 @@ def test_what_a_labelling_tool_exports(tmp_path):
     (root / "train2017").rename(folder)
     (root / "annotations/instances_train2017.json").rename(folder / "_annotations.coco.json")
     shutil.rmtree(root / "annotations")
-    with pytest.raises(ConfigError, match=r"splits found: train$"):
+    with pytest.raises(ConfigError, match=r"splits found: train; several"):
         opened(root, split=None)
     dataset = opened(root, split="train")
     assert dataset.source == PurePosixPath("train/_annotations.coco.json")
@@ -368,3 +368,42 @@ def test_what_a_labelling_tool_exports(tmp_path):
     assert list(by_name(dataset[0])) == ["dog", "person"]
     with pytest.raises(DatasetError, match=r"expected panoptic_train\.json"):
         opened(root, split="train", annotations="panoptic")
+
+
+def exported(root, *splits):
+    """Write what a labelling tool exports: a folder for each split."""
+    for split in splits:
+        write_coco(root / "made")
+        (root / "made/train2017").rename(root / split)
+        annotations = root / "made/annotations/instances_train2017.json"
+        annotations.rename(root / split / "_annotations.coco.json")
+        shutil.rmtree(root / "made")
+    return root
+
+
+def test_several_splits_are_one_dataset(tmp_path):
+    root = exported(tmp_path / "export", "train", "valid")
+    one, other = (opened(root, split=split) for split in ("train", "valid"))
+    both = opened(root, split="train, valid")
+    assert list(both) == [*one, *other]
+    assert {query.split for record in both for query in record.queries} == {"train", "valid"}
+    assert [str(path) for path in both.listing] == [
+        "train/_annotations.coco.json",
+        "valid/_annotations.coco.json",
+    ]
+    limited = opened(root, split="train,valid", limit=1)
+    assert list(limited) == [one[0], other[0]]
+    with pytest.raises(ConfigError, match="names a split twice"):
+        opened(root, split="train,train")
+    with pytest.raises(DatasetError, match="splits found: train, valid"):
+        opened(root, split="train,test")
+
+
+def test_what_belongs_to_no_image_names_its_split(tmp_path):
+    root = exported(tmp_path / "export", "train", "valid")
+    path = root / "valid/_annotations.coco.json"
+    document = json.loads(path.read_text())
+    document["annotations"][0]["image_id"] = 999
+    path.write_text(json.dumps(document))
+    (rejected,) = opened(root, split="train,valid").rejected
+    assert rejected.what.startswith("valid/_annotations.coco.json: annotation ")

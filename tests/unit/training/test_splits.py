@@ -48,9 +48,10 @@ def store_of(*rows):
     ("splits", "training", "validation"),
     [
         (["train", "val", "test"], "train", "val"),
-        (["train", "valid"], "train", None),
+        (["train", "valid"], "train", "valid"),
         (["train2017"], "train2017", None),
-        (["train2017", "val2017"], "train2017", None),
+        (["train2017", "val2017"], "train2017", "val2017"),
+        (["train", "val2014", "val2017"], "train", None),
         (["train", "train_hard"], "train", None),
         (["test"], "test", None),
         (["val"], "val", None),
