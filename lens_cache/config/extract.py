@@ -108,8 +108,9 @@ class WorkersConfig:
     """Memory in GB (1e9 bytes) that is reserved for a worker; none if empty."""
     threads_per_worker: Positive = 1
     """CPU threads of a worker's model."""
-    decode_threads: Positive = 2
-    """Threads of a worker that read and resize images ahead of the model."""
+    decode_threads: Positive | None = None
+    """Threads of a worker that read and resize images ahead of the model. Empty: its share of the
+    cores of its machine, at most 8."""
     images_per_batch: Positive | None = None
     """Images that a model processes at once; 4 on a GPU and 1 on CPUs if empty. Rounding depends on
     it: the same bytes need the same value."""

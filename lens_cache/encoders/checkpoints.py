@@ -9,6 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
+from lens_cache.encoders.digests import file_digest
 from lens_cache.errors import CheckpointError, one_line
 
 TRY_OUT = "to try it out, run `lens-cache data tiny-checkpoints DIR` and set encoders.root=DIR"
@@ -118,29 +119,25 @@ def weights_digest(path: Path) -> str:
 
     For a file it is the SHA-256 of its content. For a folder it is the SHA-256 of lines
     ``<SHA-256 of the content>  <name>`` (as ``sha256sum`` prints them), one for each file of the
-    weights, the model's configuration, the tokenizer and the preprocessor, sorted by name.
+    weights, the model's configuration, the tokenizer and the preprocessor, sorted by name. Digests
+    of large files that have not changed since are remembered, see ``digests``.
 
     Raises:
         CheckpointError: If the path does not exist or the folder has no weights.
     """
     try:
         if not path.is_dir():
-            return _file_digest(path)
+            return file_digest(path)
         files = sorted({file for pattern in _DIGESTED for file in path.glob(pattern)})
         if not any(file.suffix == ".safetensors" for file in files):
             raise CheckpointError(
                 f"hashing {path}: expected *.safetensors files, found none; give a complete "
                 "Hugging Face folder"
             )
-        lines = "".join(f"{_file_digest(file)}  {file.name}\n" for file in files)
+        lines = "".join(f"{file_digest(file)}  {file.name}\n" for file in files)
     except FileNotFoundError as error:
         raise CheckpointError(f"hashing {path}: {error.filename} does not exist") from None
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _local(checkpoint: str, root: Path | None) -> Path:

@@ -23,7 +23,7 @@ from lens_cache.extraction.feature_models import (
 from lens_cache.extraction.image_reader import PictureReader, ReadImage
 from lens_cache.extraction.out_of_memory import within_memory
 from lens_cache.extraction.stage_times import StageTimes
-from lens_cache.extraction.threads import batched
+from lens_cache.extraction.threads import batched, reading_threads
 from lens_cache.features.transfer import Transfer
 from lens_cache.plan.plan import Plan
 from lens_cache.store.layout import Group
@@ -104,7 +104,7 @@ class Engine:
             config.data.root,
             side=side,
             pixels=self._llava.pixels if self._llava is not None else None,
-            threads=config.workers.decode_threads,
+            threads=config.workers.decode_threads or reading_threads(),
             times=self.times,
         )
         transfer = Transfer(device)

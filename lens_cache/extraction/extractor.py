@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -41,9 +42,9 @@ class ShardReport:
         images: Images written to at least one group.
         queries: Their queries.
         quarantined: The images that failed, per group.
-        seconds: Time per stage: ``read``, summed over the threads that do it; ``llava`` and
-            ``sam``, on their device; ``write``, in a thread; ``commit``, in parallel with the
-            models of the next shard.
+        seconds: Time per stage: ``read`` and ``encode``, summed over the threads that do it;
+            ``llava`` and ``sam``, on their device; ``write``, in a thread; ``commit``, in parallel
+            with the models of the next shard.
         readers: Reading threads.
         wall: Seconds from its start until its commit could start.
         size: Bytes committed.
@@ -151,7 +152,8 @@ class ShardExtractor:
                     for group, outcome in done.outcomes.items():
                         self._count(group, outcome, report)
                         writes.submit(
-                            self._write, writers[group], done.image, done.image_id, outcome
+                            partial(self._encode, outcome),
+                            partial(self._write, writers[group], done.image, done.image_id),
                         )
                     report.images += 1
                     report.queries += len(self._plan.query_range(done.image))
@@ -198,15 +200,25 @@ class ShardExtractor:
             name = array_name(layer, "prefix")
             writer.add_prefix(name, to_bytes(states, self._specs[name]))
 
-    def _write(self, writer: GroupWriter, image: int, image_id: str, outcome: Outcome) -> None:
+    def _encode(self, outcome: Outcome) -> dict[str, bytes] | Quarantine:
+        """Return the arrays of an image as they are stored."""
+        if isinstance(outcome, Quarantine):
+            return outcome
+        with self._engine.times.timed("encode"):
+            return {name: to_bytes(value, self._specs[name]) for name, value in outcome.items()}
+
+    def _write(
+        self,
+        writer: GroupWriter,
+        image: int,
+        image_id: str,
+        encoded: Mapping[str, bytes] | Quarantine,
+    ) -> None:
         with self._engine.times.timed("write"):
-            if isinstance(outcome, Quarantine):
-                writer.skip(outcome, self._catalogue.text_rows(image))
+            if isinstance(encoded, Quarantine):
+                writer.skip(encoded, self._catalogue.text_rows(image))
             else:
-                writer.add(
-                    image_id,
-                    {name: to_bytes(value, self._specs[name]) for name, value in outcome.items()},
-                )
+                writer.add(image_id, encoded)
 
     def _count(self, group: Group, outcome: object, report: ShardReport) -> None:
         """Count failures; too many in a row mean that the images are not the cause.

@@ -1,8 +1,8 @@
 """The time of each stage of an extraction, and which one is the bottleneck.
 
 Stages overlap, so their times do not add up to the wall time. The slowest one was busy for the
-largest share of it: threads read, a device computes, one thread writes, and one commits the
-previous shard.
+largest share of it: threads read, a device computes, threads encode, one writes, and one commits
+the previous shard.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from lens_cache.extraction.threads import ENCODERS
+
 # The stages that share a lane take turns.
 LANES = {
     "read": ("read",),
     "models": ("llava", "sam"),
+    "encode": ("encode",),
     "write": ("write",),
     "commit": ("commit",),
 }
@@ -55,11 +58,12 @@ def busy_shares(seconds: Mapping[str, float], wall: float, readers: int) -> dict
     """Return the share of the wall time that each lane was busy.
 
     Args:
-        seconds: Seconds per stage, summed over shards; those of ``read`` over its threads too.
+        seconds: Seconds per stage, summed over shards; those of ``read`` and ``encode`` over their
+            threads too.
         wall: Wall time in seconds, summed over the same shards.
         readers: Reading threads of one worker.
     """
-    threads = {"read": readers}
+    threads = {"read": readers, "encode": ENCODERS}
     return {
         lane: sum(seconds.get(stage, 0.0) for stage in stages) / (wall * threads.get(lane, 1))
         for lane, stages in LANES.items()

@@ -1,17 +1,37 @@
-"""Keep a model busy: threads read ahead, and one thread writes the results."""
+"""Keep a model busy: threads read ahead, and others encode and write the results."""
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _WRITE_BEHIND = 4
+# Threads that encode what is written.
+ENCODERS = 2
+_MOST_READERS = 8
+
+
+def reading_threads(workers: int = 1, limit: int | None = None) -> int:
+    """Return how many threads of a worker read images: its share of the cores, at most 8.
+
+    Args:
+        workers: Workers that share the cores which this process may use.
+        limit: Cores that all of them may use, e.g. of a container, if it is known.
+    """
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    if limit is not None:
+        cores = min(cores, limit)
+    return max(1, min(_MOST_READERS, cores // workers))
 
 
 def read_ahead(
@@ -41,9 +61,13 @@ def read_ahead(
 
 
 class WriteBehind:
-    """One thread that writes while the model runs; at most a few calls are queued."""
+    """Threads that encode and one that writes while the model runs; at most a few calls are queued.
+
+    Encoding to int8 takes longer than a model on a GPU takes for an image.
+    """
 
     def __init__(self) -> None:
+        self._encoders = ThreadPoolExecutor(ENCODERS, "encode")
         self._pool = ThreadPoolExecutor(1, "write")
         self._pending: deque[Future[None]] = deque()
 
@@ -51,11 +75,16 @@ class WriteBehind:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._encoders.shutdown(cancel_futures=True)
         self._pool.shutdown(cancel_futures=True)
 
-    def submit(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Queue a call; waits while too many are pending, and raises an earlier call's error."""
-        self._pending.append(self._pool.submit(function, *arguments))
+    def submit(self, encode: Callable[[], T], write: Callable[[T], None]) -> None:
+        """Queue a value to be encoded, in any order, and then written, in the order of the calls.
+
+        Waits while too many are pending, and raises an earlier call's error.
+        """
+        encoded = self._encoders.submit(encode)
+        self._pending.append(self._pool.submit(lambda: write(encoded.result())))
         while len(self._pending) > _WRITE_BEHIND:
             self._pending.popleft().result()
 

@@ -63,7 +63,8 @@ class Transfer:
                 copies[name] = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
                 copies[name].copy_(value, non_blocking=True)
                 value.record_stream(self._down)
-        return Arrival(copies, self._down.record_event())
+        # The host sleeps until it is done, instead of keeping a core busy.
+        return Arrival(copies, self._down.record_event(cuda.Event(blocking=True)))
 
     def mark(self) -> Mark:
         """Return a time mark at the end of the work queued so far."""

@@ -75,6 +75,26 @@ def room(workers: WorkersConfig, options: dict[str, Any], model_bytes: int) -> i
     return max(1, min(by_cores, by_memory))
 
 
+def workers_on_node(node: str, options: dict[str, Any], count: int | None) -> tuple[int, int]:
+    """Return how many workers may run on a node at the same time, at least one, and its cores.
+
+    Args:
+        node: Ray's id of the node.
+        options: A worker's placement.
+        count: Number of workers of the whole cluster, if it is set.
+    """
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    there: dict[str, float] = {}
+    for found in nodes:
+        if found["NodeID"] == node:
+            there = found["Resources"]
+    pairs = (("num_gpus", "GPU"), ("num_cpus", "CPU"), ("memory", "memory"))
+    fits = [int(there.get(name, 0) / options[key]) for key, name in pairs if options.get(key)]
+    if count is not None:
+        fits.append(count)
+    return max(1, min(fits)), int(there.get("CPU", 1))
+
+
 def require_room(options: dict[str, Any]) -> None:
     """Refuse a worker that needs more than this machine has.
 

@@ -259,7 +259,9 @@ class _Pool:
         device = "cuda" if "num_gpus" in self._options else "cpu"
         remote = ray.remote(**OPTIONS, **self._options)(Worker)
         job = self._job
-        worker: Any = remote.remote(job.root, to_tree(job.config), job.groups, device)
+        worker: Any = remote.remote(
+            job.root, to_tree(job.config), job.groups, device, self._options
+        )
         self._starting[worker.ready.remote()] = worker
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from lens_cache.config.extract import ExtractConfig
 from lens_cache.config.load import parse_config
 from lens_cache.extraction.computation import device_kind
 from lens_cache.extraction.extractor import ShardExtractor, ShardReport
+from lens_cache.extraction.threads import reading_threads
 from lens_cache.store.layout import Group
 from pipelines.extraction.ledger import Task
+from pipelines.extraction.ray_cluster import workers_on_node
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,14 @@ class Worker:
     """A ``ShardExtractor`` that is built on first use, so that its errors reach the driver."""
 
     def __init__(
-        self, root: Path, config: dict[str, Any], groups: tuple[Group, ...], device: str
+        self,
+        root: Path,
+        config: dict[str, Any],
+        groups: tuple[Group, ...],
+        device: str,
+        options: dict[str, Any],
     ) -> None:
-        self._root, self._groups, self._device = root, groups, device
+        self._root, self._groups, self._device, self._options = root, groups, device, options
         self._config = parse_config(ExtractConfig, config, source="the store's settings")
         self._extractor: ShardExtractor | None = None
         self._commits: dict[int, Future[ShardReport]] = {}
@@ -72,11 +79,21 @@ class Worker:
     def run(self, task: Task) -> None:
         """Extract a shard and start to commit it, or probe some of its images."""
         if self._extractor is None:
-            self._extractor = ShardExtractor(self._root, self._config, self._groups, self._device)
+            config = self._with_reading_threads()
+            self._extractor = ShardExtractor(self._root, config, self._groups, self._device)
         if task.probe:
             self._extractor.probe(task.probe, task.groups)
         else:
             self._commits[task.shard] = self._extractor.extract_ahead(task.shard, task.groups)
+
+    def _with_reading_threads(self) -> ExtractConfig:
+        """Return the settings with as many reading threads as this worker has cores for."""
+        workers = self._config.workers
+        node: str = ray.get_runtime_context().get_node_id()
+        threads = workers.decode_threads or reading_threads(
+            *workers_on_node(node, self._options, workers.count)
+        )
+        return replace(self._config, workers=replace(workers, decode_threads=threads))
 
     @ray.method(concurrency_group="answers")
     def committed(self, shard: int) -> ShardReport:

@@ -265,6 +265,7 @@ def _pace(shares: Mapping[str, float]) -> str:
     advice = {
         "read": "reading is the bottleneck: raise workers.decode_threads",
         "models": "the models are the bottleneck",
+        "encode": "encoding is the bottleneck: store.precision=model needs none",
         "write": "writing is the bottleneck: check the disk",
         "commit": "committing is the bottleneck: check the disk, or raise store.shard_size",
         None: "no stage was busy most of the time: they wait for each other or for a core",

@@ -15,6 +15,9 @@ from lens_cache.extraction.stage_times import StageTimes, bottleneck, busy_share
         ({"read": 19.0, "llava": 6.0, "write": 1.0}, "read"),
         ({"read": 2.0, "llava": 5.0, "write": 9.7}, "write"),
         ({"read": 2.0, "llava": 2.0, "write": 1.0, "commit": 7.0}, "commit"),
+        # Two threads encode.
+        ({"read": 2.0, "llava": 8.0, "encode": 15.0, "write": 1.0}, "models"),
+        ({"read": 2.0, "llava": 8.0, "encode": 19.0, "write": 1.0}, "encode"),
     ],
 )
 def test_the_lane_that_the_clock_follows_is_named(seconds, slowest):

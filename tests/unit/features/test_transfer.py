@@ -1,5 +1,7 @@
 """Copies to a device and back, also on a GPU if there is one."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -21,6 +23,32 @@ def test_values_go_to_the_device_and_come_back(device):
         assert all(value.device.type == "cpu" for value in found.values())
         assert torch.equal(found["a"], torch.full((1000, 100), 2.0 * number))
         assert torch.equal(found["b"], torch.full((3, 100), number).bfloat16())
+
+
+def test_the_host_sleeps_while_it_waits(monkeypatch):
+    """By default it keeps a core busy, which the threads that read images need."""
+    waited = []
+
+    class Event:
+        def __init__(self, blocking=False):
+            self.blocking = blocking
+
+        def synchronize(self):
+            waited.append(self.blocking)
+
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+        def record_event(self, event=None):
+            return event or Event()
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr("lens_cache.features.transfer._stream", lambda device: Stream())
+    Transfer("cuda").download({}).wait()
+    assert waited == [True]
 
 
 @pytest.mark.parametrize("device", DEVICES)
