@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from transformers import LlavaModel
 
 from lens_cache.encoders.llava_checkpoint import load_config, load_model
-from lens_cache.encoders.llava_prompt import LlavaPrompt
+from lens_cache.encoders.llava_pixels import TowerPixels
+from lens_cache.encoders.llava_prompt import LlavaPrompt, square_side
 from lens_cache.encoders.llava_states import LlavaBatch, LlavaFeatures, States
 from lens_cache.encoders.llava_tower import image_features, truncate_tower
 from lens_cache.encoders.packed_decoder import PackedDecoder
@@ -83,6 +83,7 @@ class LlavaEncoder:
         self.dtype: torch.dtype = model.dtype
         self.model = model.to(self.device).eval().requires_grad_(False)
         truncate_tower(self.model)
+        self._pixels = TowerPixels(prompt.processor.image_processor, square_side(prompt.processor))
         self._transfer = Transfer(self.device)
         self._decoder = PackedDecoder(
             self.model.language_model, prompt.prefix_ids, layers, self._transfer
@@ -167,10 +168,7 @@ class LlavaEncoder:
         """
         if square.ndim != 3 or square.shape[0] != square.shape[1] or square.shape[2] != 3:
             raise ValueError(f"square must have shape (side, side, 3), got {square.shape}")
-        image = Image.fromarray(square)
-        processed = self.prompt.processor.image_processor(image, return_tensors="pt")
-        pixels: Tensor = processed["pixel_values"][0]
-        return pixels
+        return self._pixels(square)
 
     def encode(self, square: NDArray[np.uint8], texts: _Texts) -> LlavaFeatures:
         """Run one image with all its questions in one packed sequence.
