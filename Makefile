@@ -21,7 +21,7 @@ PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablations evaluate test test-fast test-slow soak gpu-report smoke-full-size check lint types docs format clean
+.PHONY: help setup demo ablations evaluate test test-fast test-slow test-lowest soak gpu-report smoke-full-size check lint types docs format clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -63,6 +63,12 @@ test-fast: $(STAMP)  ## Run the unit tests.
 
 test-slow: $(STAMP)  ## Run the slow tests.
 	@$(PYTEST) -m "slow and not full_size"
+
+test-lowest:  ## Run the unit tests with the lowest versions that pyproject.toml admits, in .venv-lowest.
+	@test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	@.venv-lowest/bin/python -m pip install -q --disable-pip-version-check uv
+	@.venv-lowest/bin/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct -e '.[dev]'
+	@.venv-lowest/bin/python -m pytest -q -W default::DeprecationWarning tests/unit
 
 soak: OUT = runs/soak
 soak: $(STAMP)  ## Disturb extractions at random for SECONDS= (600) and compare their stores.

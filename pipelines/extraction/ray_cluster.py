@@ -18,7 +18,8 @@ def connect(address: str | None) -> bool:
     """Join a cluster, or start one here without a dashboard; returns whether it was started here.
 
     By default, Ray would join a cluster that another program started on this machine, and lose its
-    workers when that program ends.
+    workers when that program ends. A cluster that is started here listens on all interfaces, as Ray
+    always does, but answers only requests with a token that it makes for this user.
 
     Raises:
         ExtractionError: If the cluster does not answer.

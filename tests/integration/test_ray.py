@@ -279,7 +279,7 @@ def test_the_models_of_a_worker_run_in_one_thread(cluster):
     ray.init(address=cluster, log_to_driver=False)
     try:
         settings = to_tree(ExtractConfig())
-        worker = ray.remote(**OPTIONS, num_cpus=0)(Threads).remote(None, settings, (), "cpu")
+        worker = ray.remote(**OPTIONS, num_cpus=0)(Threads).remote(None, settings, (), "cpu", {})
         threads = set()
         for _ in range(12):
             number = worker.run.remote(None)
@@ -288,3 +288,43 @@ def test_the_models_of_a_worker_run_in_one_thread(cluster):
         assert len(threads) == 1
     finally:
         ray.shutdown()
+
+
+def test_a_cluster_of_this_machine_answers_only_with_its_token(tmp_path):
+    """Ray listens on all interfaces, and runs what it is sent."""
+    ours = """
+import ray
+from pipelines.extraction.ray_cluster import connect
+assert connect(None)
+print(ray.get_runtime_context().gcs_address, flush=True)
+input()
+"""
+    stranger = """
+import sys
+import ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+print(ray.get(ray.remote(lambda: "executed").options(num_cpus=0).remote()))
+"""
+    quiet = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    cluster = subprocess.Popen(
+        [sys.executable, "-c", ours],
+        cwd=REPOSITORY,
+        env=quiet,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        address = cluster.stdout.readline().strip()
+        assert address
+        done = subprocess.run(
+            [sys.executable, "-c", stranger, address],
+            env={**quiet, "HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode != 0
+        assert "executed" not in done.stdout
+    finally:
+        cluster.communicate("\n", timeout=300)
