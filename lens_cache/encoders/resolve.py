@@ -21,7 +21,7 @@ from lens_cache.errors import ConfigError
 from lens_cache.features.sam_architecture import SamArchitecture
 
 # Increase it when a change to this package changes the bytes of a group for the same models.
-EXTRACTION_VERSION = {"hidden_states": 3, "image_embeddings": 1}
+EXTRACTION_VERSION = {"hidden_states": 3, "image_embeddings": 2}
 
 
 @dataclass(frozen=True, kw_only=True)

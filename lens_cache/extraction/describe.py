@@ -11,6 +11,7 @@ from lens_cache.config.extract import ExtractConfig
 from lens_cache.config.load import to_tree
 from lens_cache.encoders.llava_prompt import LlavaPrompt
 from lens_cache.encoders.resolve import Encoders
+from lens_cache.errors import DatasetError
 from lens_cache.plan.plan import Plan
 from lens_cache.store.catalogue import Catalogue
 from lens_cache.store.layout import (
@@ -28,6 +29,7 @@ from lens_cache.version import __version__
 def describe(config: ExtractConfig, encoders: Encoders, plan: Plan) -> Catalogue:
     """Return the tables of a store that has yet to be extracted."""
     questions = tokenise(plan, encoders.prompt, config.store.shard_size)
+    _require_positions(plan, questions, encoders)
     settings = absolute_settings(config)
     manifest = Manifest(
         code_version=__version__,
@@ -58,6 +60,27 @@ def tokenise(plan: Plan, prompt: LlavaPrompt, shard_size: int) -> Questions:
         for query in plan.queries_of(image)
     ]
     return Questions.for_plan(plan, token_ids, shard_size)
+
+
+def _require_positions(plan: Plan, questions: Questions, encoders: Encoders) -> None:
+    """Refuse a question that the multimodal LLM has no positions for.
+
+    Raises:
+        DatasetError: If one is too long.
+    """
+    limit = encoders.text_config.get("max_position_embeddings")
+    if limit is None:
+        return
+    prompt = encoders.prompt
+    room = int(limit) - len(prompt.prefix_ids) - prompt.num_image_tokens
+    for query, ids in enumerate(questions.token_ids):
+        if len(ids) > room:
+            found = plan.query(query)
+            raise DatasetError(
+                f"tokenising the instructions of {plan.image(found.image_index).path}: query "
+                f"{found.query_id} has {len(ids)} tokens, the model has positions for {room} after "
+                "the image; shorten it in the data"
+            )
 
 
 def absolute_settings(config: ExtractConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from lens_cache.config.data import DataConfig
-from lens_cache.datasets.base import ImageRecord, QueryRecord
+from lens_cache.datasets.base import ImageRecord, QueryRecord, brief
 from lens_cache.datasets.mask_parsing import check_size
 from lens_cache.datasets.questions import IMAGE_TOKEN, Choice, ask, seeded, seeded_choice
 from lens_cache.datasets.source import DataSource
@@ -21,6 +21,8 @@ from lens_cache.images.decode import content_id, image_size
 from lens_cache.images.files import ABSENT, patiently, read_image_file
 from lens_cache.plan.schema import QUERIES
 
+# Of a question: about four times as many as LLaVA-1.5 has positions for.
+MAX_CHARACTERS = 16_384
 RECORDS = pa.schema(
     [
         (name, pa.int32() if name in ("width", "height") else pa.string())
@@ -143,17 +145,22 @@ class _Builder:
     ) -> str:
         """Add a query and return its id; an empty string if it is not usable."""
         query = record.queries[position]
+        what = f"query {brief(query.instruction)}"
         try:
             check_size(query.target, image["height"], image["width"])
             if query.ignore is not None:
                 check_size(query.ignore, image["height"], image["width"])
         except ValueError as error:
-            self.reject(record.path, f"query {query.instruction!r}", str(error))
+            self.reject(record.path, what, str(error))
             return ""
         row = _query_row(query, choice, image, self.config)
         if IMAGE_TOKEN in row["question"]:
             reason = f"its text contains {IMAGE_TOKEN}, which is reserved for the image"
-            self.reject(record.path, f"query {query.instruction!r}", reason)
+            self.reject(record.path, what, reason)
+            return ""
+        if len(row["question"]) > MAX_CHARACTERS:
+            reason = f"its text has {len(row['question'])} characters, at most {MAX_CHARACTERS} fit"
+            self.reject(record.path, what, reason)
             return ""
         self.queries.append({"record": len(self.records), **row})
         return str(row["query_id"])

@@ -35,6 +35,11 @@ def require_space(root: Path, needed: int) -> None:
     if fits(root, needed) is False:
         free = free_bytes(root) or 0
         raise StoreError(
-            f"writing to {root}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are "
-            "free; make room or choose another disk (`extract --force` starts anyway)"
+            f"writing to {root}: {_megabytes(needed + _MARGIN_BYTES)} are needed, "
+            f"{_megabytes(_MARGIN_BYTES)} of them as a margin, and {_megabytes(free)} are free; "
+            "make room or choose another disk (`extract --force` starts anyway)"
         )
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lens_cache.errors import StoreMismatchError
+from lens_cache.errors import DatasetError, StoreMismatchError
 from lens_cache.plan.plan import Plan
 from lens_cache.store.io.files import read_json, write_json
 from pipelines.extraction.dry_run import dry_run
@@ -91,3 +91,23 @@ def test_an_instruction_with_the_image_token_is_skipped(tmp_path, tiny_checkpoin
     assert (skipped["path"], skipped["what"]) == ("0.png", "query 'the <image> dog'")
     assert "reserved for the image" in skipped["reason"]
     assert extracted(root, config).queries == 3
+
+
+def test_an_instruction_of_a_megabyte_is_skipped(tmp_path, tiny_checkpoints, data):
+    edit(data, lambda lines: [*lines, {**lines[0], "instruction": "dog " * 250_000}])
+    config, root = settings(data, tiny_checkpoints), tmp_path / "s"
+    plan_store(root, config, Quiet())
+    (skipped,) = Plan.load(root / "plan").quarantine.to_pylist()
+    assert skipped["path"] == "0.png"
+    assert len(skipped["what"]) < 100
+    assert "at most 16384 fit" in skipped["reason"]
+    assert extracted(root, config).queries == 3
+
+
+def test_an_instruction_that_the_model_has_no_positions_for_is_named(
+    tmp_path, tiny_checkpoints, data
+):
+    edit(data, lambda lines: [*lines, {**lines[0], "instruction": "dog " * 4090}])
+    with pytest.raises(DatasetError, match=r"of 0.png: query [0-9a-f]{16} has \d+ tokens") as error:
+        extracted(tmp_path / "s", settings(data, tiny_checkpoints))
+    assert "\n" not in str(error.value)
