@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeGuard
@@ -100,6 +100,14 @@ class SegmentationDataset(ABC):
         A plan keeps their checksums, so that a later change of the data is noticed.
         """
         return (self.source,)
+
+    @property
+    def mask_files(self) -> Iterable[PurePosixPath]:
+        """The files of masks that records are made of, relative to the root; not all need exist.
+
+        A plan keeps what their folders hold, so that a later change of the data is noticed.
+        """
+        return ()
 
     @abstractmethod
     def __len__(self) -> int:

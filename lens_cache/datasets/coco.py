@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -88,6 +88,17 @@ class CocoDataset(SegmentationDataset):
         images = [image for image in images if self._is_relevant(image)]
         self._images = sorted(images, key=lambda image: image.path.as_posix())[: config.limit]
         self.source = PurePosixPath(self._source.path.relative_to(self._root).as_posix())
+
+    @property
+    def mask_files(self) -> Iterator[PurePosixPath]:
+        """The panoptic PNG files; instances have their masks in the annotation file."""
+        if self._source.kind != "panoptic":
+            return
+        folder = PurePosixPath(self._source.pngs.relative_to(self._root).as_posix())
+        for image in self._images:
+            for annotation in image.annotations:
+                if is_text(annotation.get("file_name")):
+                    yield folder / annotation["file_name"]
 
     def __len__(self) -> int:
         return len(self._images)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, chain
 from pathlib import PurePosixPath
 
 from lens_cache.datasets.base import ImageRecord, Rejected, SegmentationDataset
@@ -37,6 +37,11 @@ class JoinedDataset(SegmentationDataset):
     def listing(self) -> tuple[PurePosixPath, ...]:
         """The files that list the parts; parts that are listed by their folder have none."""
         return tuple(path for part in self._parts for path in part.listing)
+
+    @property
+    def mask_files(self) -> Iterable[PurePosixPath]:
+        """The files of masks of all parts."""
+        return chain.from_iterable(part.mask_files for part in self._parts)
 
     @property
     def ranges(self) -> list[range]:

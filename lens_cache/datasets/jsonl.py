@@ -16,6 +16,7 @@ lines are used.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
@@ -88,6 +89,14 @@ class JsonlDataset(SegmentationDataset):
         for line in lines:
             groups.setdefault(line.image, []).append(line)
         self._groups = list(groups.values())[: config.limit]
+
+    @property
+    def mask_files(self) -> Iterator[PurePosixPath]:
+        """The files of masks and of ignored pixels."""
+        for group in self._groups:
+            for line in group:
+                parts = (*line.mask, *line.ignore)
+                yield from (part for part in parts if isinstance(part, PurePosixPath))
 
     def __len__(self) -> int:
         return len(self._groups)

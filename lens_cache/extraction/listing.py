@@ -1,17 +1,20 @@
-"""The files that list a dataset: their sizes and checksums are kept with a plan.
+"""The files that a plan was made of: what lists the dataset, and the folders of its masks.
 
-A plan is made once. Without them, a line that is added to the data afterwards would be ignored.
+A plan is made once. Without this, a line that is added to the data afterwards, or a mask that is
+drawn again, would be ignored. Of folders of masks only names and sizes are compared: there may be
+a hundred thousand files.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from lens_cache.datasets.source import DataSource
 from lens_cache.errors import StoreMismatchError
 from lens_cache.store.folder import StoreFolder
-from lens_cache.store.io.files import crc32c_of_file
+from lens_cache.store.io.files import crc32c, crc32c_of_file
 from lens_cache.store.paths import PLAN_FOLDER
 
 # The key of a plan's settings under which the listing is.
@@ -22,14 +25,19 @@ _MAX_READ_BYTES = 1 << 30
 
 
 def listing(source: DataSource) -> Listing:
-    """Return size and CRC-32C of every file that lists the dataset, by its path in the root.
+    """Return what a plan is made of, by path in the root.
 
-    Files larger than 1 GiB have their size alone.
+    Files that list the dataset have their size and CRC-32C; larger than 1 GiB, their size alone.
+    Folders of masks, as ``folder/*.png``, have the number of these files, their bytes, and a
+    CRC-32C of names and sizes.
     """
     root = source.config.root
     assert root is not None  # opening the dataset checked it
-    names = dict.fromkeys(path.as_posix() for path in source.open().listing)
-    return {name: _stamp(root / name) for name in names if (root / name).is_file()}
+    dataset = source.open()
+    names = dict.fromkeys(path.as_posix() for path in dataset.listing)
+    files = {name: _stamp(root / name) for name in names if (root / name).is_file()}
+    folders = sorted({f"{mask.parent.as_posix()}/*{mask.suffix}" for mask in dataset.mask_files})
+    return files | {name: _stamp_folder(root, name) for name in folders}
 
 
 def require_same_files(folder: StoreFolder, root: Path | None, *, extracting: bool) -> None:
@@ -48,7 +56,7 @@ def require_same_files(folder: StoreFolder, root: Path | None, *, extracting: bo
     if root is None or not root.is_dir():
         return
     planned = folder.plan_settings().get(LISTING, {})
-    found = [text for name, stamp in planned.items() if (text := _change(root / name, stamp))]
+    found = [text for name, stamp in planned.items() if (text := _change(root, name, stamp))]
     if found:
         cure = (
             "put the data back, or extract into a new store"
@@ -62,12 +70,32 @@ def require_same_files(folder: StoreFolder, root: Path | None, *, extracting: bo
         )
 
 
-def _change(path: Path, planned: Sequence[int]) -> str:
+def _change(root: Path, name: str, planned: Sequence[int]) -> str:
+    path = root / name
+    if "/*" in name:
+        now = _stamp_folder(root, name)
+        counts = f"{now[0]} files of {now[1]} bytes, {planned[0]} of {planned[1]} were planned"
+        return f"the masks {path} have changed: {counts}" if now != list(planned) else ""
     if not path.is_file():
         return f"{path} is missing"
     if path.stat().st_size != planned[0]:
         return f"{path} has {path.stat().st_size} bytes, {planned[0]} were planned"
     return f"the content of {path} has changed" if _stamp(path) != list(planned) else ""
+
+
+def _stamp_folder(root: Path, pattern: str) -> list[int]:
+    """Return number, bytes and CRC-32C of names and sizes of the files ``folder/*suffix``."""
+    folder, _, suffix = pattern.rpartition("/*")
+    if not (root / folder).is_dir():
+        return [0, 0, 0]
+    with os.scandir(root / folder) as entries:
+        sizes = {
+            entry.name: entry.stat().st_size
+            for entry in entries
+            if entry.name.endswith(suffix) and entry.is_file()
+        }
+    text = "".join(f"{name} {size}\n" for name, size in sorted(sizes.items()))
+    return [len(sizes), sum(sizes.values()), crc32c(os.fsencode(text))]
 
 
 def _stamp(path: Path) -> list[int]:

@@ -120,6 +120,11 @@ class LabelMapSet(SegmentationDataset):
         self._table = table
         self._rules = rules
 
+    @property
+    def mask_files(self) -> Iterator[PurePosixPath]:
+        """The label maps."""
+        return (self._files.labels / f"{stem}.png" for stem in self._files.stems)
+
     def __len__(self) -> int:
         return len(self._files.stems)
 

@@ -1,8 +1,11 @@
 """Data that changed after planning is named, never ignored."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from lens_cache.errors import DatasetError, StoreMismatchError
 from lens_cache.plan.plan import Plan
@@ -111,3 +114,40 @@ def test_an_instruction_that_the_model_has_no_positions_for_is_named(
     with pytest.raises(DatasetError, match=r"of 0.png: query [0-9a-f]{16} has \d+ tokens") as error:
         extracted(tmp_path / "s", settings(data, tiny_checkpoints))
     assert "\n" not in str(error.value)
+
+
+def drawn_again(path):
+    """Draw another mask of the same size in pixels."""
+    mask = np.zeros(np.asarray(Image.open(path)).shape, np.uint8)
+    mask[1::3, ::2] = 255
+    Image.fromarray(mask).save(path)
+
+
+def test_masks_that_are_drawn_again_are_named(tmp_path, tiny_checkpoints, data):
+    (data.root / "masks").mkdir()
+    mask = data.root / "masks/box.png"
+    height, width = np.asarray(Image.open(data.root / "0.png")).shape[:2]
+    box = np.zeros((height, width), np.uint8)
+    box[2:9, 2:9] = 255
+    Image.fromarray(box).save(mask)
+    edit(data, lambda lines: [{**lines[0], "mask": "masks/box.png"}, *lines[1:]])
+    config, root = settings(data, tiny_checkpoints), tmp_path / "s"
+    plan_store(root, config, Quiet())
+    plan_store(root, config, Quiet())
+    drawn_again(mask)
+    with pytest.raises(StoreMismatchError, match=r"masks/\*\.png have changed: 1 files"):
+        plan_store(root, config, Quiet())
+    mask.unlink()
+    with pytest.raises(StoreMismatchError, match="0 files of 0 bytes, 1 of"):
+        extracted(root, config)
+
+
+def test_panoptic_pngs_that_are_drawn_again_are_named(tmp_path, tiny_checkpoints, tiny_coco):
+    coco = shutil.copytree(tiny_coco, tmp_path / "coco")
+    root = tmp_path / "s"
+    config = settings(coco, tiny_checkpoints)
+    extracted(root, config)
+    png = next((coco / "annotations/panoptic_train2017").glob("*.png"))
+    png.write_bytes(png.read_bytes() + b"more")
+    with pytest.raises(StoreMismatchError, match=r"panoptic_train2017/\*\.png have changed"):
+        extracted(root, config)

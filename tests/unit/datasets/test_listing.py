@@ -12,9 +12,13 @@ from tests.support.pictures import write_coco
 def test_a_coco_folder_is_listed_by_its_annotations(tmp_path):
     root = write_coco(tmp_path / "coco", num_images=2)
     found = listing(DataSource(DataConfig(root=root, split="train2017")))
-    (name,) = found
+    name, masks = found
     assert PurePosixPath(name) == PurePosixPath("annotations/panoptic_train2017.json")
     assert found[name][0] == (root / name).stat().st_size
+    assert masks == "annotations/panoptic_train2017/*.png"
+    assert found[masks][0] == 2
+    instances = DataConfig(root=root, split="train2017", annotations="instances")
+    assert list(listing(DataSource(instances))) == ["annotations/instances_train2017.json"]
 
 
 def test_lines_of_equal_length_are_told_apart_by_their_checksum(tmp_path):
