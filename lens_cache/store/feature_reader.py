@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lens_cache.errors import StoreError
 from lens_cache.store.catalogue import Catalogue
-from lens_cache.store.layout import ArraySpec
+from lens_cache.store.layout import GROUPS, ArraySpec
+from lens_cache.store.manifest import Manifest
 from lens_cache.store.values import to_tensor
 
 _ALIGNMENT = 64  # bytes
@@ -28,6 +30,23 @@ class FeatureReader(ABC):
 
     def __init__(self, root: Path, catalogue: Catalogue) -> None:
         self.root, self.catalogue = root, catalogue
+
+    def require_unchanged(self) -> None:
+        """Check that the store is the one that was opened; call it after opening a shard's file.
+
+        Mapped files stay as they were, so a store that is replaced meanwhile would give features of
+        two models.
+
+        Raises:
+            StoreError: If a group has been replaced.
+        """
+        mine, found = self.catalogue.manifest, Manifest.load(self.root)
+        for group in GROUPS:
+            if found.content_digest(group) != mine.content_digest(group):
+                raise StoreError(
+                    f"reading the store {self.root}: {group} was replaced after the store was "
+                    "opened; open it again"
+                )
 
     def spec(self, name: str) -> ArraySpec:
         """Return the spec of an array."""

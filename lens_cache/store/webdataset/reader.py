@@ -72,7 +72,9 @@ class SampleReader(FeatureReader):
         return values
 
     def _open_tar(self, shard: int) -> TarReader:
-        return TarReader(self.root / tar_path(shard), fetch=self._fetch)
+        tar = TarReader(self.root / tar_path(shard), fetch=self._fetch)
+        self.require_unchanged()
+        return tar
 
     def _broken(self, where: str, what: str) -> CorruptShardError:
         return CorruptShardError(

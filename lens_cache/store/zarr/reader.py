@@ -26,6 +26,8 @@ class ZarrReader(FeatureReader):
     def __init__(self, root: Path, catalogue: Catalogue) -> None:
         super().__init__(root, catalogue)
         self._shard = lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)
+        # Once for all arrays of a shard.
+        self._require_unchanged = lru_cache(maxsize=None)(lambda shard: self.require_unchanged())
 
     def prefix(self, name: str) -> NDArray[np.uint8]:
         """Return the bytes of a prefix, an array of one chunk."""
@@ -58,4 +60,6 @@ class ZarrReader(FeatureReader):
 
     def _open_shard(self, name: str, shard: int) -> ShardReader:
         spec = self.spec(name)
-        return open_shard(self.root / spec.object_path(shard), num_chunks=spec.chunks_per_shard)
+        opened = open_shard(self.root / spec.object_path(shard), num_chunks=spec.chunks_per_shard)
+        self._require_unchanged(shard)
+        return opened
