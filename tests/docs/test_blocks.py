@@ -42,6 +42,10 @@ REDUCED = {
     },
 }
 PAGES = pytest.mark.parametrize("page", [README, TUTORIAL], ids=lambda page: page.name)
+# The tutorial takes minutes even so.
+REDUCED_PAGES = pytest.mark.parametrize(
+    "page", [README, pytest.param(TUTORIAL, marks=pytest.mark.slow)], ids=lambda page: page.name
+)
 
 
 def script(page):
@@ -90,7 +94,7 @@ def test_only_blocks_with_a_known_reason_are_not_run(page):
     assert {block.language for block in blocks(page)} <= {"bash", "python", "text"}
 
 
-@PAGES
+@REDUCED_PAGES
 def test_the_blocks_of_a_page_run_at_reduced_sizes(page, tmp_path):
     text = script(page)
     for size, reduced in REDUCED[page].items():

@@ -188,6 +188,7 @@ def worker_processes(cluster):
     return found
 
 
+@pytest.mark.slow  # five processes die and start again; the ledger's part has unit tests
 def test_an_image_that_kills_its_worker_is_found_and_set_aside(
     tmp_path, coco, tiny_checkpoints, whole
 ):
