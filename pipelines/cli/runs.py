@@ -50,10 +50,12 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume from the last checkpoint of the run.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Train the LENS modules from a store; no frozen encoder is loaded."""
     from lens_cache.config.load import load_config
     from lens_cache.config.train import TrainConfig
+    from pipelines.reports.report import Report
     from pipelines.training.run_report import REPORT_FILE
     from pipelines.training.train import train as fit
 
@@ -61,7 +63,14 @@ def train(
         config = [str(run / "config.yaml")]
     settings = load_config(TrainConfig, config, overrides or ())
     done = fit(run, store, settings, resume=resume)
-    print(f"trained {run}; checkpoint {done.checkpoint()}; report {run / REPORT_FILE}")
+    document = {
+        "run": str(run),
+        "steps": settings.trainer.max_steps,
+        "checkpoint": str(done.checkpoint()),
+        "report": str(run / REPORT_FILE),
+    }
+    text = f"trained {run}; checkpoint {done.checkpoint()}; report {run / REPORT_FILE}"
+    show(Report(document, text), as_json)
 
 
 @app.command()

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from lens_cache.errors import printable
 from pipelines.cli.options import (
     Address,
     ConfigFiles,
@@ -33,22 +32,19 @@ def plan(
     config: ConfigFiles = None,
     overrides: Overrides = None,
     address: Address = None,
+    as_json: Json = False,
 ) -> None:
     """List every image and query of the data; runs no model."""
     from lens_cache.config.extract import ExtractConfig
     from lens_cache.config.load import load_config
-    from lens_cache.store.paths import QUARANTINE_TABLE
     from pipelines.extraction.extract import plan_store
     from pipelines.extraction.ray_planning import ray_mapper
-    from pipelines.extraction.skipped import skipped_lines
+    from pipelines.extraction.report import planning as report_planning
 
     settings = load_config(ExtractConfig, config, overrides or ())
     with open_bars() as bars:
         made = plan_store(store, settings, bars, ray_mapper(address))
-    drawn = "" if made.draws is None else f" of {made.draws.num_rows} draws"
-    lines = skipped_lines(made.quarantine, store / QUARANTINE_TABLE)
-    head = f"planned {made.num_images} images and {made.num_queries} queries{drawn} into {store}"
-    print(printable("\n".join([head, *lines])))
+    show(report_planning(store, made), as_json)
 
 
 @app.command()

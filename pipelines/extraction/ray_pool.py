@@ -49,6 +49,7 @@ def run_on_ray(job: Job, ledger: Ledger, address: str | None) -> None:
         if alone:
             ray_cluster.require_room(options)
         with job.stop.draining():
+            job.message("starting workers: each loads the models")
             _Pool(job, ledger, options).run()
     finally:
         ray.shutdown()

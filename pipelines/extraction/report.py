@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lens_cache.plan.plan import Plan
     from lens_cache.store.convert import Conversion
     from pipelines.extraction.dry_run import DryRun
     from pipelines.extraction.duration import Duration
@@ -15,6 +16,27 @@ if TYPE_CHECKING:
     from pipelines.extraction.verify import Check
 from pipelines.reports import units
 from pipelines.reports.report import Report
+
+
+def planning(root: Path, made: Plan) -> Report:
+    """Report the result of planning."""
+    from lens_cache.store.paths import QUARANTINE_TABLE
+    from pipelines.extraction.skipped import skipped_lines
+
+    draws = None if made.draws is None else made.draws.num_rows
+    document = {
+        "store": str(root),
+        "images": made.num_images,
+        "queries": made.num_queries,
+        "draws": draws,
+        "splits": made.splits(),
+        "skipped": made.quarantine.to_pylist(),
+    }
+    drawn = "" if draws is None else f" of {draws} draws"
+    head = f"planned {made.num_images} images and {made.num_queries} queries{drawn} into {root}"
+    return Report(
+        document, "\n".join([head, *skipped_lines(made.quarantine, root / QUARANTINE_TABLE)])
+    )
 
 
 def dry_run(found: DryRun, time: Duration) -> Report:

@@ -243,6 +243,8 @@ def test_json_is_one_document_on_stdout(lens_cache, tmp_path, tiny_store, run_fo
     arguments = ["--store", tiny_store, "--split", "train2017", "--panels", 1, "--json"]
     code, out, _ = lens_cache("evaluate", run, *arguments)
     assert (code, json.loads(out)["images"]) == (0, 5)
+    code, out, _ = lens_cache("train", run, "--store", tiny_store, "--resume", "--json")
+    assert (code, Path(json.loads(out)["checkpoint"]).exists()) == (0, True)
     picture = tmp_path / "a.png"
     picture.write_bytes(encoded(colours(40, 30)))
     arguments = [picture, "the dog", "--run", run, "--out", tmp_path / "o", "--json"]
@@ -252,6 +254,15 @@ def test_json_is_one_document_on_stdout(lens_cache, tmp_path, tiny_store, run_fo
     assert (code, json.loads(out)["preset"]) == (0, "paper")
     code, out, _ = lens_cache("config", "show", "train", "--schema")
     assert (code, json.loads(out)["title"]) == (0, "TrainConfig")
+
+
+def test_a_plan_in_json(lens_cache, tmp_path, tiny_coco, tiny_checkpoints):
+    words = ["plan", tmp_path / "s", *sets(tiny_coco, tiny_checkpoints)]
+    code, out, _ = lens_cache(*words, "--json")
+    document = json.loads(out)
+    assert (code, document["images"], document["skipped"]) == (0, 5, [])
+    assert document["splits"] == {"train2017": document["queries"]}
+    assert lens_cache(*words)[1].startswith("planned 5 images and ")
 
 
 def test_text_is_for_people(lens_cache, tmp_path, tiny_store):
