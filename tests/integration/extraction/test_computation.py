@@ -4,10 +4,13 @@ import dataclasses
 import json
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
 import pipelines.extraction.runners as runners
+from lens_cache.encoders.llava import LlavaEncoder
+from lens_cache.encoders.sam import SamEncoder
 from lens_cache.errors import StoreMismatchError
 from lens_cache.extraction.computation import deterministic, device_kind
 from lens_cache.extraction.extractor import ShardExtractor
@@ -179,3 +182,31 @@ def test_workers_load_the_commit_that_the_extraction_began_with(
     assert asked[-1] == commit
     (recorded,) = (tmp_path / "s/runs").glob("*/config.yaml")
     assert f"revision: {commit}" in recorded.read_text()
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_bits_do_not_depend_on_earlier_batches(tiny_checkpoints, compiled):
+    """Neither on their number of images nor on their questions, in either order."""
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    few = ([noise], [[[5, 6, 7]]])
+    many = ([noise] * 3, [[[5, 6, 7], [8] * 40], [], [[9] * 200]])
+
+    def bits(*batches):
+        """Return what models that are new give for each batch, one after the other."""
+        torch._dynamo.reset()
+        llava = LlavaEncoder.from_checkpoint(tiny_checkpoints / "llava", layers=[2, 4])
+        sam = SamEncoder.from_checkpoint(tiny_checkpoints / "sam.pth")
+        if compiled:
+            llava.compile()
+            sam.compile()
+        found = []
+        for squares, texts in batches:
+            states = llava.encode_batch([llava.pixels(square) for square in squares], texts)
+            embeddings = sam.encode_batch(squares, [(256, 256)] * len(squares))
+            layers = [states.image_tokens[4], states.text_tokens[4], states.text_tokens[2]]
+            found.append([value.numpy().tobytes() for value in (*layers, embeddings)])
+        return found
+
+    (alone,), (crowd,) = bits(few), bits(many)
+    assert bits(few, many, few) == [alone, crowd, alone]
+    assert bits(many, few, many) == [crowd, alone, crowd]
