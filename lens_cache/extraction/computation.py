@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from lens_cache.config.extract import WorkersConfig
+from lens_cache.features.transfer import on_gpu
 
 DEVICE = "device"
 # Read by cuBLAS when it starts; without a fixed workspace its products are not deterministic.
@@ -27,7 +28,7 @@ def device_kind(device: str) -> str:
     Raises:
         RuntimeError: If the device cannot be used.
     """
-    if torch.device(device).type == "cuda":
+    if on_gpu(device):
         return torch.cuda.get_device_name(device)
     return f"CPU ({torch.backends.cpu.get_cpu_capability()})"
 
@@ -43,7 +44,7 @@ def describe_computation(device: str, workers: WorkersConfig, batch: int) -> dic
     facts = {DEVICE: device_kind(device), "images_per_batch": str(batch)}
     facts |= {name: version(name) for name in ("transformers", "segment-anything")}
     facts["torch"] = torch.__version__  # with the build, unlike the version of the package
-    if torch.device(device).type == "cuda":
+    if on_gpu(device):
         facts["cuda"] = str(torch.version.cuda)
         facts["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
         facts["attention"] = ", ".join(name for name, enabled in _backends().items() if enabled)

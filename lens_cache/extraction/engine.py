@@ -7,7 +7,6 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from lens_cache.config.extract import ExtractConfig
@@ -24,7 +23,7 @@ from lens_cache.extraction.image_reader import PictureReader, ReadImage
 from lens_cache.extraction.out_of_memory import within_memory
 from lens_cache.extraction.stage_times import StageTimes
 from lens_cache.extraction.threads import batched, reading_threads
-from lens_cache.features.transfer import Transfer
+from lens_cache.features.transfer import Transfer, on_gpu
 from lens_cache.plan.plan import Plan
 from lens_cache.store.layout import Group
 from lens_cache.store.quarantine import Quarantine
@@ -81,9 +80,8 @@ class Engine:
         """
         self._plan, self._questions = plan, questions
         self.times = StageTimes()
-        on_gpu = torch.device(device).type == "cuda"
-        self._in_flight = _IN_FLIGHT if on_gpu else 0
-        self._batch = config.workers.images_per_batch or (_GPU_BATCH if on_gpu else 1)
+        self._in_flight = _IN_FLIGHT if on_gpu(device) else 0
+        self._batch = config.workers.images_per_batch or (_GPU_BATCH if on_gpu(device) else 1)
         models: dict[Group, FrozenModel] = {}
         self._llava = (
             within_memory(

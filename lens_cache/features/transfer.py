@@ -19,6 +19,11 @@ from torch import Tensor
 cuda: Any = torch.cuda
 
 
+def on_gpu(device: torch.device | str) -> bool:
+    """Return whether a device is a CUDA GPU."""
+    return torch.device(device).type == "cuda"
+
+
 class Arrival:
     """Values that are being copied to the host."""
 
@@ -77,7 +82,7 @@ class Mark:
     def __init__(self, device: torch.device) -> None:
         self._event: torch.cuda.Event | None = None
         self._moment = time.perf_counter()
-        if device.type == "cuda":
+        if on_gpu(device):
             self._event = cuda.Event(enable_timing=True)
             self._event.record(torch.cuda.current_stream(device))
 
@@ -90,4 +95,4 @@ class Mark:
 
 def _stream(device: torch.device) -> torch.cuda.Stream | None:
     """Return a new stream on a GPU, None on other devices."""
-    return cuda.Stream(device) if device.type == "cuda" else None
+    return cuda.Stream(device) if on_gpu(device) else None

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from lens_cache.errors import ConfigError, ExtractionError
+from lens_cache.extraction.computation import device_kind
 from lens_cache.extraction.estimate import measure_flops_per_second
+from lens_cache.features.transfer import on_gpu
 from pipelines.benchmark.engine import Features
-from pipelines.benchmark.extract_report import CPU, ExtractionBenchmark, ExtractionSpeed
+from pipelines.benchmark.extract_report import ExtractionBenchmark, ExtractionSpeed
 from pipelines.benchmark.extract_ways import Way, Work
 from pipelines.benchmark.memory import extra_memory
 from pipelines.benchmark.models import CPU_SIZE, FULL_SIZE, PairSizes, build_pair
@@ -49,8 +51,8 @@ def benchmark_extract(
         ConfigError: If full size is requested without a GPU.
         ExtractionError: If the ways do not compute the same features.
     """
-    on_gpu = torch.device(device).type == "cuda"
-    if full_size and not on_gpu:
+    gpu = on_gpu(device)
+    if full_size and not gpu:
         raise ConfigError(
             "measuring at full size: expected a GPU with 40 GB or more, found none; run it on a "
             "machine with one, or without --full-size"
@@ -62,8 +64,8 @@ def benchmark_extract(
         dtype=dtype,
         device=device,
         instructions=instructions,
-        images=images or (16 if on_gpu else 2),
-        batch=images_per_batch or (4 if on_gpu else 1),
+        images=images or (16 if gpu else 2),
+        batch=images_per_batch or (4 if gpu else 1),
         rounds=rounds,
     )
 
@@ -110,7 +112,7 @@ def measure(
     )
     return ExtractionBenchmark(
         models=sizes.name,
-        device=device_name(device),
+        device=device_kind(device),
         dtype=dtype,
         threads=torch.get_num_threads(),
         images=images,
@@ -160,8 +162,3 @@ def weights_bytes(modules: Sequence[torch.nn.Module]) -> int:
 
 def _distance(ours: Tensor, plain: Tensor) -> float:
     return float((ours.double() - plain.double()).norm() / plain.double().norm())
-
-
-def device_name(device: str) -> str:
-    """Return the name of a device."""
-    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else CPU

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from lens_cache.extraction.computation import device_kind
 from pipelines.reports.report import Report
-
-CPU = "CPU"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +99,7 @@ def report_extract(found: ExtractionBenchmark) -> Report:
         "padding and masked attention are not counted",
         f"features of lens-cache and of the first way differ by {error:.0e} (relative)",
     ]
-    if found.device == CPU:
+    if found.device == device_kind("cpu"):
         ratios = ", ".join(f"{way.cpu_ratio:.1f}x" for way in found.ways)
         lines.append(f"ratios by CPU time, without other work on the machine: {ratios}")
     return Report(asdict(found), "\n".join(lines))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from lens_cache.features.sizes import ceil_div
+from lens_cache.features.transfer import on_gpu
 
 # Options of glibc's mallopt (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD) with their largest values.
 _KEEP_FREED = {-1: 2**31 - 1, -3: 32 << 20}
@@ -25,7 +26,7 @@ def extra_memory(work: Callable[[], object], device: str) -> int | None:
     On a GPU it is the memory of PyTorch's allocator, otherwise the resident memory of the process.
     Returns None where the system does not report it.
     """
-    if torch.device(device).type == "cuda":
+    if on_gpu(device):
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

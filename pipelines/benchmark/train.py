@@ -15,9 +15,11 @@ import torch
 
 from lens_cache.config.train import LossConfig
 from lens_cache.errors import ConfigError, TrainingError
+from lens_cache.extraction.computation import device_kind
+from lens_cache.features.transfer import on_gpu
 from lens_cache.store.store import Store
 from lens_cache.training.data import Batch
-from pipelines.benchmark.extract import device_name, weights_bytes
+from pipelines.benchmark.extract import weights_bytes
 from pipelines.benchmark.memory import extra_memory
 from pipelines.benchmark.models import FULL_SIZE, TRAIN_CPU_SIZE, PairSizes, build_pair
 from pipelines.benchmark.random_features import RandomFeatures, RecordSizes
@@ -113,8 +115,8 @@ def benchmark_train(
         ConfigError: If full-size frozen models are requested without a GPU.
         TrainingError: If the cached ways do not compute the same loss.
     """
-    on_gpu = torch.device(device).type == "cuda"
-    if full_size and not on_gpu and not cached:
+    gpu = on_gpu(device)
+    if full_size and not gpu and not cached:
         raise ConfigError(
             "measuring at full size: expected a GPU with 80 GB or more, found none; run it on a "
             "machine with one, with --cached (a CPU and 24 GB do), or without --full-size"
@@ -127,8 +129,8 @@ def benchmark_train(
         instructions=instructions,
         images=images,
         rounds=rounds,
-        steps=8 if on_gpu else 1,
-        workers=4 if on_gpu else 0,
+        steps=8 if gpu else 1,
+        workers=4 if gpu else 0,
     )
 
 
@@ -176,7 +178,7 @@ def measure(
     trained = [weight for weight in trainee.model.parameters() if weight.requires_grad]
     return TrainingBenchmark(
         models=sizes.name,
-        device=device_name(device),
+        device=device_kind(device),
         threads=torch.get_num_threads(),
         images=images,
         instructions=instructions,
@@ -231,7 +233,7 @@ def _loss_difference(trainee: Trainee, one: TrainingWay, other: TrainingWay) -> 
 def _run(trainee: Trainee, batches: Iterator[Batch], steps: int) -> None:
     for batch in islice(batches, steps):
         trainee.step(batch)
-    if torch.device(trainee.device).type == "cuda":
+    if on_gpu(trainee.device):
         torch.cuda.synchronize()
 
 

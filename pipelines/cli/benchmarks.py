@@ -149,7 +149,7 @@ def benchmark_gpu(
     Every section runs in a process of its own and survives the failure of another. Exits with 1 if
     one failed.
     """
-    from pipelines.benchmark.gpu.device import on_gpu
+    from lens_cache.features.transfer import on_gpu
     from pipelines.benchmark.gpu.report import gpu_report
     from pipelines.benchmark.gpu.scale import FULL, TINY
     from pipelines.benchmark.gpu.sections import SECTIONS

@@ -15,16 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from lens_cache.features.transfer import on_gpu
 from pipelines.reports.units import shorten
 
 _KERNELS = 12
 
 Shape = tuple[str, tuple[int, ...], tuple[int, ...]]
-
-
-def on_gpu(device: str) -> bool:
-    """Return whether a device is a CUDA GPU."""
-    return torch.device(device).type == "cuda"
 
 
 def finish(device: str) -> None:

@@ -17,11 +17,11 @@ from typing import Any
 import yaml
 
 from lens_cache.errors import LensCacheError
+from lens_cache.features.transfer import on_gpu
 from lens_cache.store.folder import StoreFolder
 from lens_cache.store.layout import GROUPS
 from lens_cache.toy.random_checkpoints import LLAVA_FOLDER, SAM_FILE, write_random_checkpoints
 from lens_cache.toy.world import write_world
-from pipelines.benchmark.gpu.device import on_gpu
 from pipelines.benchmark.gpu.findings import Findings
 from pipelines.benchmark.gpu.scale import Scale
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
+from lens_cache.extraction.computation import device_kind
 from lens_cache.extraction.estimate import measure_flops_per_second
+from lens_cache.features.transfer import on_gpu
 from lens_cache.version import __version__
-from pipelines.benchmark.extract import device_name
-from pipelines.benchmark.gpu.device import finish, on_gpu
+from pipelines.benchmark.gpu.device import finish
 from pipelines.benchmark.gpu.findings import Findings
 from pipelines.benchmark.gpu.scale import Scale
 
@@ -24,7 +25,7 @@ _COPIES = 20
 def environment(scale: Scale, device: str, scratch: Path, found: Findings) -> None:
     """Name the device and the versions; measure a matrix product and a copy."""
     facts: dict[str, str | float] = {
-        "device": device_name(device),
+        "device": device_kind(device),
         "CPU cores": str(os.cpu_count()),
         "Python": platform.python_version(),
         "lens-cache": __version__,

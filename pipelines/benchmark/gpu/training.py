@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from lens_cache.features.transfer import on_gpu
 from lens_cache.store.store import Store
 from lens_cache.training.data import Batch
 from pipelines.benchmark import train
@@ -14,7 +15,6 @@ from pipelines.benchmark.gpu.device import (
     finish,
     forget,
     longest_kernels,
-    on_gpu,
     peak_gb,
     synchronisations,
     timed,
