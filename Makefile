@@ -68,7 +68,7 @@ test-lowest:  ## Run the unit tests with the lowest versions that pyproject.toml
 	@test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	@.venv-lowest/bin/python -m pip install -q --disable-pip-version-check uv
 	@.venv-lowest/bin/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct -e '.[dev]'
-	@.venv-lowest/bin/python -m pytest -q -W default::DeprecationWarning tests/unit
+	@.venv-lowest/bin/python -m pytest -q -W default tests/unit
 
 soak: OUT = runs/soak
 soak: $(STAMP)  ## Disturb extractions at random for SECONDS= (600) and compare their stores.
