@@ -115,7 +115,7 @@ def extract(
 @app.command()
 def inspect(store: StorePath, as_json: Json = False) -> None:
     """Print the content of a store."""
-    from pipelines.extraction.report import inspection as report_inspection
+    from pipelines.extraction.inspection import inspection as report_inspection
 
     show(report_inspection(store), as_json)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from lens_cache.evaluation.scores import Sample, Score, Scores
 from lens_cache.training.run import Run
 from pipelines.provenance import record_run
+from pipelines.reports.markdown import table
 from pipelines.reports.report import Report
 
 
@@ -91,15 +92,11 @@ def _seen(found: Evaluation) -> str:
 
 
 def _table(head: str, scores: Mapping[str, Score]) -> list[str]:
-    return [
-        f"| {head} | number | gIoU | cIoU |",
-        "| --- | ---: | ---: | ---: |",
-        *(
-            f"| {name} | {score.queries} | {score.giou.percent()} | {score.ciou.percent()} |"
-            for name, score in scores.items()
-        ),
-        "",
+    body = [
+        [name, str(score.queries), score.giou.percent(), score.ciou.percent()]
+        for name, score in scores.items()
     ]
+    return [*table([head, "number", "gIoU", "cIoU"], body), ""]
 
 
 def evaluation(found: Evaluation) -> Report:

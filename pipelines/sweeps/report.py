@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from lens_cache.config.sweep import Published, SweepConfig
 from lens_cache.errors import TrainingError
 from lens_cache.evaluation.baseline_scores import Baselines
 from lens_cache.evaluation.seed_statistics import Spread
+from pipelines.reports.markdown import table
 from pipelines.reports.report import Report
 from pipelines.sweeps.plot import plot
 from pipelines.sweeps.summary import (
@@ -29,7 +32,7 @@ LABELS: dict[Metric, str] = {"giou": "gIoU", "ciou": "cIoU"}
 def write_report(
     config: SweepConfig, outcome: Outcome, out: Path, without_lens: Baselines | None = None
 ) -> Report:
-    """Write ``NAME.md``, ``NAME.json`` and ``NAME.svg``; return them as one report.
+    """Write ``NAME.md``, ``.json``, ``.csv`` and ``.svg``; return the main table as a report.
 
     Args:
         config: The sweep.
@@ -54,8 +57,10 @@ def write_report(
     text = markdown(summary, outcome.failures, without_lens)
     (out / f"{config.name}.md").write_text(text, encoding="utf-8")
     (out / f"{config.name}.json").write_text(json.dumps(document, indent=2) + "\n")
+    (out / f"{config.name}.csv").write_text(_csv(summary), encoding="utf-8")
     (out / f"{config.name}.svg").write_text(plot(summary), encoding="utf-8")
-    return Report(document, f"{text}\nreport {out / f'{config.name}.md'}")
+    lines = [*_table(summary, summary.splits[0]), "", *map(str, outcome.failures)]
+    return Report(document, "\n".join([*lines, f"report {out / f'{config.name}.md'}"]))
 
 
 def markdown(
@@ -75,6 +80,21 @@ def markdown(
     return "\n".join(lines)
 
 
+def _csv(summary: SweepSummary) -> str:
+    """Return a line for each row, split and metric, in percent."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "split", "metric", "seeds", "mean", "standard_deviation"])
+    for row in summary.rows:
+        for split, scores in row.scores.items():
+            for metric in METRICS:
+                score = scores[metric]
+                writer.writerow(
+                    [row.name, split, metric, len(row.seeds), score.mean, score.deviation]
+                )
+    return text.getvalue()
+
+
 def _head(summary: SweepSummary) -> list[str]:
     """Return the table of the split on which rows are compared, and the settings of each row."""
     split = summary.splits[0]
@@ -82,9 +102,8 @@ def _head(summary: SweepSummary) -> list[str]:
         f"# {summary.name}",
         "",
         f"Measured on {split}: {summary.queries} queries. Mean ± standard deviation over n seeds, "
-        f"in percent; Δ is the difference to {summary.reference} in points, paired by seed. The "
-        f"column *published* cites {summary.source or 'no source'}: other models and other data, "
-        "so only the signs of differences can be compared.",
+        f"in percent; Δ is the difference to {summary.reference} in points, paired by seed."
+        + _citation(summary),
         "",
         *_table(summary, split),
         "",
@@ -95,6 +114,15 @@ def _head(summary: SweepSummary) -> list[str]:
         *(f"- {row.name}: {_changes(row)}" for row in summary.rows),
         "",
     ]
+
+
+def _citation(summary: SweepSummary) -> str:
+    if not summary.source:
+        return ""
+    return (
+        f" The column *published* cites {summary.source}: other models and other data, so only the "
+        "signs of differences can be compared."
+    )
 
 
 def _differences(summary: SweepSummary) -> list[str]:
@@ -134,7 +162,8 @@ def _table(summary: SweepSummary, split: str) -> list[str]:
     compared = split == summary.splits[0]
     header = ["row", "n", *(LABELS[metric] for metric in METRICS)]
     header += [f"Δ {LABELS[metric]}" for metric in METRICS] if compared else []
-    header += ["steps", "training, s", "published gIoU / cIoU"]
+    cited = any(row.paper.get(split) for row in summary.rows)
+    header += ["steps", "training, s", *(["published gIoU / cIoU"] if cited else [])]
     body = [
         [
             row.name,
@@ -143,17 +172,17 @@ def _table(summary: SweepSummary, split: str) -> list[str]:
             *(_cell(row, metric) for metric in METRICS if compared),
             str(row.steps),
             f"{row.seconds.mean:.0f}",
-            _published(row.paper.get(split)),
+            *([_published(row.paper.get(split))] if cited else []),
         ]
         for row in summary.rows
     ]
-    return _lines(header, body)
+    return table(header, body)
 
 
 def _group_table(summary: SweepSummary, by: str) -> list[str]:
     names = list(summary.rows[0].groups[by])
     body = [[row.name, *(plain(row.groups[by][name]) for name in names)] for row in summary.rows]
-    return _lines(["row", *names], body)
+    return table(["row", *names], body)
 
 
 def _without_lens(summary: SweepSummary, found: Baselines) -> list[str]:
@@ -172,17 +201,12 @@ def _without_lens(summary: SweepSummary, found: Baselines) -> list[str]:
         f"gIoU of the same frozen models on {split}; layer, rows and cut are chosen on "
         f"{found.development}.",
         "",
-        *_lines(["baseline", "all", *names], body),
+        *table(["baseline", "all", *names], body),
         "",
         *(f"- {line.name}: {line.note}" for line in found.lines),
         *(f"- {note}" for note in found.notes),
         "",
     ]
-
-
-def _lines(header: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
-    rule = ["---", *(["---:"] * (len(header) - 1))]
-    return ["| " + " | ".join(cells) + " |" for cells in (header, rule, *body)]
 
 
 def _cell(row: RowSummary, metric: Metric) -> str:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     Callback,
     LearningRateMonitor,
@@ -44,6 +44,13 @@ class Bar(TQDMProgressBar):
         super().on_train_start()
         self.train_progress_bar.reset(total=self.total_train_batches)
         self.train_progress_bar.initial = trainer.global_step * trainer.accumulate_grad_batches
+
+    def get_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+        """Show gIoU in percent; the log has fractions."""
+        found: dict[str, Any] = super().get_metrics(trainer, module)
+        if "val/giou" in found:
+            found["gIoU, %"] = f"{100 * float(found.pop('val/giou')):.1f}"
+        return found
 
     def on_exception(self, *_: Any) -> None:
         """End the line of the bar, so that the message of the error starts a new one."""

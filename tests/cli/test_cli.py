@@ -263,6 +263,9 @@ def test_a_plan_in_json(lens_cache, tmp_path, tiny_coco, tiny_checkpoints):
     assert (code, document["images"], document["skipped"]) == (0, 5, [])
     assert document["splits"] == {"train2017": document["queries"]}
     assert lens_cache(*words)[1].startswith("planned 5 images and ")
+    code, out, _ = lens_cache("inspect", tmp_path / "s")
+    assert (code, "planned 5 images" in out, "nothing is extracted yet" in out) == (0, True, True)
+    assert json.loads(lens_cache("inspect", tmp_path / "s", "--json")[1])["complete"] is False
 
 
 def test_text_is_for_people(lens_cache, tmp_path, tiny_store):

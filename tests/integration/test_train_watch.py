@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
 
 from lens_cache.errors import StoreError, StoreMismatchError, TrainingError
 from lens_cache.store.manifest import Manifest
@@ -16,6 +17,7 @@ from lens_cache.store.store import Store
 from lens_cache.training.data import evaluation_draws
 from lens_cache.training.run import Run
 from lens_cache.training.sampling import sources
+from pipelines.training.callbacks import Bar
 from pipelines.training.train import train
 from tests.integration.test_recipe import content, in_processes, logged, rows
 from tests.integration.test_training import recipe
@@ -86,6 +88,12 @@ def test_without_a_terminal_a_validation_prints_nothing(tmp_path, tiny_store):
     assert "Epoch 0" in done.stderr
 
 
+def test_the_bar_shows_giou_in_percent(monkeypatch):
+    shown = {"v_num": 0, "val/giou": torch.tensor(0.4034)}
+    monkeypatch.setattr(TQDMProgressBar, "get_metrics", lambda *_: dict(shown))
+    assert Bar(1).get_metrics(None, None) == {"v_num": 0, "gIoU, %": "40.3"}
+
+
 def test_a_loss_that_is_not_finite_names_its_questions_and_keeps_them(
     tmp_path, tiny_store, monkeypatch
 ):
@@ -132,6 +140,7 @@ def test_a_loss_that_is_not_finite_names_its_questions_and_keeps_them(
 def test_every_process_stops_at_the_loss_of_one(tmp_path, tiny_store):
     source = """
 import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
 import pipelines.training.module as training
 from pipelines.cli import main
 

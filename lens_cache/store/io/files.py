@@ -32,13 +32,22 @@ _SEAL = "crc32c"
 def temporary_path(root: Path) -> Path:
     """Return a new path in ``root/tmp``, creating that folder."""
     folder = root / TEMPORARY
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return folder / uuid.uuid4().hex
+
+
+def make_folder(folder: Path) -> None:
+    """Create a local folder with its parents; all that are new survive a power cut."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def publish(temporary: Path, final: Path) -> None:
     """Rename a finished, flushed file or folder into place and make the rename durable."""
-    final.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(final.parent)
     temporary.rename(final)
     sync_folder(final.parent)
 
@@ -104,7 +113,7 @@ def replacing(final: Path) -> Iterator[BinaryIO]:
     Args:
         final: The file; its folder is created.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(final.parent)
     temporary = final.with_name(f".{final.name}.part")
     try:
         with temporary.open("wb") as file:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lens_cache.store.io.files import replacing
+from pipelines.reports.markdown import table
 
 Value = str | int | float | None
 
@@ -56,14 +57,12 @@ def markdown(rows: Sequence[Mapping[str, Value]], notes: Sequence[str]) -> str:
     """Return a table and sentences in Markdown."""
     lines = []
     if rows:
-        lines += ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
-        lines += ["| " + " | ".join(_cell(value) for value in row.values()) + " |" for row in rows]
-        lines.append("")
+        body = [[_text(value) for value in row.values()] for row in rows]
+        lines += [*table(list(rows[0]), body), ""]
     return "\n".join([*lines, *[f"- {note}" for note in notes]])
 
 
-def _cell(value: Value) -> str:
+def _text(value: Value) -> str:
     if value is None:
         return "-"
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

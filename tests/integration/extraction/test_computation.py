@@ -20,7 +20,7 @@ from lens_cache.store.folder import StoreFolder
 from lens_cache.store.layout import GROUPS
 from lens_cache.store.store import Store
 from lens_cache.store.verify import verify_store
-from pipelines.extraction.report import inspection
+from pipelines.extraction.inspection import inspection
 from tests.support.stores import Quiet, assert_same, copied, extracted, settings
 
 OTHER = "NVIDIA A100-SXM4-40GB"

@@ -14,7 +14,7 @@ from lens_cache.store.quarantine import Quarantine
 from lens_cache.store.store import Store
 from lens_cache.store.verify import verify_store
 from lens_cache.toy.random_checkpoints import write_tiny_checkpoints
-from pipelines.extraction.report import inspection
+from pipelines.extraction.inspection import inspection
 from pipelines.extraction.runners import run_in_process
 from pipelines.extraction.verify import repair_store
 from tests.support.stores import Quiet, assert_same, copied, extracted, settings

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lens_cache.errors import CorruptShardError, StoreError
+from lens_cache.store.io import files
 from lens_cache.store.io.files import (
     crc32c,
     crc32c_of_file,
@@ -156,3 +157,12 @@ def test_crc32c_is_castagnoli(tmp_path):
     assert crc32c(memoryview(b"56789"), crc32c(b"1234")) == 0xE3069283
     (tmp_path / "a").write_bytes(b"123456789")
     assert crc32c_of_file(tmp_path / "a") == (0xE3069283, 9)
+
+
+def test_every_new_folder_is_flushed_to_the_disk(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(files, "sync_folder", flushed.append)
+    (tmp_path / "tmp").mkdir()
+    files.write_bytes(tmp_path, tmp_path / "commits/hidden_states/000000.json", b"{}")
+    commits = tmp_path / "commits"
+    assert flushed == [tmp_path, commits, commits / "hidden_states"]

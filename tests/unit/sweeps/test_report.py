@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 
 import pytest
@@ -146,3 +147,34 @@ def test_without_the_reference_rows_stand_alone():
 def test_without_any_result_there_is_no_report(tmp_path):
     with pytest.raises(TrainingError, match="all 1 runs failed; see their logs"):
         write_report(SWEEP, Outcome(failures=OUTCOME.failures), tmp_path)
+
+
+def test_the_files_of_a_report(tmp_path):
+    report = write_report(SWEEP, OUTCOME, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "small.md",
+        "small.json",
+        "small.csv",
+        "small.svg",
+    }
+    rows = list(csv.DictReader((tmp_path / "small.csv").open()))
+    assert len(rows) == 3 * 2 * 2
+    assert rows[0] == {
+        "row": "full",
+        "split": "test",
+        "metric": "giou",
+        "seeds": "3",
+        "mean": "62.0",
+        "standard_deviation": "2.0",
+    }
+    # The command prints the main table alone.
+    assert "## Differences" in (tmp_path / "small.md").read_text()
+    assert "## Differences" not in report.text
+    assert "| own &lt;idea&gt; | 2 |" in report.text
+
+
+def test_without_published_figures_there_is_no_column_for_them():
+    rows = tuple(dataclasses.replace(row, paper={}) for row in SWEEP.rows)
+    found = summarise(dataclasses.replace(SWEEP, rows=rows, source=""), OUTCOME)
+    assert found is not None
+    assert "published" not in markdown(found, ())
