@@ -93,18 +93,20 @@ class LisaConfig:
 class DataConfig:
     """Which images and instructions go into a store."""
 
-    kind: Literal["coco", "jsonl", "huggingface", "lisa"] = "coco"
+    kind: Literal["coco", "folder", "jsonl", "huggingface", "lisa"] = "coco"
     """The layout of the dataset."""
     root: Folder | None = None
     """Folder of the dataset."""
     split: str | None = None
     """COCO: the split in the name of the annotation file, such as `train2017`, or several,
-    separated by commas, such as `train,valid`. JSONL and Hugging Face: keep only lines or rows of
-    this split; all if empty."""
+    separated by commas, such as `train,valid`. Folder, JSONL and Hugging Face: keep only this
+    split; all if empty."""
     annotations: Literal["auto", "instances", "panoptic"] = "auto"
     """COCO: which annotation file; `auto` prefers the panoptic one."""
     file: str = "data.jsonl"
     """JSONL: name of the file in `data.root`."""
+    instruction: str | None = None
+    """Folder: the instruction of masks that are in no folder of an instruction."""
     categories: tuple[str, ...] = ()
     """COCO: keep only these category names; all if empty."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)

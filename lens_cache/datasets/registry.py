@@ -7,6 +7,7 @@ from collections.abc import Callable
 from lens_cache.config.data import DataConfig
 from lens_cache.datasets.base import SegmentationDataset, dataset_root
 from lens_cache.datasets.coco import open_coco
+from lens_cache.datasets.folder import FolderDataset
 from lens_cache.datasets.huggingface import HuggingfaceDataset
 from lens_cache.datasets.jsonl import JsonlDataset
 from lens_cache.datasets.lisa.dataset import LisaDataset
@@ -14,6 +15,7 @@ from lens_cache.errors import DatasetError
 
 DATASETS: dict[str, Callable[[DataConfig], SegmentationDataset]] = {
     "coco": open_coco,
+    "folder": FolderDataset,
     "huggingface": HuggingfaceDataset,
     "jsonl": JsonlDataset,
     "lisa": LisaDataset,

@@ -28,6 +28,7 @@ def listing(source: DataSource) -> Listing:
     """Return what a plan is made of, by path in the root.
 
     Files that list the dataset have their size and CRC-32C; larger than 1 GiB, their size alone.
+    Folders that do so have the number of their subfolders and a CRC-32C of the names.
     Folders of masks, as ``folder/*.png``, have the number of these files, their bytes, and a
     CRC-32C of names and sizes.
     """
@@ -35,7 +36,7 @@ def listing(source: DataSource) -> Listing:
     assert root is not None  # opening the dataset checked it
     dataset = source.open()
     names = dict.fromkeys(path.as_posix() for path in dataset.listing)
-    files = {name: _stamp(root / name) for name in names if (root / name).is_file()}
+    files = {name: _stamp(root / name) for name in names if (root / name).exists()}
     folders = sorted({f"{mask.parent.as_posix()}/*{mask.suffix}" for mask in dataset.mask_files})
     return files | {name: _stamp_folder(root, name) for name in folders}
 
@@ -76,8 +77,10 @@ def _change(root: Path, name: str, planned: Sequence[int]) -> str:
         now = _stamp_folder(root, name)
         counts = f"{now[0]} files of {now[1]} bytes, {planned[0]} of {planned[1]} were planned"
         return f"the masks {path} have changed: {counts}" if now != list(planned) else ""
-    if not path.is_file():
+    if not path.exists():
         return f"{path} is missing"
+    if path.is_dir():
+        return f"{path} has other folders" if _stamp(path) != list(planned) else ""
     if path.stat().st_size != planned[0]:
         return f"{path} has {path.stat().st_size} bytes, {planned[0]} were planned"
     return f"the content of {path} has changed" if _stamp(path) != list(planned) else ""
@@ -99,6 +102,9 @@ def _stamp_folder(root: Path, pattern: str) -> list[int]:
 
 
 def _stamp(path: Path) -> list[int]:
+    if path.is_dir():
+        names = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+        return [len(names), crc32c(os.fsencode("\n".join(names)))]
     size = path.stat().st_size
     if size > _MAX_READ_BYTES:
         return [size]
