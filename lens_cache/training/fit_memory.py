@@ -18,6 +18,8 @@ _BYTES_PER_CHANNEL = 215
 # Memory in use over the peak of live tensors, in the same measurement: kernels, workspaces, and
 # blocks that the allocator keeps.
 _IN_USE = 1.3
+# Of a loss at the resolution of the image, for each pixel of each query: counted.
+_BYTES_PER_PIXEL = 20
 _USABLE = 0.92  # of the card's memory; the rest is the driver's and other programs'
 _TOKENS_PER_QUESTION = 40
 
@@ -28,6 +30,7 @@ def fit_batch(
     model: ModelConfig,
     optimizer: OptimizerConfig,
     frozen: FrozenParts,
+    pixels: int,
 ) -> BatchConfig:
     """Divide the images of a step into as few batches as fit in memory.
 
@@ -38,6 +41,7 @@ def fit_batch(
         model: Settings of the model.
         optimizer: Settings of the optimizer.
         frozen: Frozen parts of the store, which give the sizes of the model.
+        pixels: Pixels in which the mask of a query is compared.
 
     Returns:
         At least one image in a batch, even if that does not fit either.
@@ -46,6 +50,7 @@ def fit_batch(
     rows, columns = frozen.grid
     tokens = rows * columns + batch.queries_per_image * _TOKENS_PER_QUESTION
     image = tokens * int(frozen.text_config["hidden_size"]) * _BYTES_PER_CHANNEL
+    image += batch.queries_per_image * pixels * _BYTES_PER_PIXEL
     fitting = (_USABLE * memory / _IN_USE - weights) / image
     step = batch.images * batch.accumulate
     images = max(n for n in range(1, step + 1) if step % n == 0 and (n == 1 or n <= fitting))

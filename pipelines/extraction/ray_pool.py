@@ -211,13 +211,13 @@ class _Pool:
         Raises:
             LensCacheError: If no worker is left.
         """
-        place = self._places.pop(worker)
+        place = self._places[worker]
         self._device_failures[place] += 1
         if self._device_failures[place] < _FAILURES_OF_A_DEVICE:
             self._job.message(f"{place.name}: {one_line(error)}; trying it once more")
+            del self._places[worker]
             ray.kill(worker)  # a new process makes a new context
             return
-        self._places[worker] = place
         self._retire(worker, error, "failed again and is not used any more")
 
     def _retire(self, worker: Any, error: LensCacheError, what: str) -> None:

@@ -6,28 +6,32 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from lens_cache.config.train import TrainConfig, TrainerConfig
 from lens_cache.features.frozen_parts import FrozenParts
+from lens_cache.plan.plan import Plan
 from lens_cache.training.fit_memory import fit_batch
 
 
 def with_fitting_batches(
-    config: TrainConfig, frozen: FrozenParts, tell: Callable[[str], None]
+    config: TrainConfig, plan: Plan, frozen: FrozenParts, tell: Callable[[str], None]
 ) -> TrainConfig:
     """Return settings with as few batches in a step as the memory of the GPU allows.
 
     Args:
         config: The settings.
-        frozen: Frozen parts of the store.
+        plan: Plan of the store.
+        frozen: Its frozen parts.
         tell: Receives a line if batches change.
     """
     card = _smallest_card(config.trainer)
     if card is None or not config.batch.fit_memory:
         return config
     before = config.batch
-    batch = fit_batch(before, card.total_memory, config.model, config.optimizer, frozen)
+    pixels = _pixels(plan) if config.loss.mask_size is None else config.loss.mask_size**2
+    batch = fit_batch(before, card.total_memory, config.model, config.optimizer, frozen, pixels)
     if batch != before:
         tell(
             f"a step has {batch.accumulate} x {batch.images} images on {card.name} "
@@ -35,6 +39,12 @@ def with_fitting_batches(
             "batch.fit_memory=false keeps the settings"
         )
     return dataclasses.replace(config, batch=batch)
+
+
+def _pixels(plan: Plan) -> int:
+    """Return the size of an image that only one in a hundred exceeds."""
+    width, height = (plan.images[name].to_numpy() for name in ("width", "height"))
+    return int(np.quantile(width.astype(np.int64) * height, 0.99))
 
 
 def _smallest_card(settings: TrainerConfig) -> Any:

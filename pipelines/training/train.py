@@ -99,7 +99,7 @@ def _train(folder: Path, store_path: Path, config: TrainConfig, stop: Stop, *, r
     require_frozen_fits(store, frozen, layer)
     require_smooth(config, frozen.grid)
     if not resume:
-        config = with_fitting_batches(config, frozen, _tell)
+        config = with_fitting_batches(config, store.plan, frozen, _tell)
     if _is_first_process():
         if not resume:
             begin_run(folder, store, frozen, trained_images(config.batch, store))

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -21,10 +22,13 @@ def frozen():
     return frozen_parts(FULL_SIZE)
 
 
-def fitted(frozen, gib, batch=None, **optimizer):
+COCO = 480 * 640
+
+
+def fitted(frozen, gib, batch=None, pixels=COCO, **optimizer):
     settings = batch or BatchConfig()
     model = ModelConfig(layer=14)
-    return fit_batch(settings, gib * 2**30, model, OptimizerConfig(**optimizer), frozen)
+    return fit_batch(settings, gib * 2**30, model, OptimizerConfig(**optimizer), frozen, pixels)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +45,8 @@ def test_what_fits_is_a_divisor_and_at_least_one(frozen):
     assert fitted(frozen, 24, BatchConfig(images=7, accumulate=1)).images == 7
     assert fitted(frozen, 24, BatchConfig(images=23, accumulate=1)).images == 1
     assert fitted(frozen, 8).images == 1
+    # Masks of 12 megapixels take more than all the rest of an image.
+    assert fitted(frozen, 24, pixels=4000 * 3000).images < fitted(frozen, 24).images
     # Smaller moments leave room for more images.
     assert fitted(frozen, 16, states="8bit").images > fitted(frozen, 16).images
 
@@ -51,12 +57,15 @@ def cards(monkeypatch, *gib):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: found[number])
 
 
+PLAN = SimpleNamespace(images=pa.table({"width": [640] * 3, "height": [480] * 3}))
+
+
 def changed(frozen, **settings):
     told = []
     config = TrainConfig(model=ModelConfig(layer=14))
     trainer = dataclasses.replace(config.trainer, **settings)
     config = dataclasses.replace(config, trainer=trainer)
-    return card.with_fitting_batches(config, frozen, told.append).batch, told
+    return card.with_fitting_batches(config, PLAN, frozen, told.append).batch, told
 
 
 def test_the_smallest_card_decides_and_the_user_reads_it(frozen, monkeypatch):
