@@ -15,6 +15,7 @@ from typing import Any
 from lens_cache.config.data import DataConfig
 from lens_cache.config.extract import ExtractConfig
 from lens_cache.config.load import parse_config, to_tree
+from lens_cache.datasets.base import dataset_root
 from lens_cache.datasets.source import DataSource, Mapper
 from lens_cache.encoders import llava_checkpoint, sam_checkpoint
 from lens_cache.encoders.resolve import Encoders
@@ -108,6 +109,8 @@ def prepare_store(
         StoreError: If the store has shards but no manifest, or its manifest cannot be read.
     """
     folder = StoreFolder(root)
+    if not folder.planned:
+        dataset_root(config.data)  # before models are looked for, or even downloaded
     encoders = Encoders.resolve(config)
     stored = folder.manifest()
     if write and stored is not None and not (folder.planned and folder.has_frozen):

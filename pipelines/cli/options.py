@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 def store_location(text: str) -> Path:
     """Parse the location of a store: a folder or a URL."""
+    if "://" not in text:
+        return Path(text)  # without importing PyTorch
+
     from lens_cache.store.io.remote import store_path
 
     return store_path(text)

@@ -55,13 +55,15 @@ def train(
     """Train the LENS modules from a store; no frozen encoder is loaded."""
     from lens_cache.config.load import load_config
     from lens_cache.config.train import TrainConfig
+
+    if resume and not config and (run / "config.yaml").exists():
+        config = [str(run / "config.yaml")]
+    settings = load_config(TrainConfig, config, overrides or ())  # a mistake ends it at once
+
     from pipelines.reports.report import Report
     from pipelines.training.run_report import REPORT_FILE
     from pipelines.training.train import train as fit
 
-    if resume and not config and (run / "config.yaml").exists():
-        config = [str(run / "config.yaml")]
-    settings = load_config(TrainConfig, config, overrides or ())
     done = fit(run, store, settings, resume=resume)
     document = {
         "run": str(run),

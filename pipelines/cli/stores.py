@@ -37,11 +37,13 @@ def plan(
     """List every image and query of the data; runs no model."""
     from lens_cache.config.extract import ExtractConfig
     from lens_cache.config.load import load_config
+
+    settings = load_config(ExtractConfig, config, overrides or ())  # a mistake ends it at once
+
     from pipelines.extraction.extract import plan_store
     from pipelines.extraction.ray_planning import ray_mapper
     from pipelines.extraction.report import planning as report_planning
 
-    settings = load_config(ExtractConfig, config, overrides or ())
     with open_bars() as bars:
         made = plan_store(store, settings, bars, ray_mapper(address))
     show(report_planning(store, made), as_json)
@@ -84,6 +86,9 @@ def extract(
     """
     from lens_cache.config.extract import ExtractConfig
     from lens_cache.config.load import load_config
+
+    settings = load_config(ExtractConfig, config, overrides or ())  # a mistake ends it at once
+
     from pipelines.extraction.dry_run import dry_run as count_cost
     from pipelines.extraction.duration import duration
     from pipelines.extraction.extract import extract as extract_store
@@ -92,7 +97,6 @@ def extract(
     from pipelines.extraction.report import extraction as report_extraction
     from pipelines.extraction.runners import on_ray
 
-    settings = load_config(ExtractConfig, config, overrides or ())
     with open_bars() as bars:
         if dry_run:
             found = count_cost(store, settings, bars, ray_mapper(address))

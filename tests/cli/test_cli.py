@@ -409,3 +409,33 @@ def test_a_store_benchmark_keeps_out_of_a_folder_in_use(fails, tmp_path):
     (tmp_path / "mine").write_text("mine")
     message = fails(2, "benchmark", "store", "--out", tmp_path)
     assert "expected no folder or an empty one" in message
+
+
+@pytest.mark.parametrize(
+    "command", [["plan", "S"], ["extract", "S"], ["train", "R", "--store", "S"]]
+)
+def test_a_mistake_in_the_settings_imports_no_heavy_package(tmp_path, command):
+    source = """
+import sys
+from pipelines.cli import main
+try:
+    main()
+finally:
+    print([name for name in ("torch", "ray", "transformers") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", source, *command, "-c", "missing.yaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert (done.returncode, done.stdout.strip()) == (2, "[]")
+    assert "missing.yaml: No such file" in done.stderr
+
+
+def test_the_data_are_looked_for_before_the_models(fails, tmp_path):
+    line = fails(1, "extract", tmp_path / "s", "--set", "encoders.llava.checkpoint=no/such-model")
+    assert "data.root is not set" in line
+    line = fails(1, "extract", tmp_path / "s", "--set", f"data.root={tmp_path / 'none'}")
+    assert "is not a folder" in line
