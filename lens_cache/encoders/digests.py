@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-# Smaller files are hashed anew each time.
+# Smaller files are hashed again each time.
 _LARGE = 1 << 26
 # A file that was changed so shortly ago may be changed again without another time: clocks of file
 # systems are coarse.

@@ -120,7 +120,7 @@ class TableFile:
         except (pa.ArrowException, OSError) as error:
             raise DatasetError(
                 f"reading {self.path}: column {column!r} of row group {group} cannot be read: "
-                f"{one_line(error, 120)}; get the file anew"
+                f"{one_line(error, 120)}; get the file again"
             ) from None
 
 

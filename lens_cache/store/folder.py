@@ -122,7 +122,7 @@ class StoreFolder:
 
     @property
     def shared(self) -> SharedFiles:
-        """The record of the files that belong to no shard, read anew.
+        """The record of the files that belong to no shard, read again.
 
         Raises:
             CorruptShardError: If it is damaged.

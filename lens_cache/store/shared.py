@@ -120,7 +120,7 @@ class SharedFiles:
         return data
 
     def replaced(self, part: str, records: Iterable[ObjectRecord]) -> SharedFiles:
-        """Record a part anew, instead of what was recorded of it; returns the new state."""
+        """Record a part again, instead of what was recorded of it; returns the new state."""
         kept = {path: record for path, record in self.records.items() if _part(path) != part}
         wanted = dict(sorted((kept | {record.path: record for record in records}).items()))
         if wanted != self.records:

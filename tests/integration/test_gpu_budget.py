@@ -92,7 +92,7 @@ def test_an_extraction_never_waits_and_has_few_kernels_shapes_and_bytes(monkeypa
 def test_batches_of_many_lengths_have_few_shapes_of_attention(monkeypatch):
     """200 batches of 4 images with 1 to 12 questions of 20 to 40 tokens.
 
-    Kernels are chosen, and some are planned, anew for every shape.
+    Kernels are chosen, and some are planned, for every new shape.
     """
     batch, batches = 4, 200
 
