@@ -14,11 +14,14 @@ from pipelines.reports.report import Report
 def inspection(root: str | Path) -> Report:
     """Report the content of a store, complete or not."""
     from lens_cache.store.folder import StoreFolder
+    from lens_cache.store.io.remote import plain_errors
     from lens_cache.store.layout import GROUPS, shard_images
     from lens_cache.store.manifest import Manifest
 
     folder = StoreFolder(root)
-    if folder.manifest() is None and folder.planned:
+    with plain_errors(folder.root, "opening the store"):
+        only_planned = folder.manifest() is None and folder.planned
+    if only_planned:
         planned = planning(folder.root, folder.plan())
         note = "nothing is extracted yet; run `lens-cache extract`"
         return Report({**planned.document, "complete": False}, f"{planned.text}\n{note}")
