@@ -25,13 +25,13 @@ def main() -> None:
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     predictor = lc.LensPredictor(arguments.run, device=arguments.device)
-    predictor.set_image(arguments.image)  # runs the encoders, once for all instructions
-    for number, instruction in enumerate(arguments.instructions):
-        prediction = predictor.predict(instruction)
-        prediction.save(arguments.out / f"mask_{number}.png")
-        prediction.overlay().save(arguments.out / f"overlay_{number}.png")
-        print(f"{instruction!r}: {prediction.mask.mean():.1%} of the image")
-        print(f"    keypoints (x, y) in pixels: {prediction.keypoints.round(1).tolist()}")
+    found = predictor(arguments.image, arguments.instructions)  # encodes the image once
+    for number, answer in enumerate(found):
+        answer.save(arguments.out / f"mask_{number}.png")
+        answer.overlay().save(arguments.out / f"overlay_{number}.png")
+        print(f"{answer.instruction!r}: {answer.mask.mean():.1%} of the image")
+        print(f"    score {answer.score:.2f}, box {answer.box}")
+        print(f"    keypoints (x, y) in pixels: {answer.keypoints.round(1).tolist()}")
 
 
 if __name__ == "__main__":

@@ -16,24 +16,26 @@ from typing import TYPE_CHECKING, Any
 from lens_cache.version import __version__
 
 if TYPE_CHECKING:
+    from lens_cache.agent import LensAgent
     from lens_cache.config.extract import ExtractConfig
     from lens_cache.config.load import load_config
     from lens_cache.config.train import TrainConfig
     from lens_cache.features.types import Features
     from lens_cache.models.lens import LensModel
     from lens_cache.plan.plan import Plan
-    from lens_cache.predictor import LensPredictor, Prediction
+    from lens_cache.predictor import LensPredictor, Segmentation
     from lens_cache.store.store import Store
     from lens_cache.training.run import Run
 
 __all__ = [
     "ExtractConfig",
     "Features",
+    "LensAgent",
     "LensModel",
     "LensPredictor",
     "Plan",
-    "Prediction",
     "Run",
+    "Segmentation",
     "Store",
     "TrainConfig",
     "__version__",
@@ -45,10 +47,11 @@ _MODULES = {
     "ExtractConfig": "lens_cache.config.extract",
     "Features": "lens_cache.features.types",
     "LensModel": "lens_cache.models.lens",
+    "LensAgent": "lens_cache.agent",
     "LensPredictor": "lens_cache.predictor",
     "Plan": "lens_cache.plan.plan",
-    "Prediction": "lens_cache.predictor",
     "Run": "lens_cache.training.run",
+    "Segmentation": "lens_cache.predictor",
     "Store": "lens_cache.store.store",
     "TrainConfig": "lens_cache.config.train",
     "load_config": "lens_cache.config.load",

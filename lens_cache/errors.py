@@ -49,6 +49,10 @@ class TrainingError(LensCacheError, RuntimeError):
     """A training run cannot continue."""
 
 
+class ServiceError(LensCacheError, OSError):
+    """A server that was asked does not answer, or not as expected."""
+
+
 def printable(text: str) -> str:
     """Return a text in which control characters, but line ends and tabs, are written as escapes.
 

@@ -26,9 +26,9 @@ from lens_cache.datasets.base import (
 from lens_cache.datasets.mask_parsing import check_not_empty, mask_from_file
 from lens_cache.datasets.questions import is_long
 from lens_cache.errors import ConfigError, DatasetError, one_line
+from lens_cache.images.files import IMAGE_SUFFIXES, files_in
 
 IMAGES, MASKS = "images", "masks"
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 _MASK_SUFFIXES = {".png", ".bmp", ".tif", ".tiff"}
 
 
@@ -68,7 +68,7 @@ class FolderDataset(SegmentationDataset):
         return tuple(folder / MASKS for folder in self._splits.values())
 
     @property
-    def mask_files(self) -> Iterator[PurePosixPath]:
+    def maskfiles_in(self) -> Iterator[PurePosixPath]:
         """The files of masks."""
         return (mask for _, _, masks in self._records for _, mask in masks)
 
@@ -101,7 +101,7 @@ class FolderDataset(SegmentationDataset):
     def _images(self, folder: PurePosixPath, rejected: list[Rejected]) -> dict[str, PurePosixPath]:
         """Return the images of a split by their name without suffix, sorted."""
         found: dict[str, PurePosixPath] = {}
-        for name in _files(self._root / folder / IMAGES, _IMAGE_SUFFIXES):
+        for name in files_in(self._root / folder / IMAGES, IMAGE_SUFFIXES):
             path = folder / IMAGES / name
             other = found.setdefault(path.stem, path)
             if other != path:
@@ -112,7 +112,7 @@ class FolderDataset(SegmentationDataset):
         """Return the masks of a split by name without suffix, each with its instruction."""
         found: dict[str, list[tuple[str, PurePosixPath]]] = {}
         masks = self._root / folder / MASKS
-        for name in _files(masks, _MASK_SUFFIXES):
+        for name in files_in(masks, _MASK_SUFFIXES):
             if self._instruction is None:
                 raise ConfigError(
                     f"opening the folder dataset {self._root}: {folder / MASKS / name} is in no "
@@ -122,7 +122,7 @@ class FolderDataset(SegmentationDataset):
             path = folder / MASKS / name
             found.setdefault(path.stem, []).append((self._instruction, path))
         for entry in sorted(path for path in masks.iterdir() if path.is_dir()):
-            for name in _files(entry, _MASK_SUFFIXES):
+            for name in files_in(entry, _MASK_SUFFIXES):
                 path = folder / MASKS / entry.name / name
                 instruction = entry.name.replace("_", " ").strip()
                 found.setdefault(path.stem, []).append((instruction, path))
@@ -153,12 +153,3 @@ def _splits(root: Path, wanted: str | None) -> dict[str, PurePosixPath]:
 
 def _is_pair(folder: Path) -> bool:
     return (folder / IMAGES).is_dir() and (folder / MASKS).is_dir()
-
-
-def _files(folder: Path, suffixes: set[str]) -> list[str]:
-    """Return the names of the files of a folder with some suffixes, sorted."""
-    return sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.suffix.lower() in suffixes and path.is_file() and not path.name.startswith(".")
-    )

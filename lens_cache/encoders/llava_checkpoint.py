@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import LlavaConfig
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from lens_cache.encoders.llava_prompt import quiet
 from lens_cache.errors import CheckpointError, one_line
@@ -111,6 +111,15 @@ def load_model(model_class: Any, folder: Path, config: Any, dtype: torch.dtype) 
         misshapen=[key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]],
     )
     return model
+
+
+def load_whole(folder: Path, dtype: torch.dtype) -> Any:
+    """Load a ``LlavaForConditionalGeneration`` with all its layers and its LM head.
+
+    Raises:
+        CheckpointError: If files or weights are missing or do not fit.
+    """
+    return load_model(LlavaForConditionalGeneration, folder, load_config(folder), dtype)
 
 
 def _unknown(names: Iterable[str], num_layers: int) -> list[str]:

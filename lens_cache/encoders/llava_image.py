@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from copy import deepcopy
 
 import numpy as np
 import torch
@@ -48,19 +48,21 @@ class LlavaImage:
             self.image_tokens = self._states(self._cache, features, no_question, num_image)
 
     @torch.inference_mode()
-    def text_tokens(self, text_ids: Sequence[int]) -> Tensor:
-        """Run one question after the image.
+    def text_tokens(self, texts: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Run questions after the image, packed in one sequence.
 
         Args:
-            text_ids: Its token ids (``PromptTokens.text_ids``).
+            texts: Token ids of each question (``PromptTokens.text_ids``).
 
         Returns:
-            States at the last tapped layer, shape (T, d).
+            States of each question at the last tapped layer, shapes (T_q, d).
         """
-        ids = torch.tensor([list(text_ids)], device=self._device)
-        # A copy, because the model appends the question to the cache it is given.
-        cache = deepcopy(self._cache)
-        return self._states(cache, self._language.embed_tokens(ids), torch.zeros_like(ids))
+        lengths = [len(text) for text in texts]
+        ids = torch.tensor([[token for text in texts for token in text]], device=self._device)
+        numbers = torch.arange(len(texts)).repeat_interleave(torch.tensor(lengths))
+        owner = numbers[None].to(self._device)
+        states = self._states(fork(self._cache), self._language.embed_tokens(ids), owner)
+        return list(torch.split(states, lengths))
 
     def _states(
         self, cache: DynamicCache, inputs: Tensor, owner: Tensor, num_image: int = 0
@@ -78,3 +80,17 @@ class LlavaImage:
         )
         states: Tensor = output.last_hidden_state[0]
         return states
+
+
+def fork(cache: DynamicCache, num_layers: int | None = None) -> DynamicCache:
+    """Return a cache that starts with the same keys and values and grows on its own.
+
+    No tensor is copied: a layer that grows makes new tensors and leaves the old ones unchanged.
+
+    Args:
+        cache: The cache.
+        num_layers: Keep only the first layers; all by default.
+    """
+    forked = copy.copy(cache)
+    forked.layers = [copy.copy(layer) for layer in cache.layers[:num_layers]]
+    return forked

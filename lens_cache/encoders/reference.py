@@ -16,9 +16,8 @@ from PIL import Image
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
 
-from lens_cache.encoders.llava_checkpoint import load_config, load_model
+from lens_cache.encoders.llava_checkpoint import load_whole
 from lens_cache.encoders.llava_prompt import LlavaPrompt
 from lens_cache.encoders.sam import build_sam
 from lens_cache.encoders.sam_checkpoint import GIVE_A_SAM, load_state, read_architecture
@@ -50,8 +49,7 @@ class PlainLlava:
             CheckpointError: If files or weights are missing or do not fit.
         """
         prompt = LlavaPrompt.from_folder(folder)
-        model = load_model(LlavaForConditionalGeneration, folder, load_config(folder), dtype)
-        return cls(model, prompt, device)
+        return cls(load_whole(folder, dtype), prompt, device)
 
     @torch.inference_mode()
     def states(

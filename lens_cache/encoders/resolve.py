@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lens_cache.encoders.checkpoints import (
 from lens_cache.encoders.llava import MAX_TEXT_TOKENS
 from lens_cache.encoders.llava_prompt import LlavaPrompt
 from lens_cache.errors import ConfigError
+from lens_cache.features.frozen_parts import FrozenParts
 from lens_cache.features.sam_architecture import SamArchitecture
 
 # Increase it when a change to this package changes the bytes of a group for the same models.
@@ -48,6 +50,23 @@ class Encoders:
     def side(self) -> int:
         """Side of the square frame in pixels: that of SAM's input."""
         return self.sam_architecture.image_size
+
+    def frozen_parts(self, layers: Sequence[int]) -> FrozenParts:
+        """Read the weights that a LENS model starts from or uses.
+
+        Args:
+            layers: Tapped layers whose decoder layers are included, to warm-start a head.
+
+        Raises:
+            CheckpointError: If a file or a weight is missing.
+        """
+        return FrozenParts(
+            text_config=self.text_config,
+            grid=self.prompt.grid,
+            sam_architecture=self.sam_architecture,
+            decoder_layers=llava_weights.decoder_layer_weights(self.llava, layers),
+            sam=sam_checkpoint.prompt_and_decoder_weights(self.sam),
+        )
 
     def pinned(self, config: ExtractConfig) -> ExtractConfig:
         """Return the settings with the commits of the hub that the checkpoints were resolved to."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lens_cache.features.types import Segmentation
+from lens_cache.evaluation.confidence import Measure, measures_of
+from lens_cache.features.types import LensOutput
 from lens_cache.images import masks
 from lens_cache.images.geometry import logits_to_image
 from lens_cache.store.store import Store
@@ -26,6 +27,7 @@ class MaskPair:
         prediction: Predicted mask, bool (H, W).
         truth: True mask, bool (H, W).
         ignore: Pixels that are not counted, bool (H, W), or None.
+        measures: How much the prediction can be trusted, scalars; see ``confidence``.
     """
 
     query: int
@@ -33,10 +35,11 @@ class MaskPair:
     prediction: Tensor
     truth: Tensor
     ignore: Tensor | None
+    measures: dict[Measure, Tensor]
 
 
 def masks_of(
-    store: Store, draws: Sequence[Draw], segmentation: Segmentation, threshold: float
+    store: Store, draws: Sequence[Draw], segmentation: LensOutput, threshold: float
 ) -> Iterator[MaskPair]:
     """Yield predicted and true masks of every question of a batch, in order.
 
@@ -46,7 +49,8 @@ def masks_of(
         segmentation: The output of the model.
         threshold: Probability above which a pixel is foreground.
     """
-    index = 0
+    assert segmentation.quality is not None
+    index, logit = 0, threshold_logit(threshold)
     for draw in draws:
         image = store.plan.image(draw.image)
         for query in draw.queries:
@@ -61,9 +65,10 @@ def masks_of(
             yield MaskPair(
                 query=query,
                 index=index,
-                prediction=logits > threshold_logit(threshold),
+                prediction=logits > logit,
                 truth=_tensor(planned.target(), logits.device),
                 ignore=None if ignore is None else _tensor(ignore, logits.device),
+                measures=measures_of(segmentation.quality[index], logits, logit),
             )
             index += 1
 

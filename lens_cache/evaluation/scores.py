@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from lens_cache.evaluation.confidence import Measure
 from lens_cache.evaluation.mask_pairs import MaskPair
 from lens_cache.evaluation.metrics import Interval, bootstrap, intersection_and_union, iou
 from lens_cache.plan.planned import PlannedImage, PlannedQuery
@@ -14,7 +15,10 @@ from lens_cache.store.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One query's result; intersection and union in pixels of the image."""
+    """One query's result; intersection and union in pixels of the image.
+
+    ``measures`` are those of ``confidence``, empty for a baseline.
+    """
 
     query_id: str
     image_id: str
@@ -27,6 +31,7 @@ class Sample:
     intersection: int
     union: int
     iou: float
+    measures: dict[Measure, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -117,4 +122,5 @@ def sample_of(store: Store, pair: MaskPair) -> Sample:
     intersection, union = intersection_and_union(pair.prediction, pair.truth, pair.ignore)
     image = store.plan.image(query.image_index)
     value = float(iou(intersection, union))
-    return Sample.of(query, image, int(intersection), int(union), value)
+    sample = Sample.of(query, image, int(intersection), int(union), value)
+    return replace(sample, measures={name: float(one) for name, one in pair.measures.items()})

@@ -17,12 +17,10 @@ from lens_cache.config.extract import ExtractConfig
 from lens_cache.config.load import parse_config, to_tree
 from lens_cache.datasets.base import dataset_root
 from lens_cache.datasets.source import DataSource, Mapper
-from lens_cache.encoders import llava_checkpoint, sam_checkpoint
 from lens_cache.encoders.resolve import Encoders
 from lens_cache.errors import StoreMismatchError
 from lens_cache.extraction.describe import absolute_settings, describe
 from lens_cache.extraction.listing import LISTING, listing, require_same_files
-from lens_cache.features.frozen_parts import FrozenParts
 from lens_cache.plan.build import build_plan
 from lens_cache.plan.plan import Plan
 from lens_cache.progress import Progress, no_progress
@@ -181,18 +179,8 @@ def _save_frozen(prepared: PreparedStore) -> None:
     """Export the frozen parts that training needs, unless the store has them."""
     if prepared.folder.has_frozen:
         return
-    encoders = prepared.encoders
-    prepared.folder.save_frozen(
-        FrozenParts(
-            text_config=encoders.text_config,
-            grid=encoders.prompt.grid,
-            sam_architecture=encoders.sam_architecture,
-            decoder_layers=llava_checkpoint.decoder_layer_weights(
-                encoders.llava, prepared.config.encoders.llava.layers
-            ),
-            sam=sam_checkpoint.prompt_and_decoder_weights(encoders.sam),
-        )
-    )
+    layers = prepared.config.encoders.llava.layers
+    prepared.folder.save_frozen(prepared.encoders.frozen_parts(layers))
 
 
 def _require_same_data(folder: StoreFolder, config: ExtractConfig, stored: Manifest | None) -> bool:

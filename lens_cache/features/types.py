@@ -115,7 +115,7 @@ def move(values: Tensor, device: torch.device | str) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Segmentation:
+class LensOutput:
     """Outputs of LENS for Q questions.
 
     Attributes:
@@ -128,6 +128,8 @@ class Segmentation:
             its right and bottom edge, shape (Q, m, 2); arbitrary where there is no keypoint.
         keypoint_mask: Which of the m keypoints exist, bool, shape (Q, m).
         coordinates: Where the cells of the grounding map are, see ``images.geometry``.
+        quality: IoU of each mask as SAM's quality head estimates it, float32, shape (Q,); None in
+            training mode.
     """
 
     low_res_logits: Tensor
@@ -135,3 +137,4 @@ class Segmentation:
     keypoints: Tensor
     keypoint_mask: Tensor
     coordinates: Convention = "centre"
+    quality: Tensor | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ _ROW = re.compile(r"(.+\.(?:parquet|arrow))#(\d+)\.(.+)", re.DOTALL)
 
 
 T = TypeVar("T")
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 # Seconds between attempts to read a file of a storage that does not answer.
 WAITS = (0.1, 0.4, 1.0)
 # Errors that another attempt does not change, where nothing says that the file ever existed.
@@ -50,6 +51,20 @@ def patiently(
         except OSError:
             sleep(wait)
     return read()
+
+
+def files_in(folder: Path, suffixes: Collection[str]) -> list[str]:
+    """Return the names of the files of a folder with some suffixes, sorted; not those with a dot.
+
+    Args:
+        folder: The folder.
+        suffixes: Suffixes in lower case, e.g. ``IMAGE_SUFFIXES``.
+    """
+    return sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.suffix.lower() in suffixes and path.is_file() and not path.name.startswith(".")
+    )
 
 
 def row_path(file: PurePosixPath, row: int, column: str) -> PurePosixPath:

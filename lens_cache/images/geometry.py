@@ -12,7 +12,7 @@ Convention for pixels and cells: the position of a pixel or cell is its centre (
 ``i`` of ``G`` is at ``(i + 0.5) / G``, as in SAM's position encoding and with PyTorch's
 ``align_corners=False``. The released LENS code places cell ``i`` at ``i / (G - 1)`` instead, with
 the centres of the outer cells on the edges (``corner``, PyTorch's ``align_corners=True``).
-``grid_to_normalised`` and ``resize_map`` offer both; a ``Segmentation`` states which one its
+``grid_to_normalised`` and ``resize_map`` offer both; a ``LensOutput`` states which one its
 grounding map and keypoints use, so that keypoints, attention loss and panels agree.
 """
 
@@ -165,3 +165,13 @@ def normalised_to_image(
         i + 1, shape (..., 2). Points in the padding are outside the image.
     """
     return points * float(max(width, height))
+
+
+def image_to_normalised(
+    points: NDArray[np.float64], *, width: int, height: int
+) -> NDArray[np.float64]:
+    """Convert pixels of the image to normalised coordinates of the square.
+
+    The inverse of ``normalised_to_image``, with the same arguments.
+    """
+    return points / float(max(width, height))

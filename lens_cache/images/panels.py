@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,11 +15,11 @@ from lens_cache.images.geometry import (
     resize_map,
     resized_size,
 )
+from lens_cache.images.overlay import BLUE, Colour, tint
 
 PANEL_SIDE = 360
 _TITLE = 44
 _GAP = 6
-_PREDICTION = (30, 144, 255)
 _TRUTH = (60, 200, 90)
 _WHITE = (255, 255, 255)
 _RED = (230, 40, 40)
@@ -70,7 +69,7 @@ class Panel:
         images = {
             "image": image,
             "grounding map": self._grounding(image),
-            "prediction": _overlay(image, self.prediction, _PREDICTION),
+            "prediction": _overlay(image, self.prediction, BLUE),
         }
         if self.truth is not None:
             images["ground truth"] = _overlay(image, self.truth, _TRUTH)
@@ -104,24 +103,10 @@ class Panel:
             draw.ellipse(box, fill=_WHITE if inside else _RED, outline=_INK)
 
 
-def _overlay(
-    image: Image.Image, mask: NDArray[np.bool_], colour: tuple[int, int, int]
-) -> Image.Image:
-    """Tint the pixels of a mask, darken the others, and draw its outline.
-
-    The outline is white with a dark line inside, so that it shows on every colour.
-    """
+def _overlay(image: Image.Image, mask: NDArray[np.bool_], colour: Colour) -> Image.Image:
+    """Draw a mask of the whole image on the resized image."""
     small = Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST)
-    inside = np.asarray(small)[..., None]  # (height, width, 1)
-    pixels = np.asarray(image, dtype=np.float32)
-    tinted = 0.45 * pixels + 0.55 * np.asarray(colour, dtype=np.float32)
-    drawn = np.where(inside, tinted, pixels * 0.8).astype(np.uint8)
-    contours, _ = cv2.findContours(
-        inside[..., 0].astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
-    )
-    cv2.drawContours(drawn, contours, -1, _WHITE, thickness=3)
-    cv2.drawContours(drawn, contours, -1, _INK, thickness=1)
-    return Image.fromarray(drawn)
+    return Image.fromarray(tint(np.asarray(image), np.asarray(small), colour))
 
 
 def _row(title: str, images: dict[str, Image.Image]) -> Image.Image:

@@ -8,6 +8,7 @@ prompt tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +22,36 @@ from lens_cache.features.weights import load_strict
 
 # Output tokens of SAM's mask decoder: the quality token, the single-mask token, then the tokens of
 # the multi-mask outputs.
+_QUALITY_TOKEN = 0
 _SINGLE_MASK_TOKEN = 1
+_SINGLE_MASK = 0
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """Points of a user, which prompt SAM beside the descriptions.
+
+    Attributes:
+        points: (x, y) in normalised coordinates of the square, float32, shape (Q, n, 2).
+        labels: 1 for a point inside the target, 0 for one outside, int64, shape (Q, n).
+    """
+
+    points: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class DecodedMasks:
+    """Outputs of ``PromptedDecoder``.
+
+    Attributes:
+        low_res_logits: SAM's single-mask logits over the square, float32, shape (Q, 4 h, 4 w).
+        quality: IoU of each mask as SAM's quality head estimates it, float32, shape (Q,); None in
+            training mode.
+    """
+
+    low_res_logits: Tensor
+    quality: Tensor | None
 
 
 class PromptedDecoder(nn.Module):
@@ -76,7 +106,8 @@ class PromptedDecoder(nn.Module):
         token_mask: Tensor,
         image_embeddings: Tensor,
         image: Tensor,
-    ) -> Tensor:
+        clicks: Clicks | None = None,
+    ) -> DecodedMasks:
         """Segment the answers to Q questions about B images.
 
         Args:
@@ -87,15 +118,20 @@ class PromptedDecoder(nn.Module):
                 bool, shape (Q, m + 1). False makes a prompt absent; all may be absent.
             image_embeddings: SAM's image embeddings, shape (B, C, h, w).
             image: Index of each question's image, int64, shape (Q,).
+            clicks: Points of a user; SAM's own point prompts, with its label embeddings.
 
         Returns:
-            SAM's single-mask logits over the square, float32, shape (Q, 4 h, 4 w).
+            Masks and their estimated quality.
         """
         mask_decoder = self.mask_decoder
         num_questions = len(descriptions)
 
-        # Prompt tokens: SAM's output tokens, the keypoints, the global description.
+        # Prompt tokens: SAM's output tokens, the keypoints, the global description, the clicks.
         sparse_prompt_embeddings = self._embed_prompts(descriptions, global_description, keypoints)
+        if clicks is not None:
+            clicked = self._embed_clicks(clicks)
+            sparse_prompt_embeddings = torch.cat([sparse_prompt_embeddings, clicked], dim=1)
+            token_mask = torch.cat([token_mask, token_mask.new_ones(clicked.shape[:2])], dim=1)
         output_tokens = torch.cat([mask_decoder.iou_token.weight, mask_decoder.mask_tokens.weight])
         num_output_tokens = len(output_tokens)
         output_tokens = output_tokens.expand(num_questions, -1, -1)
@@ -121,7 +157,16 @@ class PromptedDecoder(nn.Module):
         hyper_in = mask_decoder.output_hypernetworks_mlps[0](hs[:, _SINGLE_MASK_TOKEN])
         with torch.autocast(hyper_in.device.type, enabled=False):
             dtype = torch.promote_types(hyper_in.dtype, torch.float32)
-            return torch.einsum("qc,qchw->qhw", hyper_in.to(dtype), upscaled_embedding.to(dtype))
+            low_res_logits = torch.einsum(
+                "qc,qchw->qhw", hyper_in.to(dtype), upscaled_embedding.to(dtype)
+            )
+
+        # Estimated IoU of the single mask; no loss reads it.
+        quality = None
+        if not self.training:
+            estimates = mask_decoder.iou_prediction_head(hs[:, _QUALITY_TOKEN])
+            quality = estimates[:, _SINGLE_MASK].float()
+        return DecodedMasks(low_res_logits, quality)
 
     def _embed_prompts(
         self, descriptions: Tensor, global_description: Tensor, keypoints: Tensor
@@ -131,6 +176,12 @@ class PromptedDecoder(nn.Module):
         cls_position = self.cls_position.expand(len(positions), -1, -1)
         prompts = torch.cat([descriptions, global_description[:, None]], dim=1)
         return prompts + torch.cat([positions, cls_position], dim=1)
+
+    def _embed_clicks(self, clicks: Clicks) -> Tensor:
+        """Return SAM's embeddings of point prompts, shape (Q, n, C)."""
+        outside, inside = (self.prompt_encoder.point_embeddings[label].weight for label in (0, 1))
+        labels = torch.where(clicks.labels[..., None] == 1, inside, outside)
+        return self.encode_positions(clicks.points) + labels
 
     def encode_positions(self, keypoints: Tensor) -> Tensor:
         """Encode keypoints by SAM's position encoder, without its label embeddings.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,12 +15,36 @@ from torch.utils.checkpoint import checkpoint
 from lens_cache.config.train import ModelConfig
 from lens_cache.errors import ConfigError
 from lens_cache.features.frozen_parts import FrozenParts
-from lens_cache.features.types import Features, Segmentation
+from lens_cache.features.types import Features, LensOutput
 from lens_cache.images.geometry import grid_to_normalised
-from lens_cache.models.decoder import PromptedDecoder
+from lens_cache.models.decoder import Clicks, PromptedDecoder
 from lens_cache.models.descriptor import DescriptorModel
 from lens_cache.models.head import SegmentationHead
 from lens_cache.models.keypoints import refine_keypoints, sample_neighbourhood, select_keypoints
+
+
+@dataclass(frozen=True)
+class LensPrompts:
+    """What LENS prompts SAM with, for Q questions.
+
+    Attributes:
+        grounding_map: See ``LensOutput``.
+        keypoints: See ``LensOutput``.
+        keypoint_mask: See ``LensOutput``.
+        descriptions: Descriptions of the m keypoints, shape (Q, m, C).
+        global_description: Shape (Q, C).
+        token_mask: Which of the m keypoints and, last, the global description prompt SAM; bool,
+            shape (Q, m + 1).
+        image: Index of each question's image, int64, shape (Q,).
+    """
+
+    grounding_map: Tensor
+    keypoints: Tensor
+    keypoint_mask: Tensor
+    descriptions: Tensor
+    global_description: Tensor
+    token_mask: Tensor
+    image: Tensor
 
 
 class LensModel(nn.Module):
@@ -70,7 +95,7 @@ class LensModel(nn.Module):
 
     def forward(
         self, features: Features, *, generator: torch.Generator | None = None
-    ) -> Segmentation:
+    ) -> LensOutput:
         """Segment the answer to every question of a batch.
 
         Args:
@@ -81,6 +106,13 @@ class LensModel(nn.Module):
         Returns:
             Mask logits over the square, grounding maps and keypoints of each question.
         """
+        prompts = self.prompts(features, generator=generator)
+        return self.decode(prompts, features.image_embeddings)
+
+    def prompts(
+        self, features: Features, *, generator: torch.Generator | None = None
+    ) -> LensPrompts:
+        """Turn every question of a batch into prompts for SAM; arguments as for ``forward``."""
         # Segmentation head: grounding map and refined features.
         head = self.head(features)
 
@@ -99,22 +131,42 @@ class LensModel(nn.Module):
         descriptions, global_description = self.descriptor(
             head.start_of_answer, neighbourhoods, keypoint_mask
         )
-
-        # SAM's mask decoder, prompted by the descriptions at their keypoints.
-        low_res_logits = self.decoder(
-            descriptions,
-            global_description,
-            keypoints,
-            self._token_mask(keypoint_mask, generator),
-            features.image_embeddings,
-            head.image,
-        )
-        return Segmentation(
-            low_res_logits=low_res_logits,
+        return LensPrompts(
             grounding_map=head.grounding_map,
             keypoints=keypoints,
             keypoint_mask=keypoint_mask,
+            descriptions=descriptions,
+            global_description=global_description,
+            token_mask=self._token_mask(keypoint_mask, generator),
+            image=head.image,
+        )
+
+    def decode(
+        self, prompts: LensPrompts, image_embeddings: Tensor, clicks: Clicks | None = None
+    ) -> LensOutput:
+        """Run SAM's mask decoder, prompted by the descriptions at their keypoints.
+
+        Args:
+            prompts: The prompts of Q questions.
+            image_embeddings: SAM's embeddings of the images, shape (B, C, h, w).
+            clicks: Points of a user, in addition.
+        """
+        decoded = self.decoder(
+            prompts.descriptions,
+            prompts.global_description,
+            prompts.keypoints,
+            prompts.token_mask,
+            image_embeddings,
+            prompts.image,
+            clicks,
+        )
+        return LensOutput(
+            low_res_logits=decoded.low_res_logits,
+            grounding_map=prompts.grounding_map,
+            keypoints=prompts.keypoints,
+            keypoint_mask=prompts.keypoint_mask,
             coordinates=self.config.coordinates,
+            quality=decoded.quality,
         )
 
     def checkpoint_activations(self) -> None:

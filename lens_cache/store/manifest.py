@@ -220,11 +220,13 @@ class Manifest:
         return cls(**document)
 
 
-def differences(stored: Fingerprint, wanted: Fingerprint) -> list[str]:
+def differences(
+    stored: Fingerprint, wanted: Fingerprint, *, where: str = "in the store"
+) -> list[str]:
     """Return ``field: stored, wanted`` for every field in which two fingerprints differ."""
     fields = sorted(stored.keys() | wanted.keys())
     return [
-        f"{field} is {_short(stored.get(field))} in the store and {_short(wanted.get(field))} here"
+        f"{field} is {_short(stored.get(field))} {where} and {_short(wanted.get(field))} here"
         for field in fields
         if stored.get(field) != wanted.get(field)
     ]

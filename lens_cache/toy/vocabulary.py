@@ -16,4 +16,12 @@ _TEXT = (
     "there these thing things this three through tips to tomatoes topmost triangle triangles "
     "two what where which window worn yellow yes you zero "
 )
-WORDS = tuple(_TEXT.split())
+# Of the requests to an agent.
+_REQUESTS = (
+    "And Answer Cut Do Find Good Goodbye Hello Hi I Mark Name Outline Request Route Segment Tell "
+    "Thank Thanks That Who You about am answer before colours cup cups dialogue did do does "
+    "evening fine follow-up good have how its know knows last made marked model morning "
+    "oldest or other person question questions request requests route see segmentation shapes "
+    "side they tiny was welcome who with word "
+)
+WORDS = (*_TEXT.split(), *_REQUESTS.split())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lens_cache.config.train import LossConfig
 from lens_cache.features.transfer import Transfer
-from lens_cache.features.types import Segmentation
+from lens_cache.features.types import LensOutput
 from lens_cache.plan.plan import Plan
 from lens_cache.training.losses import Losses
 from lens_cache.training.sampling import Draw
@@ -94,7 +94,7 @@ class Tally:
         self,
         draws: Sequence[Draw],
         losses: Losses,
-        segmentation: Segmentation,
+        segmentation: LensOutput,
         targets: Targets,
         transfer: Transfer,
     ) -> None:

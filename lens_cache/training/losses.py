@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lens_cache.config.train import LossConfig, TrainConfig
 from lens_cache.errors import ConfigError
-from lens_cache.features.types import Segmentation
+from lens_cache.features.types import LensOutput
 from lens_cache.images.geometry import Convention, logits_to_image, resize_map
 from lens_cache.training.targets import Targets
 
@@ -54,7 +54,7 @@ class LensLoss(nn.Module):
         self.config = config
         self.side = side
 
-    def forward(self, segmentation: Segmentation, targets: Targets) -> Losses:
+    def forward(self, segmentation: LensOutput, targets: Targets) -> Losses:
         """Compare Q answers with their targets.
 
         Raises:

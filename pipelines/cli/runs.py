@@ -92,6 +92,12 @@ def evaluate(
         Path | None, typer.Option(metavar="FOLDER", help="Folder of the images, if it has moved.")
     ] = None,
     device: Device = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate", help="Fit the scores of masks on this split; use a validation split."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure gIoU and cIoU on a split; write tables, samples and panels."""
@@ -109,6 +115,7 @@ def evaluate(
             num_panels=panels,
             data_root=data_root,
             device=chosen_device(device),
+            calibrate=calibrate,
             progress=bars.progress,
         )
     show(report_evaluation(found), as_json)
@@ -185,35 +192,6 @@ def _show_sweep(
     show(write_report(config, outcome, out, without_lens), as_json)
     if outcome.failures:
         raise typer.Exit(1)
-
-
-@app.command()
-def segment(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
-    instruction: Annotated[
-        str,
-        typer.Argument(metavar="INSTRUCTION", help='What to segment, e.g. "the orange".'),
-    ],
-    run: Annotated[Path, typer.Option(help="Folder of the training run.")],
-    out: Annotated[Path, typer.Option(metavar="OUT", help="Output folder for mask and panel.")],
-    overrides: Overrides = None,
-    checkpoint: Checkpoint = None,
-    device: Device = None,
-    as_json: Json = False,
-) -> None:
-    """Segment one image by an instruction: write the mask and a panel that explains it."""
-    from pipelines.evaluation.segment import segment as answer
-
-    found = answer(
-        image,
-        instruction,
-        _open_run(run),
-        out,
-        overrides=tuple(overrides or ()),
-        which=checkpoint,
-        device=chosen_device(device),
-    )
-    show(found, as_json)
 
 
 def _open_run(folder: Path) -> Run:

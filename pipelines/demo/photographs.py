@@ -17,18 +17,19 @@ from lens_cache.config.load import load_config
 from lens_cache.config.train import TrainConfig
 from lens_cache.datasets.coco import splits_of
 from lens_cache.errors import ConfigError, StoreError, StoreMismatchError
+from lens_cache.predictor import LensPredictor
 from lens_cache.store.store import Store
 from lens_cache.toy.random_checkpoints import LLAVA_FOLDER, SAM_FILE, write_tiny_checkpoints
 from lens_cache.training.run import CHECKPOINTS, Run
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.report import Evaluation
 from pipelines.evaluation.report import evaluation as report_evaluation
-from pipelines.evaluation.segment import segment
 from pipelines.extraction.extract import extract
 from pipelines.extraction.report import extraction as report_extraction
 from pipelines.extraction.report import verification as report_verification
 from pipelines.extraction.runners import on_ray
 from pipelines.extraction.verify import check
+from pipelines.inference.segment import segment
 from pipelines.progress import Bars
 from pipelines.reports import report
 from pipelines.training.train import train
@@ -86,7 +87,7 @@ def run_photographs_demo(
     query = store.plan.query(0)
     photo = root / store.plan.image(query.image_index).path
     bars.message(f'5/5 segment: "{query.instruction}" in {photo.name}')
-    answer = segment(photo, query.instruction, run, out / "segment")
+    answer = segment(LensPredictor(run), photo, [query.instruction], out / "segment")
     return _report(store, first, found, answer)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from lens_cache.evaluation.mask_pairs import MaskPair, masks_of
 from lens_cache.evaluation.scores import Sample, sample_of
-from lens_cache.features.types import Segmentation
+from lens_cache.features.types import LensOutput
 from lens_cache.store.store import Store
 from lens_cache.training.data import Batch, FeatureDataset
 from lens_cache.training.run import Run, Which, autocast
@@ -28,7 +28,7 @@ class Answers:
         self._model = run.load_model(which).to(device)
         self._dataset = FeatureDataset(store, run.layer, run.config.loss)
 
-    def of(self, draw: Draw) -> Iterator[tuple[Sample, MaskPair, Segmentation]]:
+    def of(self, draw: Draw) -> Iterator[tuple[Sample, MaskPair, LensOutput]]:
         """Yield result, masks and model output of each query of an image."""
         batch: Batch = FeatureDataset.collate([self._dataset[draw]])
         with torch.inference_mode(), autocast(self._run.config, self._device):

@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 
 from lens_cache.evaluation.scores import Sample, score_all
+from lens_cache.predictor.trained_head import read_calibration
 from lens_cache.progress import Progress
 from lens_cache.store.store import Store
 from lens_cache.training.data import evaluation_draws
 from lens_cache.training.run import Run, Which
 from lens_cache.training.sampling import Draw
 from pipelines.evaluation.answers import Answers
+from pipelines.evaluation.confidence import confidence, fit_calibration, save_calibration
 from pipelines.evaluation.panels import evenly_spaced, panel_of, read_photo
 from pipelines.evaluation.report import Evaluation, same_evaluation, write_evaluation
 
@@ -30,6 +32,7 @@ def evaluate(
     num_panels: int = 12,
     data_root: Path | None = None,
     device: str = "cpu",
+    calibrate: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a run and write its report to ``RUN/evaluation/SPLIT``.
@@ -46,6 +49,7 @@ def evaluate(
         num_panels: Number of panels, evenly spaced from the best to the worst query.
         data_root: Folder of the image files; by default the one they were extracted from.
         device: Device of the model.
+        calibrate: Also fit the calibration of the run's scores on this split, see ``confidence``.
         progress: Called with the name of the step, images done and images in all.
 
     Raises:
@@ -61,6 +65,9 @@ def evaluate(
         samples += [sample for sample, _, _ in answers.of(draw)]
         if progress is not None:
             progress("evaluate", done, len(draws))
+    if calibrate:
+        save_calibration(run, fit_calibration(samples, split))
+    calibration = read_calibration(run.folder)
     folder = _report_folder(run, store, split, which)
     folder.mkdir(parents=True, exist_ok=True)
     root = data_root or store.manifest.data_root
@@ -73,8 +80,10 @@ def evaluate(
         store=str(store.root),
         split=split,
         images=len(draws),
+        limit=limit,
         quarantined=store.num_quarantined,
         **vars(score_all(samples)),
+        confidence=None if calibration is None else confidence(samples, calibration),
         folder=str(folder),
         panels=names,
         photos_missing=missing,

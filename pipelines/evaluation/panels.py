@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lens_cache.errors import ImageError
 from lens_cache.evaluation.mask_pairs import MaskPair
 from lens_cache.evaluation.scores import Sample
-from lens_cache.features.types import Segmentation
+from lens_cache.features.types import LensOutput
 from lens_cache.images.decode import read_image
 from lens_cache.images.files import read_image_file
 from lens_cache.images.panels import Panel
@@ -30,7 +30,7 @@ def read_photo(root: Path, path: str) -> NDArray[np.uint8] | None:
 
 
 def panel_of(
-    sample: Sample, pair: MaskPair, answer: Segmentation, photo: NDArray[np.uint8] | None
+    sample: Sample, pair: MaskPair, answer: LensOutput, photo: NDArray[np.uint8] | None
 ) -> Panel:
     """Return the panel of one answered query; on grey if its image file is missing."""
     height, width = pair.truth.shape

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lens_cache.evaluation.scores import Sample, Score, Scores
 from lens_cache.training.run import Run
+from pipelines.evaluation.confidence import Confidence, confidence_lines
 from pipelines.provenance import record_run
 from pipelines.reports.markdown import table
 from pipelines.reports.report import Report
@@ -24,11 +25,13 @@ class Evaluation(Scores):
         store: The store's folder.
         split: The split.
         images: Number of images.
+        limit: Most images that were asked for; None for the whole split.
         quarantined: Images of the store that could not be extracted, in any split.
         folder: Folder of the report.
         panels: Files of the panels.
         photos_missing: Number of panels drawn on grey because their image file was not found.
         trained_on: Number of images that the run was trained on.
+        confidence: How well the calibrated scores order the masks; None without a calibration.
     """
 
     run: str
@@ -36,11 +39,13 @@ class Evaluation(Scores):
     store: str
     split: str
     images: int
+    limit: int | None
     quarantined: int
     folder: str
     panels: list[str] = field(default_factory=list)
     photos_missing: int = 0
     trained_on: int = 0
+    confidence: Confidence | None = None
 
 
 def write_evaluation(folder: Path, found: Evaluation, samples: Sequence[Sample], run: Run) -> None:
@@ -79,6 +84,8 @@ def markdown(found: Evaluation) -> str:
         lines += _table("dataset", found.by_dataset)
     if found.by_topic:
         lines += _table("topic", found.by_topic)
+    if found.confidence is not None:
+        lines += confidence_lines(found.confidence)
     if found.trained_on:
         lines += [f"**{_seen(found)}**", ""]
     if found.photos_missing:
@@ -108,6 +115,9 @@ def evaluation(found: Evaluation) -> Report:
         f"cIoU {100 * score.ciou.value:5.1f}"
         for name, score in rows
     ]
+    if found.confidence is not None:
+        kept = 1 - found.confidence.curve.risk[0.5]
+        lines.append(f"the half of the masks with the highest scores: gIoU {100 * kept:.1f}")
     if found.trained_on:
         lines.append(f"warning: {_seen(found)}")
     if found.photos_missing:

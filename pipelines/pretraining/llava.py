@@ -7,7 +7,7 @@ image and itself only, so the image is processed once. The loss covers the token
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lens_cache.encoders.llava_prompt import LlavaPrompt
@@ -34,6 +35,10 @@ MAX_QUESTIONS = 24
 # Share of the training in which images have one or two things.
 EASY_UNTIL = 0.1
 NUM_MEASURED = 192
+
+
+# Token ids of a question with its answer, number of ids of the answer, and type.
+Asked = tuple[tuple[int, ...], int, str]
 
 
 class QuestionTokenizer:
@@ -99,7 +104,7 @@ class LlavaStage:
         scenes = self._easy if done < EASY_UNTIL else self._train
         chosen = np.sort(rng.choice(len(scenes), size=count, replace=False))
         lesson = make_lesson([scenes.scenes[index] for index in chosen], self._questions, rng)
-        logits = self._predict(scenes, chosen, lesson)
+        logits = self._predict(scenes.squares[chosen], lesson)
         return F.cross_entropy(logits, lesson.ids[lesson.answer].to(self._device))
 
     @torch.no_grad()
@@ -113,7 +118,7 @@ class LlavaStage:
         for start in range(0, min(NUM_MEASURED, len(self._val)), 24):
             chosen = np.arange(start, min(start + 24, len(self._val)))
             lesson = make_lesson([self._val.scenes[i] for i in chosen], self._questions, rng)
-            logits = self._predict(self._val, chosen, lesson).cpu()
+            logits = self._predict(self._val.squares[chosen], lesson).cpu()
             for kind, values in answers_right(logits, lesson).items():
                 right[kind] += values
         everything = [value for kind in right if kind != "caption" for value in right[kind]]
@@ -126,8 +131,8 @@ class LlavaStage:
         """Write a Hugging Face folder."""
         save_llava(self._folder, SHAPES_LLAVA, self.model, self._tokenizer)
 
-    def _predict(self, scenes: Scenes, chosen: Sequence[int] | Any, lesson: Lesson) -> Tensor:
-        pixels = to_pixels(scenes.squares[chosen]).to(self._device)
+    def _predict(self, squares: NDArray[np.uint8], lesson: Lesson) -> Tensor:
+        pixels = to_pixels(squares).to(self._device)
         prefix = torch.tensor(self._questions.prefix_ids, device=self._device)
         with torch.autocast(self._device.type, torch.bfloat16):
             with torch.no_grad():
@@ -139,7 +144,15 @@ def make_lesson(
     scenes: Sequence[Scene], tokenizer: QuestionTokenizer, rng: np.random.Generator
 ) -> Lesson:
     """Pack random questions about each scene, up to about ``TEXT_TOKENS`` tokens."""
-    rows = [_fill(scene, tokenizer, rng) for scene in scenes]
+    rows = []
+    for scene in scenes:
+        first = [caption(scene)] if rng.random() < CAPTION_SHARE else []
+        rows.append(ask(scene, tokenizer, rng, first))
+    return pack(rows)
+
+
+def pack(rows: Sequence[Sequence[Asked]]) -> Lesson:
+    """Pack the questions of each image, at least one per image."""
     shape = (len(rows), max(sum(len(ids) for ids, _, _ in row) for row in rows))
     ids = np.zeros(shape, dtype=np.int64)
     owner = np.full(shape, PADDING, dtype=np.int64)
@@ -160,14 +173,25 @@ def make_lesson(
     )
 
 
-def _fill(
-    scene: Scene, tokenizer: QuestionTokenizer, rng: np.random.Generator
-) -> list[tuple[tuple[int, ...], int, str]]:
-    """Return for each question its token ids, the number of ids of the answer, and its type."""
-    asked = sample_questions(scene, rng, MAX_QUESTIONS)
-    if rng.random() < CAPTION_SHARE:
-        asked.insert(0, caption(scene))
-    row: list[tuple[tuple[int, ...], int, str]] = []
+def ask(
+    scene: Scene,
+    tokenizer: QuestionTokenizer,
+    rng: np.random.Generator,
+    first: Iterable[Question],
+    *,
+    only: bool = False,
+) -> list[Asked]:
+    """Return questions about a scene, up to about ``TEXT_TOKENS`` tokens.
+
+    Args:
+        scene: The scene.
+        tokenizer: Makes the ids.
+        rng: Draws the questions.
+        first: Questions that come first.
+        only: Whether to ask no others.
+    """
+    asked = [*first, *([] if only else sample_questions(scene, rng, MAX_QUESTIONS))]
+    row: list[Asked] = []
     used = 0
     for question in asked:
         ids, count = tokenizer.ids(question)

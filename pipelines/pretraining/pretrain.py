@@ -20,7 +20,7 @@ from lens_cache.toy.scene import SIDE
 from lens_cache.toy.small_llava import build_llava
 from lens_cache.toy.trained_models import SHAPES_LLAVA, SHAPES_SAM, shapes_tokenizer
 from lens_cache.toy.vocabulary import WORDS
-from pipelines.pretraining import llava, sam
+from pipelines.pretraining import chat, llava, sam
 from pipelines.pretraining.scenes import write_scenes
 from pipelines.pretraining.stage import Processes, Schedule, Stage, fit, run_in_processes
 from pipelines.pretraining.tower import TowerStage, load_tower
@@ -28,10 +28,12 @@ from pipelines.progress import Bars
 
 # The image in two sizes, and the map of visible things.
 BYTES_PER_SCENE = SIDE * SIDE * 4 + SHAPES_LLAVA.image_side**2 * 3
-SCENES, TOWER, SAM, LLAVA, MODELS = "scenes", "tower", "sam", "llava", "models"
+SCENES, TOWER, SAM, LLAVA, CHAT, MODELS = "scenes", "tower", "sam", "llava", "chat", "models"
+TRAINED = (TOWER, SAM, LLAVA, CHAT)
 TOWER_SCHEDULE = Schedule(steps=3700, batch=40, lr=2.5e-3, seed=0)
 SAM_SCHEDULE = Schedule(steps=2000, batch=8, lr=2e-3, seed=1)
 LLAVA_SCHEDULE = Schedule(steps=2600, batch=32, lr=2.5e-3, seed=2)
+CHAT_SCHEDULE = Schedule(steps=1200, batch=32, lr=1.5e-3, seed=3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,7 @@ class Pretraining:
         tower: Schedule of the vision tower.
         sam: Schedule of SAM.
         llava: Schedule of projector and language model.
+        chat: Schedule of the later layers of the language model, on requests to an agent.
     """
 
     scenes: Mapping[str, int] = field(
@@ -51,6 +54,7 @@ class Pretraining:
     tower: Schedule = TOWER_SCHEDULE
     sam: Schedule = SAM_SCHEDULE
     llava: Schedule = LLAVA_SCHEDULE
+    chat: Schedule = CHAT_SCHEDULE
 
 
 def pretrain(folder: Path, settings: Pretraining, processes: int, bars: Bars) -> Path:
@@ -67,13 +71,13 @@ def pretrain(folder: Path, settings: Pretraining, processes: int, bars: Bars) ->
     Raises:
         ConfigError: If there are more processes than images in a batch.
     """
-    smallest = min(settings.tower.batch, settings.sam.batch, settings.llava.batch)
+    smallest = min(getattr(settings, name).batch for name in TRAINED)
     if not 0 < processes <= smallest:
         raise ConfigError(
             f"training the tiny models: expected 1 to {smallest} processes, got {processes}"
         )
     _finish(folder / SCENES, lambda new: _paint(new, settings, bars))
-    for name in (TOWER, SAM, LLAVA):
+    for name in TRAINED:
         bars.message(f"{name}: {getattr(settings, name).steps} steps, {processes} processes")
         with bars.paused():
             _finish(
@@ -88,7 +92,7 @@ def describe(settings: Pretraining) -> str:
     """Return one line per stage about its work, and the total duration that was measured."""
     scenes = ", ".join(f"{count} {split}" for split, count in settings.scenes.items())
     lines = [f"scenes: {scenes}; {sum(settings.scenes.values()) * BYTES_PER_SCENE / 1e9:.1f} GB"]
-    for name in (TOWER, SAM, LLAVA):
+    for name in TRAINED:
         schedule: Schedule = getattr(settings, name)
         lines.append(f"{name}: {schedule.steps} steps of {schedule.batch} images")
     return "\n".join([*lines, "about 90 minutes on two cores with bfloat16 instructions"])
@@ -139,10 +143,19 @@ def build_stage(name: str, folder: Path, new: Path, device: torch.device) -> Sta
     model: Any = build_llava(SHAPES_LLAVA, tokenizer, attention="eager")
     if name == TOWER:
         return TowerStage(model.model.vision_tower, scenes, new, device)
+    if name == CHAT:
+        load_trained(model, folder / LLAVA / llava.FOLDER)
+        return chat.ChatStage(model, tokenizer, scenes, new, device)
     load_tower(model.model.vision_tower, folder / TOWER)
     return llava.LlavaStage(model, tokenizer, scenes, new, device)
 
 
+def load_trained(model: Any, folder: Path) -> None:
+    """Load the weights of a LLaVA that stage 3 has saved."""
+    trained = model.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    model.load_state_dict(trained.state_dict())
+
+
 def _collect(folder: Path, new: Path) -> None:
-    shutil.copytree(folder / LLAVA / llava.FOLDER, new / llava.FOLDER)
+    shutil.copytree(folder / CHAT / llava.FOLDER, new / llava.FOLDER)
     shutil.copy(folder / SAM / sam.FILE, new / sam.FILE)

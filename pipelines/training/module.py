@@ -22,7 +22,7 @@ from lens_cache.evaluation.mask_pairs import MaskPair, masks_of
 from lens_cache.evaluation.metrics import MaskIoU
 from lens_cache.features.frozen_parts import FrozenParts
 from lens_cache.features.transfer import Transfer
-from lens_cache.features.types import Segmentation
+from lens_cache.features.types import LensOutput
 from lens_cache.models.lens import LensModel
 from lens_cache.store.store import Store
 from lens_cache.training.data import Batch
@@ -183,7 +183,7 @@ class LensModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Add a batch to gIoU and cIoU, at the resolution of the images; return its masks."""
         with self.precision_context:
-            segmentation: Segmentation = self.model(batch.features)
+            segmentation: LensOutput = self.model(batch.features)
         threshold = self.config.mask_threshold
         pairs: list[MaskPair] = []
         for pair in masks_of(self._store, batch.draws, segmentation, threshold):

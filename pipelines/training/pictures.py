@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from lens_cache.evaluation.mask_pairs import MaskPair
 from lens_cache.evaluation.scores import sample_of
-from lens_cache.features.types import Segmentation
+from lens_cache.features.types import LensOutput
 from lens_cache.images.panels import Panel
 from lens_cache.store.store import Store
 from lens_cache.training.data import Batch
@@ -54,7 +54,7 @@ class Pictures(Callback):
         for logger in trainer.loggers:
             log_picture(logger, f"pictures/{name}", picture, trainer.global_step)
 
-    def _panel(self, pair: MaskPair, answer: Segmentation) -> Panel:
+    def _panel(self, pair: MaskPair, answer: LensOutput) -> Panel:
         sample = sample_of(self._store, pair)
         root = self._store.manifest.data_root
         return panel_of(sample, pair, answer, read_photo(root, sample.image))

@@ -31,7 +31,7 @@ from lens_cache.errors import (
 from lens_cache.features.types import Features, ImageFeatures
 from lens_cache.images.decode import read_image
 from lens_cache.images.geometry import image_to_square
-from lens_cache.images.masks import decode
+from lens_cache.images.masks import decode, from_counts
 from lens_cache.models.lens import LensModel
 from lens_cache.predictor import LensPredictor
 from lens_cache.store.store import Store
@@ -40,7 +40,7 @@ from lens_cache.training.data import FeatureDataset, evaluation_draws
 from lens_cache.training.losses import LensLoss
 from lens_cache.training.run import Run, begin_run
 from pipelines.evaluation.evaluate import evaluate
-from pipelines.evaluation.segment import segment
+from pipelines.inference.segment import segment
 from pipelines.training.train import train
 from tests.support import REPOSITORY
 from tests.support.pictures import colours, encoded, rotated
@@ -295,16 +295,12 @@ def test_features_of_other_models_are_refused(trained, other_store):
             use()
 
 
-def test_predicting_with_other_models_is_refused(trained, other_store, tmp_path):
-    picture = tmp_path / "a.png"
-    picture.write_bytes(encoded(colours(40, 30)))
+def test_predicting_with_other_models_is_refused(trained, other_store):
     root = f"encoders.root={other_store / 'checkpoints'}"
-    with pytest.raises(StoreMismatchError, match="weights is"):
-        segment(picture, "the dog", trained, tmp_path / "out", overrides=(root,))
+    with pytest.raises(StoreMismatchError, match="weights is .* in the head and"):
+        LensPredictor(trained, overrides=(root,))
     with pytest.raises(CheckpointError, match="looking for LLaVA"):
-        segment(
-            picture, "the dog", trained, tmp_path / "out", overrides=("encoders.root=/nowhere",)
-        )
+        LensPredictor(trained, overrides=("encoders.root=/nowhere",))
 
 
 def test_a_broken_checkpoint_is_named(trained, tmp_path):
@@ -407,7 +403,7 @@ def test_evaluating_again_replaces_the_panels(trained, tiny_store, tmp_path):
 def test_an_image_is_segmented(trained, tmp_path):
     picture = tmp_path / "photo.png"
     picture.write_bytes(encoded(colours(50, 20)))
-    report = segment(picture, "the dog", trained, tmp_path / "out")
+    report = segment(LensPredictor(trained), picture, ["the dog"], tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {
         "photo_mask.png",
         "photo_panel.png",
@@ -415,9 +411,9 @@ def test_an_image_is_segmented(trained, tmp_path):
     mask = read_image((tmp_path / "out/photo_mask.png").read_bytes())
     assert mask.shape == (20, 50, 3)
     assert set(np.unique(mask)) <= {0, 255}
-    assert report.document["foreground"] == pytest.approx((mask[..., 0] > 0).mean())
+    assert report.document["masks"][0]["foreground"] == pytest.approx((mask[..., 0] > 0).mean())
     with pytest.raises(ConfigError, match="the instruction is empty"):
-        segment(picture, "  ", trained, tmp_path / "out")
+        segment(LensPredictor(trained), picture, ["  "], tmp_path / "out")
 
 
 def test_prediction_is_what_evaluation_sees(trained, tiny_store, tiny_coco):
@@ -439,7 +435,7 @@ def predictor(trained):
     return LensPredictor(str(trained.folder), device="cpu")
 
 
-@pytest.mark.parametrize("form", ["str", "path", "pil", "array", "rgba", "exif"])
+@pytest.mark.parametrize("form", ["str", "path", "pil", "array", "rgba", "float", "bytes", "exif"])
 def test_every_form_of_an_image_gives_the_same_mask(predictor, tmp_path, form):
     pixels = colours(50, 20)
     file = tmp_path / "image.png"
@@ -452,6 +448,8 @@ def test_every_form_of_an_image_gives_the_same_mask(predictor, tmp_path, form):
         "pil": Image.fromarray(pixels),
         "array": pixels,
         "rgba": np.dstack([pixels, np.full((20, 50), 255, np.uint8)]),
+        "float": pixels / np.float32(255),
+        "bytes": file.read_bytes(),
         "exif": Image.open(turned),
     }[form]
     expected, found = predictor(pixels, "the dog"), predictor(image, "the dog")
@@ -461,19 +459,37 @@ def test_every_form_of_an_image_gives_the_same_mask(predictor, tmp_path, form):
     np.testing.assert_array_equal(found.keypoints, expected.keypoints)
 
 
-def test_several_instructions_run_the_encoders_once(predictor, monkeypatch):
-    pixels, texts = colours(50, 20), ("the dog", "a tree", "the dog")
+def test_several_instructions_run_the_encoders_once(predictor, trained):
+    pixels, texts = colours(50, 20), ["the dog", "a tree", "the dog"]
     expected = [predictor(pixels, text) for text in texts]
+    counted = LensPredictor(trained, cache_images=2)
     calls = []
-    vision, sam = predictor._llava.model.vision_tower, predictor._sam.model
-    for module in (vision, sam):
+    for module in (counted._models.llava.model.vision_tower, counted._models.sam.model):
         module.register_forward_hook(lambda *_: calls.append(1))
-    predictor.set_image(pixels)
-    found = [predictor.predict(text) for text in texts]
+    found = counted(pixels, texts)
+    counted.set_image(pixels.copy())
+    found += [counted.predict(text) for text in texts]
     assert len(calls) == 2
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one.logits, other.logits)
+    for one, other in zip(found, expected * 2, strict=True):
+        np.testing.assert_allclose(one.logits, other.logits, atol=1e-4)
+        np.testing.assert_array_equal(one.mask, other.mask)
     assert not np.array_equal(found[0].logits, found[1].logits)
+    # Two images stay encoded; the one that was not used for the longest time goes first.
+    for image in (colours(8, 8), colours(9, 9), colours(8, 8), pixels):
+        counted(image, "the dog")
+    assert len(calls) == 2 + 2 * 3
+
+
+def test_a_batch_of_images_equals_one_after_another(predictor):
+    images = [colours(50, 20), colours(16, 40), colours(50, 20)]
+    asked = [["the dog"], ["a tree", "the dog", "all things"], ["a very long way of asking"]]
+    found = predictor.batch(images, asked)
+    for image, texts, answers in zip(images, asked, found, strict=True):
+        for text, answer in zip(texts, answers, strict=True):
+            alone = predictor(image, text)
+            assert answer.instruction == text
+            np.testing.assert_allclose(answer.logits, alone.logits, atol=1e-4)
+            assert answer.score == pytest.approx(alone.score, abs=0.01)
 
 
 def test_a_prediction_is_in_the_frames_it_states(predictor, tmp_path):
@@ -485,7 +501,17 @@ def test_a_prediction_is_in_the_frames_it_states(predictor, tmp_path):
     found.save(tmp_path / "mask.png")
     mask = read_image((tmp_path / "mask.png").read_bytes())[..., 0] > 0
     np.testing.assert_array_equal(mask, found.mask)
-    assert found.overlay().size[0] > 100
+    assert found.overlay().size == (50, 20)
+    assert found.panel().size[0] > 1000
+    inside = [
+        0 <= x < 50 and 0 <= y < 20 and found.mask[int(y), int(x)] for x, y in found.keypoints
+    ]
+    assert found.keypoint_labels.tolist() == [int(label) for label in inside]
+    entry = found.to_coco(image_id=7)
+    rle = from_counts(entry["segmentation"]["counts"], 20, 50)
+    np.testing.assert_array_equal(decode(rle), found.mask)
+    assert entry["area"] == found.mask.sum()
+    assert json.loads(json.dumps(entry))["image_id"] == 7
 
 
 def test_a_prediction_needs_an_image_and_an_instruction(trained):

@@ -43,6 +43,7 @@ ROOMS = (
     "training",
     "evaluation",
     "predictor",
+    "agent",
 )
 BANNED = {
     "lens_cache/": ("pipelines", "typer", "ray", "lightning"),

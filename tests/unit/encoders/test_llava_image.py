@@ -14,7 +14,9 @@ def test_questions_one_after_another_equal_questions_together(folder, prompt, la
     close(image.image_tokens, expected.image_tokens[layer])
     # Twice: a question leaves no trace.
     for text, states in [*zip(texts, expected.text_tokens[layer], strict=True)] * 2:
-        close(image.text_tokens(text), states)
+        close(image.text_tokens([text])[0], states)
+    for found, states in zip(image.text_tokens(texts), expected.text_tokens[layer], strict=True):
+        close(found, states)
 
 
 def test_images_do_not_share_their_memory(encoder, prompt):
@@ -23,4 +25,4 @@ def test_images_do_not_share_their_memory(encoder, prompt):
     images = [LlavaImage(encoder, square) for square in squares]
     for square, image in zip(squares, images, strict=True):
         expected = encoder.encode(square, [text])
-        close(image.text_tokens(text), expected.text_tokens[encoder.layers[-1]][0])
+        close(image.text_tokens([text])[0], expected.text_tokens[encoder.layers[-1]][0])

@@ -35,6 +35,7 @@ def found():
         checkpoint="best.ckpt",
         store="store",
         split="val",
+        limit=None,
         images=4,
         quarantined=0,
         **vars(score_all(SAMPLES)),

@@ -13,7 +13,16 @@ def test_each_form_of_one_image_gives_the_same_pixels(tmp_path):
     pixels = colours(12, 8)
     file = tmp_path / "image.png"
     file.write_bytes(encoded(pixels))
-    for image in (str(file), file, Image.fromarray(pixels), Image.open(file), pixels):
+    forms = (
+        str(file),
+        file,
+        file.read_bytes(),
+        Image.fromarray(pixels),
+        Image.open(file),
+        pixels,
+        pixels / 255,
+    )
+    for image in forms:
         np.testing.assert_array_equal(rgb_pixels(image), pixels)
 
 
@@ -29,6 +38,10 @@ def test_grey_becomes_rgb():
     expected = np.repeat(grey[..., None], 3, axis=2)
     for image in (grey, grey[..., None], Image.fromarray(grey)):
         np.testing.assert_array_equal(rgb_pixels(image), expected)
+    black = rgb_pixels(np.eye(8, 12, dtype=bool))
+    np.testing.assert_array_equal(
+        black, 255 * np.eye(8, 12, dtype=np.uint8)[..., None].repeat(3, 2)
+    )
 
 
 def test_transparent_pixels_become_white():
@@ -40,7 +53,9 @@ def test_transparent_pixels_become_white():
 @pytest.mark.parametrize(
     ("image", "found"),
     [
-        (np.zeros((8, 12, 3), np.float32), "float32 (8, 12, 3)"),
+        (np.full((8, 12, 3), 255, np.float32), "float32 (8, 12, 3) from 255.0 to 255.0"),
+        (np.full((8, 12, 3), np.nan, np.float32), "float32 (8, 12, 3) from nan to nan"),
+        (np.full((8, 12, 3), -1, np.int64), "int64 (8, 12, 3) from -1 to -1"),
         (np.zeros((3, 8, 12), np.uint8), "uint8 (3, 8, 12)"),
         (np.zeros((0, 12, 3), np.uint8), "uint8 (0, 12, 3)"),
         (np.zeros(8, np.uint8), "uint8 (8,)"),
@@ -48,9 +63,15 @@ def test_transparent_pixels_become_white():
     ],
 )
 def test_other_values_are_refused_with_what_was_expected_and_found(image, found):
-    message = rf"expected .*uint8 array of shape \(H, W, 3\).*found {re.escape(found)}$"
+    message = rf"expected .*array of shape \(H, W, 3\).*found {re.escape(found)}"
     with pytest.raises(ImageError, match=message):
         rgb_pixels(image)
+
+
+def test_bytes_that_are_no_image_are_refused():
+    for data in (b"", b"no image", encoded(colours())[:40]):
+        with pytest.raises(ImageError, match="reading the bytes of an image"):
+            rgb_pixels(data)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):

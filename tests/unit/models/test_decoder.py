@@ -34,7 +34,7 @@ def _inputs(token_mask=None):
 @torch.no_grad()
 def test_batched_decoder_equals_a_loop_over_sam():
     decoder, inputs = _decoder(), _inputs()
-    logits = decoder(**inputs)
+    logits = decoder(**inputs).low_res_logits
     prompt_encoder, mask_decoder = sam_modules()
     assert logits.shape == (5, 32, 32)
     for q, present in enumerate(inputs["token_mask"]):
@@ -62,14 +62,14 @@ def test_absent_tokens_have_no_influence():
     changed = dict(inputs)
     changed["descriptions"] = torch.where(present[:, :-1, None], inputs["descriptions"], 50.0)
     changed["global_description"] = torch.where(present[:, -1:], inputs["global_description"], 50.0)
-    torch.testing.assert_close(decoder(**changed), decoder(**inputs))
+    torch.testing.assert_close(decoder(**changed).low_res_logits, decoder(**inputs).low_res_logits)
 
 
 def test_no_prompt_at_all_stays_finite_forwards_and_backwards():
     decoder = _decoder()
     inputs = _inputs(torch.zeros(2, M + 1, dtype=torch.bool))
     inputs["descriptions"].requires_grad_()
-    logits = decoder(**inputs)
+    logits = decoder(**inputs).low_res_logits
     logits.sum().backward()
     assert logits.isfinite().all()
     assert inputs["descriptions"].grad.isfinite().all()
@@ -99,9 +99,9 @@ def test_positions_keep_their_precision_under_autocast():
     exact = decoder.encode_positions(inputs["keypoints"])
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(decoder.encode_positions(inputs["keypoints"]), exact)
-        logits = decoder(**inputs)
+        logits = decoder(**inputs).low_res_logits
     assert logits.dtype == torch.float32
-    torch.testing.assert_close(logits, decoder(**inputs), atol=0.05, rtol=0.2)
+    torch.testing.assert_close(logits, decoder(**inputs).low_res_logits, atol=0.05, rtol=0.2)
 
 
 def test_only_the_cls_position_is_trained_by_default():
@@ -111,7 +111,7 @@ def test_only_the_cls_position_is_trained_by_default():
 
 def test_a_trained_mask_decoder_has_a_gradient_everywhere():
     decoder = _decoder(train_mask_decoder=True)
-    decoder(**_inputs()).square().sum().backward()
+    decoder(**_inputs()).low_res_logits.square().sum().backward()
     trained = {n for n, p in decoder.named_parameters() if p.requires_grad}
     assert {n for n, p in decoder.named_parameters() if p.grad is not None} == trained
     assert "mask_decoder.transformer.layers.0.self_attn.q_proj.weight" in trained

@@ -4,7 +4,7 @@ import torch
 
 from lens_cache.config.train import LossConfig
 from lens_cache.features.transfer import Transfer
-from lens_cache.features.types import Segmentation
+from lens_cache.features.types import LensOutput
 from lens_cache.training.loss_tally import Tally
 from lens_cache.training.losses import Losses
 from lens_cache.training.sampling import Draw
@@ -20,7 +20,7 @@ def _batch(each, points, kept, masks):
     each = torch.tensor(each)
     mean = each.mean(dim=0)
     losses = Losses(total=mean.sum(), dice=mean[0], bce=mean[1], attention=mean[2], each=each)
-    segmentation = Segmentation(
+    segmentation = LensOutput(
         low_res_logits=torch.zeros(2, 4, 4),
         grounding_map=torch.zeros(2, 2, 2),
         keypoints=torch.tensor(points),

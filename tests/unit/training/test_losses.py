@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from lens_cache.config.train import LossConfig
-from lens_cache.features.types import Segmentation
+from lens_cache.features.types import LensOutput
 from lens_cache.images.geometry import logits_to_image
 from lens_cache.training.losses import LensLoss, attention_loss, dice_loss, mask_bce_loss
 from lens_cache.training.targets import Targets
@@ -19,7 +19,7 @@ def _random(*shape, seed=0):
 
 
 def _segmentation(count=2):
-    return Segmentation(
+    return LensOutput(
         low_res_logits=_random(count, 16, 16),
         grounding_map=_random(count, 6, 6, seed=1).sigmoid(),
         keypoints=torch.zeros(count, 1, 2),

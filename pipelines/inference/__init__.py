@@ -1,0 +1,1 @@
+"""A trained head in use on this machine: segment files, export, chat."""
