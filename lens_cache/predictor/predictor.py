@@ -234,6 +234,17 @@ class LensPredictor:
             image = self._images.get(segmentation.image)
             return self._segment([(image, [segmentation.instruction])], clicks)[0][0]
 
+    def segment_with_clicks(
+        self, image: ImageInput, instruction: str, *, points: ArrayLike, labels: ArrayLike
+    ) -> Segmentation:
+        """Segment an image by an instruction and clicks; see ``__call__`` and ``correct``."""
+        require_instruction(instruction)
+        pixels = rgb_pixels(image)
+        height, width = pixels.shape[:2]
+        clicks = checked_clicks(points, labels, width=width, height=height)
+        with self._lock:
+            return self._segment([(self._images.get(pixels), [instruction])], clicks)[0][0]
+
     @property
     def can_answer(self) -> bool:
         """Whether all layers of the multimodal LLM are loaded, so that ``answer`` works."""

@@ -25,7 +25,7 @@ class Click:
     inside: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Segmentation:
     """The answer to one instruction about an image of H x W pixels.
 

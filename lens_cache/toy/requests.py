@@ -61,6 +61,12 @@ SEGMENT = (
     "Point to {phrase}.",
     "Where is {phrase}?",
     "Cut out {phrase}.",
+    "Please find {phrase}.",
+    "Please outline {phrase} for me.",
+    "Can you outline {phrase} here?",
+    "Mark {phrase} in the picture.",
+    "Please show me {phrase}.",
+    "Segment {phrase}.",
 )
 SEGMENT_FACT = (
     "the object that {fact}",
@@ -69,7 +75,42 @@ SEGMENT_FACT = (
     "Mark the object that {fact}.",
     "Which object {fact}?",
     "Show me what {fact}.",
+    "Please mark what {fact}.",
+    "Can you find the shape that {fact}?",
 )
+# Requests that are only routed: nothing answers them in the training.
+DIALOGUE = (
+    "Which colour is {phrase}?",
+    "What do you know about {phrase}?",
+    "Name the shape of {phrase}.",
+    "Tell me the size of {phrase}.",
+    "Is {phrase} a ring?",
+    "Can you describe {phrase}?",
+    "How large is {phrase}?",
+    "Please describe {phrase}.",
+    "Do you know the colour of {phrase}?",
+    "Describe {phrase} in one word.",
+)
+FOLLOW_UP = (
+    "Which colour is it?",
+    "How large is it?",
+    "Are they large?",
+    "And what is it?",
+    "And which size is it?",
+    "Describe it.",
+    "Please describe them.",
+    "What did you find?",
+    "What did you show me?",
+    "Do they have the same colour?",
+    "Is that one red?",
+    "Is that a star?",
+    "How many did you find?",
+    "What do you know about it?",
+    "Name its shape.",
+    "And are they small?",
+)
+# Words for a thing of any shape; instructions use another one.
+FILLERS = (FILLER, "shape")
 HELD_OUT_DIALOGUE = (
     "What colour does {phrase} have?",
     "Do you see {phrase}?",
@@ -191,9 +232,10 @@ def _yes(true: bool) -> str:
 
 def _phrase(scene: Scene, rng: np.random.Generator) -> str:
     looks, things = pick(rng, list(looks_in(scene)))
+    filler = pick(rng, FILLERS)
     if len(things) == 1:
-        return f"the {looks.noun(FILLER)}"
-    return f"all {looks.noun(FILLER, plural=True)}"
+        return f"the {looks.noun(filler)}"
+    return f"{pick(rng, ('all', 'the'))} {looks.noun(filler, plural=True)}"
 
 
 def _segmentation(scene: Scene, rng: np.random.Generator, held_out: bool) -> str:
@@ -211,6 +253,8 @@ def _dialogue(scene: Scene, rng: np.random.Generator, held_out: bool) -> str:
         return pick(rng, HELD_OUT_TALK) if held_out else sample_talk(rng).text
     if held_out:
         return pick(rng, HELD_OUT_DIALOGUE).format(phrase=_phrase(scene, rng))
+    if rng.random() < 0.4:
+        return pick(rng, DIALOGUE).format(phrase=_phrase(scene, rng))
     questions = sample_questions(scene, rng, 8)
     if not questions or rng.random() < 0.1:
         return caption(scene).text
@@ -221,4 +265,6 @@ def _follow_up(scene: Scene, rng: np.random.Generator, held_out: bool) -> str:
     things = sample_marked(scene, rng)
     if held_out:
         return pick(rng, HELD_OUT_FOLLOW_UP["one" if len(things) == 1 else "several"])
+    if rng.random() < 0.5:
+        return pick(rng, FOLLOW_UP)
     return pick(rng, follow_ups(scene, things)).text

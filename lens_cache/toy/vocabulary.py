@@ -18,9 +18,9 @@ _TEXT = (
 )
 # Of the requests to an agent.
 _REQUESTS = (
-    "And Answer Cut Do Find Good Goodbye Hello Hi I Mark Name Outline Request Route Segment Tell "
-    "Thank Thanks That Who You about am answer before colours cup cups dialogue did do does "
-    "evening fine follow-up good have how its know knows last made marked model morning "
+    "And Answer Are Cut Do Find Good Goodbye Hello Hi I Mark Name Outline Request Route Segment "
+    "Tell Thank Thanks That Who You about am answer before colours cup cups describe dialogue did "
+    "do does evening fine follow-up good have how its know knows last made marked model morning "
     "oldest or other person question questions request requests route see segmentation shapes "
     "side they tiny was welcome who with word "
 )

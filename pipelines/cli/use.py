@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lens_cache.errors import ConfigError
+from lens_cache.errors import ConfigError, ImageError
 from pipelines.cli.options import (
     Checkpoint,
     Device,
@@ -20,6 +20,7 @@ from pipelines.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from lens_cache.agent.agent import Talker
     from lens_cache.predictor import LensPredictor
 
 app = typer.Typer()
@@ -35,19 +36,33 @@ Model = Annotated[
         "and is the default.",
     ),
 ]
+ChatEndpoint = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Dialogue by an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1; its key in "
+        "LENS_CACHE_CHAT_KEY.",
+    ),
+]
+ChatModel = Annotated[str, typer.Option(metavar="NAME", help="Model of --chat-endpoint.")]
 
 
 @app.command()
 def segment(
     image: Annotated[
-        Path, typer.Argument(metavar="IMAGE", help="An image file, or a folder of images.")
-    ],
-    instructions: Annotated[
-        list[str],
+        Path | None,
         typer.Argument(
-            metavar="INSTRUCTION...", help='What to segment, e.g. "the orange"; one or several.'
+            metavar="[IMAGE]",
+            help="An image file, or a folder of images; by default a picture of the package.",
         ),
-    ],
+    ] = None,
+    instructions: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[INSTRUCTION]...",
+            help='What to segment, e.g. "the orange"; one or several.',
+        ),
+    ] = None,
     run: Run = None,
     model: Model = None,
     out: Annotated[Path, typer.Option(metavar="OUT", help="Output folder.")] = Path("runs/segment"),
@@ -57,6 +72,15 @@ def segment(
     as_json: Json = False,
 ) -> None:
     """Segment images by instructions: write masks, overlays, and panels that explain them."""
+    from lens_cache.assets import SHAPES_PICTURES
+
+    if image is None:
+        image, instructions = SHAPES_PICTURES / "ring.png", ["the red ring"]
+    elif not instructions:
+        raise ConfigError(f'segmenting {image}: expected an instruction, e.g. "the orange"')
+    elif not image.exists():
+        raise ImageError(f"segmenting {image}: no such file or folder")
+
     from pipelines.inference.segment import segment as answer
 
     predictor = load_predictor(run, model, overrides, checkpoint, device)
@@ -82,6 +106,107 @@ def export(
     from pipelines.inference.export import export as write
 
     show(write(run, folder, which=checkpoint, push=push, public=public), as_json)
+
+
+@app.command()
+def chat(
+    image: Annotated[
+        Path | None, typer.Argument(metavar="[IMAGE]", help="A picture to talk about.")
+    ] = None,
+    run: Run = None,
+    model: Model = None,
+    out: Annotated[Path, typer.Option(metavar="OUT", help="Output folder for masks.")] = Path(
+        "runs/chat"
+    ),
+    chat_endpoint: ChatEndpoint = None,
+    chat_model: ChatModel = "default",
+    overrides: Overrides = None,
+    checkpoint: Checkpoint = None,
+    device: Device = None,
+) -> None:
+    """Talk about pictures: questions are answered, requests for masks are segmented."""
+    from pipelines.inference.chat import chat as talk
+
+    talker = _talker(chat_endpoint, chat_model)
+    predictor = load_predictor(run, model, overrides, checkpoint, device, chat=talker is None)
+    talk(predictor, talker, image, out)
+
+
+@app.command()
+def serve(
+    run: Run = None,
+    model: Model = None,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 7860,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LENS_CACHE_TOKEN",
+            show_envvar=True,
+            help="Clients must send this token; better in the environment.",
+        ),
+    ] = None,
+    talk: Annotated[
+        bool,
+        typer.Option("--talk/--no-talk", help="Load the whole multimodal LLM, for the agent."),
+    ] = True,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Serve the page too.")] = True,
+    root_path: Annotated[
+        str, typer.Option(metavar="PATH", help="Path of the server behind a proxy, e.g. /lens.")
+    ] = "",
+    max_queue: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Requests that may wait; others get 429.")
+    ] = 64,
+    chat_endpoint: ChatEndpoint = None,
+    chat_model: ChatModel = "default",
+    overrides: Overrides = None,
+    checkpoint: Checkpoint = None,
+    device: Device = None,
+) -> None:
+    """Serve an HTTP API and a page for masks and conversations, on this machine only by default."""
+    require_extra("serve", "fastapi", "uvicorn", "multipart", "prometheus_client", "gradio")
+
+    from pipelines.serve.limits import Limits
+    from pipelines.serve.server import serve as run_server
+
+    talker = _talker(chat_endpoint, chat_model)
+    whole = talk and talker is None
+    predictor = load_predictor(run, model, overrides, checkpoint, device, chat=whole)
+    run_server(
+        predictor,
+        talker=talker,
+        host=host,
+        port=port,
+        token=token,
+        limits=Limits(max_queue=max_queue),
+        page=page,
+        root_path=root_path.rstrip("/"),
+    )
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """Refuse a command whose optional packages are not installed.
+
+    Raises:
+        ConfigError: If one is missing; the message has the line that installs it.
+    """
+    from importlib.util import find_spec
+
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"this command needs {', '.join(missing)}; run `pip install 'lens-cache[{extra}]'`"
+        )
+
+
+def _talker(url: str | None, model: str) -> Talker | None:
+    if url is None:
+        return None
+    from lens_cache.agent.endpoint import ChatEndpoint as Endpoint
+
+    return Endpoint(url, model)
 
 
 def load_predictor(

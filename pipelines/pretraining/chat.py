@@ -26,7 +26,7 @@ from lens_cache.toy.questions import Question
 from lens_cache.toy.requests import sample_follow_ups, sample_marked, sample_request, sample_talk
 from lens_cache.toy.scene import SIDE
 from lens_cache.toy.trained_models import SHAPES_LLAVA
-from pipelines.pretraining.llava import LlavaStage, answers_right, ask, pack
+from pipelines.pretraining.llava import Asked, Lesson, LlavaStage, answers_right, ask, pack
 from pipelines.pretraining.scenes import Scenes
 
 TAPPED_LAYER = 2
@@ -36,6 +36,9 @@ FOLLOW_UP_SHARE = 0.3
 ROUTE_SHARE = 0.5
 TALK_SHARE = 0.3
 FOLLOW_UPS = 8
+# Relative weights of an answer; 1 for all others. Few requests are routed, since their prompt is
+# long.
+TYPE_WEIGHTS = {"route": 8.0, "follow-up": 2.0}
 NUM_MEASURED = 192
 
 
@@ -59,7 +62,10 @@ class ChatStage(LlavaStage):
         squares, rows = self._lesson(self._train, chosen, rng)
         lesson = pack(rows)
         logits = self._predict(squares, lesson)
-        return F.cross_entropy(logits, lesson.ids[lesson.answer].to(self._device))
+        tokens = lesson.ids[lesson.answer].to(self._device)
+        losses = F.cross_entropy(logits, tokens, reduction="none")
+        weights = token_weights(lesson).to(self._device)
+        return (losses * weights).sum() / weights.sum()
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
@@ -79,7 +85,7 @@ class ChatStage(LlavaStage):
 
     def _lesson(
         self, scenes: Scenes, chosen: NDArray[np.int64], rng: np.random.Generator
-    ) -> tuple[NDArray[np.uint8], list[list[tuple[tuple[int, ...], int, str]]]]:
+    ) -> tuple[NDArray[np.uint8], list[list[Asked]]]:
         """Return the images, shape (B, side, side, 3), and the questions of each."""
         squares = np.array(scenes.squares[chosen])
         rows = []
@@ -99,6 +105,19 @@ class ChatStage(LlavaStage):
                 first.append(sample_talk(rng))
             rows.append(ask(scene, self._questions, rng, first))
         return squares, rows
+
+
+def token_weights(lesson: Lesson) -> Tensor:
+    """Return the weight of each token of ``lesson.answer``: every answer counts as a whole.
+
+    Otherwise long lists would outweigh everything that is answered in one word.
+    """
+    weights = torch.zeros(lesson.ids.shape)
+    for row, types in enumerate(lesson.types):
+        for number, kind in enumerate(types):
+            mine = lesson.answer[row] & (lesson.owner[row] == number)
+            weights[row, mine] = TYPE_WEIGHTS.get(kind, 1.0) / int(mine.sum())
+    return weights[lesson.answer]
 
 
 def marked_square(

@@ -297,7 +297,7 @@ def test_features_of_other_models_are_refused(trained, other_store):
 
 def test_predicting_with_other_models_is_refused(trained, other_store):
     root = f"encoders.root={other_store / 'checkpoints'}"
-    with pytest.raises(StoreMismatchError, match="weights is .* in the head and"):
+    with pytest.raises(StoreMismatchError, match=r"weights is .* in the head and"):
         LensPredictor(trained, overrides=(root,))
     with pytest.raises(CheckpointError, match="looking for LLaVA"):
         LensPredictor(trained, overrides=("encoders.root=/nowhere",))
