@@ -12,6 +12,8 @@ Colour = tuple[int, int, int]
 BLUE: Colour = (30, 144, 255)
 _WHITE: Colour = (255, 255, 255)
 _INK: Colour = (20, 20, 20)
+# Longest side in pixels of an image on which a broad outline would hide the thing.
+_SMALL = 256
 # Brightness of what a spotlight leaves out.
 _DIMMED = 0.3
 
@@ -25,7 +27,8 @@ def tint(
 ) -> NDArray[np.uint8]:
     """Tint the pixels of a mask, darken the others a little, and draw its outline.
 
-    The outline is white with a dark line inside, so that it shows on every colour.
+    The outline is white, with a dark line inside unless the image is small, so that it shows on
+    every colour.
 
     Args:
         image: RGB, uint8, shape (H, W, 3).
@@ -41,8 +44,10 @@ def tint(
     tinted = (1 - opacity) * pixels + opacity * np.asarray(colour, dtype=np.float32)
     drawn = np.where(inside, tinted, pixels * 0.8).astype(np.uint8)
     contours = _contours(mask)
-    cv2.drawContours(drawn, contours, -1, _WHITE, thickness=3)
-    cv2.drawContours(drawn, contours, -1, _INK, thickness=1)
+    small = max(mask.shape) < _SMALL
+    cv2.drawContours(drawn, contours, -1, _WHITE, thickness=1 if small else 3)
+    if not small:
+        cv2.drawContours(drawn, contours, -1, _INK, thickness=1)
     return drawn
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,20 +12,28 @@ import numpy as np
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import RedirectResponse
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
-from lens_cache.agent.agent import LensAgent
 from lens_cache.errors import LensCacheError, one_line
-from lens_cache.images.overlay import tint
-from lens_cache.predictor import Segmentation
-from lens_cache.predictor.checks import require_instruction
+from lens_cache.predictor.checks import MAX_INSTRUCTION
 from pipelines.serve.api import PAGE, Service
 from pipelines.serve.batcher import QueueFullError
+from pipelines.serve.conversation import Conversation
+from pipelines.serve.drawing import (
+    VIEWS,
+    Look,
+    describe,
+    display_scale,
+    downloads,
+    thumbnails,
+    view,
+)
 
-VIEWS = ("mask", "heat map", "image")
 INSIDE, OUTSIDE = "inside the target", "outside it"
-# Shown larger than it is, so that small pictures can be clicked.
-LEAST_SIDE = 512
+DOWNLOADS = (
+    ("Mask", "download-mask"),
+    ("Overlay", "download-overlay"),
+    ("JSON", "download-json"),
+)
 _CSS = """
 .gradio-container { max-width: 1200px !important; margin: auto; }
 #picture img { cursor: crosshair; image-rendering: auto; }
@@ -35,156 +41,6 @@ footer { display: none !important; }
 """
 _FONT = ("system-ui", "sans-serif")
 _MONO = ("ui-monospace", "monospace")
-
-
-class Conversation:
-    """What one visitor of the page sees.
-
-    Attributes:
-        agent: The agent of the visitor; None for a server that cannot talk.
-        pixels: The picture, shape (H, W, 3); None before there is one.
-        masks: All masks of the visitor, the oldest first.
-        shown: The mask that is shown; None if there is none for the picture.
-    """
-
-    def __init__(self, service: Service) -> None:
-        self.service = service
-        self.agent: LensAgent | None = service.sessions.start()[1] if service.talks else None
-        self.pixels: NDArray[np.uint8] | None = None
-        self.masks: list[Segmentation] = []
-        self.shown: Segmentation | None = None
-
-    def load(self, path: str) -> None:
-        """Use another picture."""
-        self.pixels = self.service.decode(Path(path).read_bytes())
-        self.shown = None
-        if self.agent is not None:
-            self.agent.set_image(self.pixels)
-
-    def ask(self, text: str) -> str:
-        """Send a request; returns the reply in words."""
-        require_instruction(text)
-        if self.pixels is None:
-            return "Please choose a picture first."
-        if self.agent is None:
-            future = self.service.batcher.segment(self.pixels, [text])
-            self._add(future.result(self.service.limits.answer_seconds)[0])
-            return "Done."
-        agent = self.agent
-        call = self.service.batcher.call(lambda: agent(text))
-        reply: Any = call.result(self.service.limits.answer_seconds)
-        self.service.metrics.routed(reply.route)
-        if reply.segmentation is not None:
-            self._add(reply.segmentation)
-        return str(reply.text)
-
-    def click(self, x: float, y: float, inside: bool) -> None:
-        """Correct the mask that is shown by a point in pixels of the picture."""
-        shown = self.shown
-        if shown is None:
-            raise gr.Error("There is no mask to correct yet.")
-        predictor, agent = self.service.predictor, self.agent
-
-        def correct() -> Segmentation:
-            found = predictor.refine(shown, points=[(x, y)], labels=[int(inside)])
-            if agent is not None and agent.memory.chosen is shown:
-                agent.memory.replace_chosen(found)
-            return found
-
-        call = self.service.batcher.call(correct)
-        found: Any = call.result(self.service.limits.answer_seconds)
-        self.masks[self.masks.index(shown)] = found
-        self.shown = found
-
-    def choose(self, number: int) -> None:
-        """Show an earlier mask, which follow-ups are about from now on."""
-        self.shown = self.masks[number]
-        self.pixels = self.shown.image
-        if self.agent is not None:
-            self.agent.set_image(self.pixels)
-            if self.shown in self.agent.memory.masks:
-                self.agent.memory.choose(self.agent.memory.masks.index(self.shown) + 1)
-
-    def _add(self, found: Segmentation) -> None:
-        self.masks.append(found)
-        self.shown = found
-
-
-def view(
-    conversation: Conversation, what: str, opacity: float, keypoints: bool
-) -> NDArray[np.uint8] | None:
-    """Draw the picture with what the visitor wants to see; None without a picture."""
-    if conversation.pixels is None:
-        return None
-    shown = conversation.shown
-    scale = display_scale(conversation.pixels)
-    height, width = (round(side * scale) for side in conversation.pixels.shape[:2])
-    if shown is None or what == "image":
-        drawn = Image.fromarray(conversation.pixels).resize((width, height))
-    elif what == "heat map":
-        drawn = shown.heat_map(max(width, height))
-    else:
-        large = Image.fromarray(conversation.pixels).resize((width, height))
-        mask = Image.fromarray(shown.mask).resize((width, height), Image.Resampling.NEAREST)
-        drawn = Image.fromarray(tint(np.asarray(large), np.asarray(mask), opacity=opacity))
-    if shown is not None and keypoints and what == "mask":
-        _draw_points(drawn, shown, scale)
-    return np.asarray(drawn)
-
-
-def display_scale(pixels: NDArray[np.uint8]) -> float:
-    """Return how much larger a picture is shown, at least 1."""
-    return max(1.0, LEAST_SIDE / float(max(pixels.shape[:2])))
-
-
-def _draw_points(drawn: Image.Image, shown: Segmentation, scale: float) -> None:
-    draw = ImageDraw.Draw(drawn)
-    radius = max(4, max(drawn.size) // 120)
-    for (x, y), label in zip(shown.keypoints * scale, shown.keypoint_labels, strict=True):
-        box = (x - radius, y - radius, x + radius, y + radius)
-        draw.ellipse(box, fill="white" if label else (230, 40, 40), outline=(20, 20, 20))
-    for click in shown.clicks:
-        x, y, size = click.x * scale, click.y * scale, radius + 2
-        box = (x - size, y - size, x + size, y + size)
-        draw.rectangle(box, fill=(60, 200, 90) if click.inside else (230, 40, 40), outline="white")
-
-
-def describe(shown: Segmentation | None) -> str:
-    """Return one line about a mask, as Markdown."""
-    if shown is None:
-        return ""
-    kind = "expected IoU" if shown.calibrated else "stability"
-    clicks = f" · {len(shown.clicks)} clicks" if shown.clicks else ""
-    return (
-        f"**{_escaped(shown.instruction)}** · {kind} {shown.score:.2f} · "
-        f"{shown.mask.mean():.1%} of the picture{clicks}"
-    )
-
-
-def _escaped(text: str) -> str:
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|~" else c for c in text)
-
-
-def downloads(shown: Segmentation | None, folder: Path) -> tuple[str | None, ...]:
-    """Write mask, overlay and JSON of a mask; returns their paths."""
-    if shown is None:
-        return None, None, None
-    target = Path(tempfile.mkdtemp(dir=folder))
-    shown.save(target / "mask.png")
-    shown.overlay().save(target / "overlay.png")
-    document = {
-        **shown.to_coco(),
-        "keypoints": shown.keypoints.tolist(),
-        "keypoint_labels": shown.keypoint_labels.tolist(),
-        "clicks": [vars(click) for click in shown.clicks],
-    }
-    (target / "mask.json").write_text(json.dumps(document, indent=1))
-    return tuple(str(target / name) for name in ("mask.png", "overlay.png", "mask.json"))
-
-
-def thumbnails(conversation: Conversation) -> list[tuple[Image.Image, str]]:
-    """Return the history: an overlay and the instruction of every mask."""
-    return [(mask.overlay(), mask.instruction) for mask in conversation.masks]
 
 
 class _Page:
@@ -204,39 +60,32 @@ class _Page:
         talks = self._service.talks
         gr.Markdown("# lens-cache\nChoose a picture, say what to mark, click to correct.")
         with gr.Row():
-            with gr.Column(scale=3, min_width=320):
+            self.upload = gr.File(
+                label="Your picture",
+                file_types=["image"],
+                height=130,
+                min_width=240,
+                elem_id="upload",
+            )
+            self.examples = gr.Gallery(
+                value=[str(path) for path in examples],
+                label="or an example",
+                columns=len(examples) or 1,
+                height=130,
+                min_width=240,
+                object_fit="contain",
+                allow_preview=False,
+                buttons=[],
+                elem_id="examples",
+                visible=bool(examples),
+            )
+        with gr.Row():
+            with gr.Column(scale=3, min_width=300):
                 self.picture = gr.Image(
                     label="Picture", elem_id="picture", interactive=False, format="png", buttons=[]
                 )
                 self.about = gr.Markdown(elem_id="about")
-                with gr.Row():
-                    self.what = gr.Radio(VIEWS, value="mask", label="Show", elem_id="show")
-                    self.sign = gr.Radio([INSIDE, OUTSIDE], value=INSIDE, label="A click is")
-                with gr.Row():
-                    self.opacity = gr.Slider(0, 1, value=0.55, step=0.05, label="Opacity")
-                    self.keypoints = gr.Checkbox(True, label="Keypoints and clicks")
-                with gr.Row():
-                    self.files = [
-                        gr.DownloadButton(f"{name}", size="sm", interactive=False, elem_id=key)
-                        for name, key in (
-                            ("Mask (PNG)", "download-mask"),
-                            ("Overlay (PNG)", "download-overlay"),
-                            ("JSON with RLE", "download-json"),
-                        )
-                    ]
-            with gr.Column(scale=2, min_width=320):
-                self.upload = gr.File(
-                    label="Your picture", file_types=["image"], height=110, elem_id="upload"
-                )
-                self.examples = gr.Gallery(
-                    value=[str(path) for path in examples],
-                    label="or an example",
-                    columns=len(examples) or 1,
-                    height=130,
-                    allow_preview=False,
-                    elem_id="examples",
-                    visible=bool(examples),
-                )
+            with gr.Column(scale=2, min_width=300):
                 self.chat = gr.Chatbot(
                     label="Conversation",
                     height=300,
@@ -246,18 +95,37 @@ class _Page:
                 )
                 self.text = gr.Textbox(
                     label="Request",
-                    placeholder="the red ring" if not talks else "Please mark the red ring.",
+                    placeholder="Please mark the red ring." if talks else "the red ring",
                     elem_id="request",
-                    max_length=4096,
+                    max_length=MAX_INSTRUCTION,
                     submit_btn=True,
                 )
+        with gr.Row():
+            with gr.Column(scale=3, min_width=300), gr.Group():
+                with gr.Row():
+                    self.what = gr.Radio(VIEWS, value="mask", label="Show", elem_id="show")
+                    self.sign = gr.Radio([INSIDE, OUTSIDE], value=INSIDE, label="A click is")
+                with gr.Row():
+                    self.opacity = gr.Slider(0, 1, value=0.55, step=0.05, label="Opacity")
+                    self.keypoints = gr.Checkbox(True, label="Keypoints and clicks")
+            with gr.Column(scale=2, min_width=300):
                 self.history = gr.Gallery(
                     label="Masks so far",
                     columns=4,
-                    height=160,
+                    fit_columns=False,
+                    height=150,
+                    object_fit="contain",
                     allow_preview=False,
+                    buttons=[],
                     elem_id="history",
                 )
+                with gr.Row():
+                    self.files = [
+                        gr.DownloadButton(
+                            label, size="sm", min_width=90, interactive=False, elem_id=key
+                        )
+                        for label, key in DOWNLOADS
+                    ]
 
     def _connect(self) -> None:
         shown: list[Any] = [self.picture, self.about, *self.files, self.history]
@@ -285,39 +153,62 @@ class _Page:
     def _on_leave(self, request: gr.Request) -> None:
         self._conversations.pop(str(request.session_hash), None)
 
-    def _shown(self, conversation: Conversation, *how: Any) -> list[Any]:
+    def _shown(self, conversation: Conversation, look: Look) -> list[Any]:
         files = downloads(conversation.shown, self._folder)
         return [
-            view(conversation, *how),
+            view(conversation, look),
             describe(conversation.shown),
             *(gr.DownloadButton(value=path, interactive=path is not None) for path in files),
             thumbnails(conversation),
         ]
 
-    def _on_upload(self, path: str, *rest: Any, request: gr.Request) -> list[Any]:
+    # Gradio passes the values of the inputs by position, then what the annotations ask for.
+
+    def _on_upload(
+        self, path: str, what: str, opacity: float, keypoints: bool, request: gr.Request
+    ) -> list[Any]:
         conversation = self._of(request)
         with _plain_errors():
             conversation.load(path)
-        return [*self._shown(conversation, *rest), []]
+        return [*self._shown(conversation, Look(what, opacity, keypoints)), []]
 
-    def _on_example(self, *how: Any, request: gr.Request, event: gr.SelectData) -> list[Any]:
+    def _on_example(
+        self,
+        what: str,
+        opacity: float,
+        keypoints: bool,
+        request: gr.Request,
+        event: gr.SelectData,
+    ) -> list[Any]:
         # By its number: a path in the event would be one that the visitor chose.
-        return self._on_upload(str(self._examples[event.index]), *how, request=request)
+        path = str(self._examples[event.index])
+        return self._on_upload(path, what, opacity, keypoints, request)
 
     def _on_request(
-        self, text: str, messages: list[Any], *how: Any, request: gr.Request
+        self,
+        text: str,
+        messages: list[Any],
+        what: str,
+        opacity: float,
+        keypoints: bool,
+        request: gr.Request,
     ) -> Iterator[list[Any]]:
         conversation = self._of(request)
         asked = [*messages, {"role": "user", "content": text}]
-        same = [gr.skip()] * 6
-        yield ["", asked, *same]
+        yield ["", asked, *[gr.skip()] * 6]
         with _plain_errors():
             reply = conversation.ask(text)
         answered = [*asked, {"role": "assistant", "content": reply}]
-        yield ["", answered, *self._shown(conversation, *how)]
+        yield ["", answered, *self._shown(conversation, Look(what, opacity, keypoints))]
 
     def _on_click(
-        self, sign: str, *how: Any, request: gr.Request, event: gr.SelectData
+        self,
+        sign: str,
+        what: str,
+        opacity: float,
+        keypoints: bool,
+        request: gr.Request,
+        event: gr.SelectData,
     ) -> list[Any]:
         conversation = self._of(request)
         if conversation.pixels is not None:
@@ -325,15 +216,24 @@ class _Page:
             x, y = ((value + 0.5) / scale for value in event.index)
             with _plain_errors():
                 conversation.click(x, y, sign == INSIDE)
-        return self._shown(conversation, *how)
+        return self._shown(conversation, Look(what, opacity, keypoints))
 
-    def _on_history(self, *how: Any, request: gr.Request, event: gr.SelectData) -> list[Any]:
+    def _on_history(
+        self,
+        what: str,
+        opacity: float,
+        keypoints: bool,
+        request: gr.Request,
+        event: gr.SelectData,
+    ) -> list[Any]:
         conversation = self._of(request)
         conversation.choose(event.index)
-        return self._shown(conversation, *how)
+        return self._shown(conversation, Look(what, opacity, keypoints))
 
-    def _on_view(self, *how: Any, request: gr.Request) -> NDArray[np.uint8] | None:
-        return view(self._of(request), *how)
+    def _on_view(
+        self, what: str, opacity: float, keypoints: bool, request: gr.Request
+    ) -> NDArray[np.uint8] | None:
+        return view(self._of(request), Look(what, opacity, keypoints))
 
 
 @contextmanager

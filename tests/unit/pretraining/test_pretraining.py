@@ -59,23 +59,15 @@ TWO_STEPS = Pretraining(
     tower=few_steps(2, 2, 1e-3),
     sam=few_steps(2, 1, 1e-3),
     llava=few_steps(2, 1, 1e-3),
+    chat=few_steps(2, 1, 1e-3),
 )
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Everything that a training of two steps a stage leaves."""
-    folder = tmp_path_factory.mktemp("pretraining")
-    with Bars() as bars:
-        pretrain(folder, TWO_STEPS, 1, bars)
-    return folder
 
 
 def test_a_training_leaves_two_models_and_is_not_repeated(trained):
     models = trained / "models"
     assert architecture(models / "sam.pth") == SHAPES_SAM
     assert LlavaEncoder.from_checkpoint(models / "llava", layers=[3]).grid == (12, 12)
-    for stage in ("tower", "sam", "llava"):
+    for stage in ("tower", "sam", "llava", "chat"):
         lines = (trained / stage / f"{stage}.jsonl").read_text().splitlines()
         last = json.loads(lines[-1])
         assert last["step"] == 2
@@ -94,6 +86,7 @@ def test_a_training_leaves_two_models_and_is_not_repeated(trained):
         ("tower", few_steps(25, 8, 3e-3), 0.95),
         ("sam", few_steps(12, 2, 4e-3), 0.95),
         ("llava", few_steps(10, 3, 1e-2), 0.9),
+        ("chat", few_steps(10, 3, 1e-2), 0.9),
     ],
 )
 def test_every_stage_learns_in_a_few_steps(trained, tmp_path, name, schedule, falls_to):
