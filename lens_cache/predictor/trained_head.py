@@ -108,6 +108,12 @@ class TrainedHead:
             CheckpointError: If it is not found, or is not an exported head of this version.
         """
         folder = _find(str(name), revision)
+        for file in (LENS_FILE, WEIGHTS_FILE):
+            if not (folder / file).is_file():
+                raise CheckpointError(
+                    f"loading the head {name}: {file} is missing; expected the folder that "
+                    "`lens-cache export RUN FOLDER` writes"
+                )
         try:
             document = json.loads((folder / LENS_FILE).read_text(encoding="utf-8"))
             if document["format"] != FORMAT:
@@ -128,11 +134,6 @@ class TrainedHead:
             )
         except CheckpointError:
             raise
-        except FileNotFoundError as error:
-            raise CheckpointError(
-                f"loading the head {name}: {error.filename} is missing; expected the folder that "
-                "`lens-cache export RUN FOLDER` writes"
-            ) from None
         except (
             KeyError,
             TypeError,

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi
 
 from lens_cache.assets import SHAPES_MODELS
 from lens_cache.encoders.checkpoints import weights_digest
-from lens_cache.errors import CheckpointError, LensCacheError, one_line
+from lens_cache.errors import CheckpointError, ConfigError, one_line
 from lens_cache.predictor.trained_head import CARD_FILE, PACKAGED, TrainedHead
 from lens_cache.store.io.files import folder_in_one_step
 from lens_cache.training.run import Run, Which
@@ -36,6 +36,10 @@ def export(
         CheckpointError: If it is no run, or the upload fails.
         ConfigError: If the folder is not empty.
     """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(
+            f"exporting {run}: {folder} already has something; give a new folder, or remove it"
+        )
     opened = Run.open(run)
     head = dataclasses.replace(
         TrainedHead.of_run(opened, which),
@@ -107,8 +111,6 @@ def _upload(folder: Path, repository: str, public: bool) -> str:
         hub = HfApi()
         hub.create_repo(repository, private=not public, exist_ok=True)
         return str(hub.upload_folder(repo_id=repository, folder_path=folder))
-    except LensCacheError:
-        raise
     except Exception as error:  # hub, HTTP and TLS libraries have exceptions of their own
         raise CheckpointError(
             f"uploading {folder} to {repository}: {one_line(error, 200)}; log in with `hf auth "
