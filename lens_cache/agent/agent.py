@@ -127,7 +127,7 @@ class LensAgent:
             self.set_image(image)
         pixels = self._require_image()
         routed, route = self._route(text, pixels)
-        taken = DEFAULT_ROUTE if route is None else route
+        taken = route or DEFAULT_ROUTE
         marked = self.memory.chosen
         if taken == "follow-up" and marked is None:
             # Algorithm S1, line 11, runs itself again, which would choose the same route again.
@@ -138,7 +138,7 @@ class LensAgent:
             self.memory.add(found)
             overlay = Image.fromarray(spotlight(pixels, found.mask))
         elif taken == "follow-up" and marked is not None:
-            answer = self._talk(follow_up_image(marked), text)
+            answer = self.follow_up(marked, text)
         else:
             answer = self._talk(pixels, text)
         return Reply(
@@ -150,10 +150,18 @@ class LensAgent:
             overlay=overlay,
         )
 
-    def route(self, text: str, image: ImageInput | None = None) -> Route:
-        """Return what a request asks for, without acting on it; arguments as for a request."""
+    def route(self, text: str, image: ImageInput | None = None) -> tuple[str, Route | None]:
+        """Ask what a request asks for, without acting on it; arguments as for a request.
+
+        Returns:
+            The answer of the multimodal LLM, and the route that it names; None if it names none.
+        """
         pixels = self._require_image() if image is None else rgb_pixels(image)
-        return self._route(text, pixels)[1] or DEFAULT_ROUTE
+        return self._route(text, pixels)
+
+    def follow_up(self, marked: Segmentation, text: str) -> str:
+        """Answer a question about any mask, over the image beside its overlay."""
+        return self._talk(follow_up_image(marked), text)
 
     def correct(self, *, points: ArrayLike, labels: ArrayLike) -> Segmentation:
         """Correct the chosen mask by clicks; see ``LensPredictor.correct``.

@@ -19,10 +19,15 @@ from PIL import Image
 
 from lens_cache.images import masks
 from lens_cache.predictor import LensPredictor
+from lens_cache.toy.drawing import sample_painted_scene
+from lens_cache.toy.instructions import sample_instructions
+from pipelines.reports.markdown import table
+from pipelines.reports.report import Report
 from pipelines.serve.api import create_app
 from pipelines.serve.limits import Limits
 
 CONCURRENCY = (1, 8, 32)
+SEED = 1016  # no world and no training uses it
 
 
 @dataclass(frozen=True)
@@ -61,18 +66,18 @@ class Load:
     batch: float
 
 
-def questions(
-    predictor: LensPredictor, pictures: Sequence[NDArray[np.uint8]], instructions: Sequence[str]
-) -> list[Question]:
-    """Return every instruction about every picture, with the mask of a request of its own."""
+def shapes_questions(predictor: LensPredictor, images: int) -> list[Question]:
+    """Draw scenes; return their instructions, each with the mask of a request of its own."""
     found = []
-    for pixels in pictures:
+    for index in range(images):
+        rng = np.random.default_rng([SEED, index])
+        painted = sample_painted_scene(rng)
         stream = io.BytesIO()
-        Image.fromarray(pixels).save(stream, "PNG")
-        found += [
-            Question(stream.getvalue(), text, predictor(pixels, text).mask) for text in instructions
-        ]
-    return found
+        Image.fromarray(painted.image).save(stream, "PNG")
+        for instruction in sample_instructions(painted.scene, rng):
+            mask = predictor(painted.image, instruction.text).mask
+            found.append(Question(stream.getvalue(), instruction.text, mask))
+    return [found[index] for index in np.random.default_rng(SEED).permutation(len(found))]
 
 
 def measure_load(
@@ -167,3 +172,30 @@ def _send(url: str, question: Question) -> tuple[float, bool | None]:
     rle = entry["rle"]
     mask = masks.decode(masks.from_counts(rle["counts"], *rle["size"]))
     return latency, bool(np.array_equal(mask, question.mask))
+
+
+def report_load(levels: Sequence[Load], predictor: LensPredictor) -> Report:
+    """Report all levels in one table."""
+    rows = [
+        [
+            str(level.clients),
+            str(level.requests),
+            *(f"{1000 * seconds:.0f}" for seconds in (level.p50, level.p95, level.p99)),
+            f"{level.per_second:.1f}",
+            f"{level.batch:.1f}",
+            str(level.lost),
+            str(level.wrong),
+        ]
+        for level in levels
+    ]
+    head = ["clients", "requests", "p50, ms", "p95, ms", "p99, ms", "per s", "batch", "lost"]
+    text = "\n".join(
+        [
+            f"head {predictor.head.name} on {predictor.device}; one instruction a request; batch: "
+            "mean number of requests that ran together; wrong: masks that differ from those of "
+            "requests one after another",
+            "",
+            *table([*head, "wrong"], rows),
+        ]
+    )
+    return Report({"levels": [vars(level) for level in levels]}, text)

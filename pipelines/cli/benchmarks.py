@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.options import Device, Json, chosen_device, open_bars, show
+from pipelines.cli.use import ModelOption, RunOption, load_predictor, require_extra
 
-app = typer.Typer(help="Measure speed.", no_args_is_help=True)
+app = typer.Typer(help="Measure speed, and the agent of the package.", no_args_is_help=True)
 
 
 @app.command("extract")
@@ -167,3 +168,46 @@ def benchmark_gpu(
     show(report, as_json)
     if not good:
         raise typer.Exit(1)
+
+
+@app.command("serve")
+def benchmark_serve(
+    run: RunOption = None,
+    model: ModelOption = None,
+    images: Annotated[int, typer.Option(min=1, help="Pictures that the clients ask about.")] = 8,
+    requests: Annotated[int, typer.Option(min=1, help="Requests at each number of clients.")] = 200,
+    clients: Annotated[
+        list[int] | None, typer.Option(min=1, help="Clients at once; repeated. 1, 8 and 32.")
+    ] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Load the server over HTTP: latency, batches, and whether every answer is right.
+
+    Pictures and instructions are those of the world of shapes.
+    """
+    require_extra("serve", "fastapi", "uvicorn", "multipart", "prometheus_client", "httpx")
+
+    from pipelines.benchmark.serve import CONCURRENCY, measure_load, report_load, shapes_questions
+
+    predictor = load_predictor(run, model, None, None, device)
+    asked = shapes_questions(predictor, images)
+    found = measure_load(predictor, asked, requests, tuple(clients or CONCURRENCY))
+    show(report_load(found, predictor), as_json)
+
+
+@app.command("agent")
+def benchmark_agent(
+    model: ModelOption = None,
+    scenes: Annotated[int, typer.Option(min=1, help="Drawn scenes, unseen ones.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes.")] = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how often the agent of the world of shapes routes and answers right."""
+    from pipelines.benchmark.agent import measure_agent, report
+
+    predictor = load_predictor(None, model, None, None, device, chat=True)
+    with open_bars() as bars:
+        found = measure_agent(predictor, scenes, seed=seed, progress=bars.progress)
+    show(report(found), as_json)

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from lens_cache.predictor import LensPredictor
 
 app = typer.Typer()
-Run = Annotated[
+RunOption = Annotated[
     Path | None,
     typer.Option(metavar="RUN", parser=local_folder, help="Use the head of this training run."),
 ]
-Model = Annotated[
+ModelOption = Annotated[
     str | None,
     typer.Option(
         metavar="FOLDER",
@@ -63,8 +63,8 @@ def segment(
             help='What to segment, e.g. "the orange"; one or several.',
         ),
     ] = None,
-    run: Run = None,
-    model: Model = None,
+    run: RunOption = None,
+    model: ModelOption = None,
     out: Annotated[Path, typer.Option(metavar="OUT", help="Output folder.")] = Path("runs/segment"),
     overrides: Overrides = None,
     checkpoint: Checkpoint = None,
@@ -113,8 +113,8 @@ def chat(
     image: Annotated[
         Path | None, typer.Argument(metavar="[IMAGE]", help="A picture to talk about.")
     ] = None,
-    run: Run = None,
-    model: Model = None,
+    run: RunOption = None,
+    model: ModelOption = None,
     out: Annotated[Path, typer.Option(metavar="OUT", help="Output folder for masks.")] = Path(
         "runs/chat"
     ),
@@ -134,8 +134,8 @@ def chat(
 
 @app.command()
 def serve(
-    run: Run = None,
-    model: Model = None,
+    run: RunOption = None,
+    model: ModelOption = None,
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all.")
     ] = "127.0.0.1",

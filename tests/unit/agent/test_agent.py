@@ -149,4 +149,4 @@ def test_an_agent_needs_a_talker_and_a_picture():
     with pytest.raises(ConfigError, match="set_image"):
         agent("dialogue")
     assert agent("dialogue", PICTURE).route == "dialogue"
-    assert agent.route("segmentation", PICTURE) == "segmentation"
+    assert agent.route("segmentation", PICTURE) == ("segmentation", "segmentation")
