@@ -1,0 +1,1 @@
+"""A trained head behind HTTP: an API, a page, and an annotation backend."""
