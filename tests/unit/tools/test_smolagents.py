@@ -56,7 +56,7 @@ def test_a_code_agent_calls_it(predictor):
     model = Scripted(code(f'final_answer(segment(picture, "{RING}"))'))
     agent = CodeAgent(tools=[tool], model=model, max_steps=1, verbosity_level=0)
     found = agent.run("Mark it.", additional_args={"picture": Image.fromarray(PICTURE)})
-    assert found.size == (WIDTH, HEIGHT)
+    assert found.to_raw().size == (WIDTH, HEIGHT)
     assert tool.last.instruction == RING
 
 
