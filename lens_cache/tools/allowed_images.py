@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lens_cache.errors import ConfigError, ImageError, one_line
+from lens_cache.errors import ConfigError, ImageError, one_line, quoted
 from lens_cache.images.decode import image_size
 from lens_cache.images.inputs import rgb_pixels
 
@@ -58,7 +58,7 @@ class AllowedImages:
             ConfigError: If it is a URL, or is not below the allowed folder.
             ImageError: If there is no such file, or it is no image, or it is too large.
         """
-        shown = one_line(ValueError(name), 120)
+        shown = quoted(name)
         if "://" in name or name.lower().startswith("data:"):
             raise ConfigError(
                 f"reading the image {shown}: expected the path of a file; images are not fetched "

@@ -106,15 +106,9 @@ class _Backend:
             raise ConfigError("reading a task: expected an object with data")
         pixels = self._image(data.get(labelling.image_field), labelling.image_field)
         text = asked.text
-        if text is None and labelling.prompt_field is not None:
-            text = data.get(labelling.prompt_field)
         if text is None:
-            text = asked.label
+            text = _prompt(data, labelling.prompt_field) or asked.label
         if text is not None:
-            if not isinstance(text, str):
-                raise ConfigError(
-                    f"reading a task: expected a text in the field {labelling.prompt_field}"
-                )
             found = self._predictor(pixels, text)
             if asked.points:
                 height, width = pixels.shape[:2]
@@ -168,6 +162,17 @@ async def _answer(
 
 def _refusal(status: int, reason: str) -> JSONResponse:
     return JSONResponse({"detail": reason}, status)
+
+
+def _prompt(data: dict[str, Any], field: str | None) -> str | None:
+    """Return the text of a task's field; None if it has none.
+
+    Label Studio demands the field in every task, so a blank text means that there is none.
+    """
+    text = "" if field is None else data.get(field, "")
+    if not isinstance(text, str):
+        raise ConfigError(f"reading a task: expected a text in the field {field}")
+    return text.strip() or None
 
 
 def _label_of(text: str, labelling: Labelling) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
-from lens_cache.errors import ConfigError, one_line
+from lens_cache.errors import ConfigError, one_line, quoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ class Asked:
             else:
                 raise ConfigError(
                     "reading the context: expected a text area or keypoints, found "
-                    f"{one_line(ValueError(kind), 60)}"
+                    f"{quoted(kind, 60)}"
                 )
         return cls(text=text, label=label, points=tuple(points), inside=tuple(inside))
 
@@ -140,8 +140,7 @@ def _percent(value: dict[str, Any], name: str) -> float:
     number = value.get(name)
     if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= 100:
         raise ConfigError(
-            f"reading a click: expected {name} in percent of the image, found "
-            f"{one_line(ValueError(number), 60)}"
+            f"reading a click: expected {name} in percent of the image, found {quoted(number, 60)}"
         )
     return float(number)
 
@@ -151,6 +150,6 @@ def _label(names: object, labels: tuple[str, ...]) -> str:
     if not isinstance(name, str) or name not in labels:
         raise ConfigError(
             f"reading a click: expected a label of the brush, one of {', '.join(labels)}; found "
-            f"{one_line(ValueError(name), 60)}"
+            f"{quoted(name, 60)}"
         )
     return name

@@ -140,6 +140,7 @@ def test_a_click_without_text_takes_the_field_of_the_task_or_its_label(client, p
 
 def test_tasks_are_labelled_before_anyone_asks(client, predictor):
     body = request()
+    body["tasks"][0]["data"]["wanted"] = " "  # Label Studio demands the field in every task
     body["tasks"].append({"data": {"picture": DATA_URL, "wanted": "all rings"}})
     body["params"] = None
     first, second = answer(client, body)
@@ -190,11 +191,11 @@ def test_any_other_image_is_refused(client, picture, reason):
     [
         ([text("  ")], "the instruction is empty"),
         ([text(7)], "expected a list of texts"),
-        ([click(5, 5, label="cat")], "one of ring, big star; found cat"),
-        ([click(101, 5)], "expected x in percent of the image, found 101"),
-        ([click("a", 5)], "expected x in percent of the image, found a"),
+        ([click(5, 5, label="cat")], 'one of ring, big star; found "cat"'),
+        ([click(101, 5)], 'expected x in percent of the image, found "101"'),
+        ([click("a", 5)], 'expected x in percent of the image, found "a"'),
         ([click(5, 5, image_rotation=90)], "the image is rotated"),
-        ([{"type": "rectanglelabels", "value": {}}], "found rectanglelabels"),
+        ([{"type": "rectanglelabels", "value": {}}], 'found "rectanglelabels"'),
         (["x"], "expected a text area or keypoints"),
         ("x", "expected a list of regions"),
     ],

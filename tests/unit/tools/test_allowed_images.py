@@ -46,7 +46,7 @@ def test_a_file_below_the_folder_is_read(root):
 )
 def test_a_file_elsewhere_is_refused_whether_it_exists_or_not(root, name):
     with pytest.raises(
-        ConfigError, match=r"^reading the image \S+: outside of the allowed folder$"
+        ConfigError, match=r'^reading the image "\S+": outside of the allowed folder$'
     ):
         AllowedImages(root).file(name)
 
@@ -76,6 +76,7 @@ def test_what_is_no_image_is_refused_in_one_short_line(root, name, reason):
         AllowedImages(root).file(name)
     assert len(str(found.value)) < 300
     assert str(found.value).isprintable()
+    assert str(found.value).startswith('reading the image "')
 
 
 def test_a_named_pipe_is_not_opened(root):
