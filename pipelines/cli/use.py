@@ -84,6 +84,37 @@ def export(
     show(write(run, folder, which=checkpoint, push=push, public=public), as_json)
 
 
+def load_predictor(
+    run: Path | None,
+    model: str | None,
+    overrides: list[str] | None,
+    checkpoint: Checkpoint,
+    device: str | None,
+    *,
+    chat: bool = False,
+) -> LensPredictor:
+    """Load the predictor that the options name; by default the head of the world of shapes.
+
+    Raises:
+        ConfigError: If the options contradict each other.
+    """
+    if run is not None and model is not None:
+        raise ConfigError("loading a head: give --run or --model, not both")
+    if run is None and checkpoint is not None:
+        raise ConfigError("loading a head: --checkpoint needs --run")
+
+    from lens_cache.predictor import LensPredictor
+    from lens_cache.predictor.trained_head import SHAPES, TrainedHead
+
+    if run is not None:
+        head = TrainedHead.of_run(run, checkpoint)
+    else:
+        head = TrainedHead.from_pretrained(model or SHAPES)
+    return LensPredictor(
+        head, overrides=tuple(overrides or ()), device=chosen_device(device), chat=chat
+    )
+
+
 @app.command()
 def mcp(
     root: Annotated[
@@ -130,35 +161,4 @@ def mcp(
         host=host,
         port=port,
         allow_remote=allow_remote,
-    )
-
-
-def load_predictor(
-    run: Path | None,
-    model: str | None,
-    overrides: list[str] | None,
-    checkpoint: Checkpoint,
-    device: str | None,
-    *,
-    chat: bool = False,
-) -> LensPredictor:
-    """Load the predictor that the options name; by default the head of the world of shapes.
-
-    Raises:
-        ConfigError: If the options contradict each other.
-    """
-    if run is not None and model is not None:
-        raise ConfigError("loading a head: give --run or --model, not both")
-    if run is None and checkpoint is not None:
-        raise ConfigError("loading a head: --checkpoint needs --run")
-
-    from lens_cache.predictor import LensPredictor
-    from lens_cache.predictor.trained_head import SHAPES, TrainedHead
-
-    if run is not None:
-        head = TrainedHead.of_run(run, checkpoint)
-    else:
-        head = TrainedHead.from_pretrained(model or SHAPES)
-    return LensPredictor(
-        head, overrides=tuple(overrides or ()), device=chosen_device(device), chat=chat
     )
