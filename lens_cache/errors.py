@@ -75,3 +75,9 @@ def one_line(error: BaseException, limit: int = 300) -> str:
         message = message.rstrip().rsplit("\n", 1)[-1].split(": ", 1)[-1]
     text = printable(" ".join(message.split())) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def quoted(value: object, limit: int = 120) -> str:
+    """Return a value that a stranger sent as a short text in quotes, on one line, for a message."""
+    text = printable(" ".join(str(value).split()))
+    return f'"{text if len(text) <= limit else text[: limit - 3] + "..."}"'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -237,4 +237,53 @@ def load_predictor(
         head = TrainedHead.from_pretrained(model or SHAPES)
     return LensPredictor(
         head, overrides=tuple(overrides or ()), device=chosen_device(device), chat=chat
+    )
+
+
+@app.command()
+def mcp(
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Read image files below this folder only; without it clients send base64.",
+        ),
+    ] = None,
+    run: Run = None,
+    model: Model = None,
+    transport: Annotated[
+        Literal["stdio", "http"],
+        typer.Option(help="stdio: the client starts this command; http: it connects to a port."),
+    ] = "stdio",
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="For http: address to listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="For http: port.")] = 8000,
+    allow_remote: Annotated[
+        bool,
+        typer.Option(
+            "--allow-remote",
+            help="Accept an --host that other machines reach; there is no password.",
+        ),
+    ] = False,
+    talk: Annotated[
+        bool,
+        typer.Option("--talk/--no-talk", help="Load the whole multimodal LLM, for the tool ask."),
+    ] = True,
+    overrides: Overrides = None,
+    checkpoint: Checkpoint = None,
+    device: Device = None,
+) -> None:
+    """Serve the tools segment and ask to programs that speak MCP."""
+    from lens_cache.tools.mcp_server import check_options, serve_mcp
+
+    check_options(root, transport=transport, host=host, allow_remote=allow_remote)
+    predictor = load_predictor(run, model, overrides, checkpoint, device, chat=talk)
+    serve_mcp(
+        predictor,
+        root,
+        transport=transport,
+        host=host,
+        port=port,
+        allow_remote=allow_remote,
     )

@@ -27,6 +27,9 @@ OWNERS = {
     "fsspec": ("lens_cache/store/io/remote.py",),
     "upath": ("lens_cache/store/io/remote.py",),
     "typer": ("pipelines/cli/",),
+    "mcp": ("lens_cache/tools/mcp_server.py",),
+    "langchain_core": ("lens_cache/tools/langchain.py",),
+    "smolagents": ("lens_cache/tools/smolagents.py",),
 }
 # What a folder may never import: each room stands on the ones before it.
 ROOMS = (
@@ -44,6 +47,7 @@ ROOMS = (
     "evaluation",
     "predictor",
     "agent",
+    "tools",
 )
 BANNED = {
     "lens_cache/": ("pipelines", "typer", "ray", "lightning"),
