@@ -21,7 +21,7 @@ PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablations evaluate test test-fast test-slow test-lowest soak gpu-report smoke-full-size check lint types docs format clean
+.PHONY: help setup demo ablations evaluate test test-fast test-slow test-page test-lowest soak gpu-report smoke-full-size check lint types docs format clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -56,13 +56,19 @@ evaluate: $(STAMP)  ## Evaluate RUN= on a SPLIT= of STORE=.
 	@$(BIN)/lens-cache evaluate '$(RUN)' --store '$(STORE)' --split '$(SPLIT)'
 
 test: check  ## Run lint, types and all tests except the slow ones, in WORKERS= (2) processes.
-	@$(PYTEST) -n '$(WORKERS)' --dist loadfile -m "not slow and not full_size"
+	@$(PYTEST) -n '$(WORKERS)' --dist loadfile -m "not slow and not full_size and not page"
 
 test-fast: $(STAMP)  ## Run the unit tests.
 	@$(PYTEST) -q tests/unit
 
 test-slow: $(STAMP)  ## Run the slow tests.
-	@$(PYTEST) -m "slow and not full_size"
+	@$(PYTEST) -m "slow and not full_size and not page"
+
+test-page: $(STAMP)  ## Test the page of the server in Chromium (apt-get install chromium); screenshots in runs/page.
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { \
+	  echo "make test-page: needs chromium; run: apt-get install chromium" >&2; exit 1; }
+	@$(BIN)/python -m pip install -q --disable-pip-version-check playwright
+	@$(PYTEST) -m page -W default tests/page
 
 test-lowest:  ## Run the unit tests with the lowest versions that pyproject.toml admits, in .venv-lowest.
 	@test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest

@@ -159,6 +159,13 @@ def serve(
     max_queue: Annotated[
         int, typer.Option(min=1, metavar="N", help="Requests that may wait; others get 429.")
     ] = 64,
+    label_studio: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Also answer Label Studio; its tasks may name image files below this folder.",
+        ),
+    ] = None,
     chat_endpoint: ChatEndpoint = None,
     chat_model: ChatModel = "default",
     overrides: Overrides = None,
@@ -182,6 +189,7 @@ def serve(
         token=token,
         limits=Limits(max_queue=max_queue),
         page=page,
+        label_studio=label_studio,
         root_path=root_path.rstrip("/"),
     )
 
@@ -249,8 +257,8 @@ def mcp(
             help="Read image files below this folder only; without it clients send base64.",
         ),
     ] = None,
-    run: Run = None,
-    model: Model = None,
+    run: RunOption = None,
+    model: ModelOption = None,
     transport: Annotated[
         Literal["stdio", "http"],
         typer.Option(help="stdio: the client starts this command; http: it connects to a port."),

@@ -14,6 +14,7 @@ from lens_cache.images.files import IMAGE_SUFFIXES, files_in
 from lens_cache.predictor import LensPredictor
 from lens_cache.predictor.trained_head import SHAPES
 from pipelines.serve.api import create_app
+from pipelines.serve.label_studio import label_studio_router
 from pipelines.serve.limits import Limits
 from pipelines.serve.page import add_page
 
@@ -31,6 +32,7 @@ def serve(
     token: str | None = None,
     limits: Limits | None = None,
     page: bool = True,
+    label_studio: Path | None = None,
     root_path: str = "",
     tell: Callable[[str], None] = print,
 ) -> None:
@@ -44,6 +46,7 @@ def serve(
         token: Clients must send it; none if None.
         limits: The limits; the defaults if None.
         page: Whether to serve the page too.
+        label_studio: Also answer Label Studio, whose tasks may name image files below this folder.
         root_path: Path of the server behind a proxy, such as ``/lens``.
         tell: Receives lines for the user.
     """
@@ -51,6 +54,12 @@ def serve(
     # A name that leads to this machine by a stranger's DNS must not reach a server without a token.
     hosts = [*LOOPBACK, "[::1]", "testserver"] if local and not root_path else None
     app = create_app(predictor, talker=talker, limits=limits, token=token, hosts=hosts)
+    if label_studio is not None:
+        app.include_router(
+            label_studio_router(
+                predictor, label_studio, max_body=app.state.service.limits.max_bytes
+            )
+        )
     with tempfile.TemporaryDirectory(prefix="lens-cache-serve-") as folder:
         if page:
             add_page(app, _examples(predictor), Path(folder), token=token, root_path=root_path)
