@@ -111,7 +111,7 @@ class _Page:
             with gr.Column(scale=2, min_width=300):
                 self.history = gr.Gallery(
                     label="Masks so far",
-                    columns=4,
+                    columns=3,
                     fit_columns=False,
                     height=150,
                     object_fit="contain",

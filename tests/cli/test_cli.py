@@ -25,6 +25,10 @@ COMMANDS = [
     ["sweep"],
     ["ablations"],
     ["segment"],
+    ["export"],
+    ["chat"],
+    ["serve"],
+    ["mcp"],
     ["data"],
     ["data", "tiny-checkpoints"],
     ["data", "shapes"],
@@ -37,6 +41,8 @@ COMMANDS = [
     ["benchmark", "precision"],
     ["benchmark", "store"],
     ["benchmark", "train"],
+    ["benchmark", "serve"],
+    ["benchmark", "agent"],
     ["demo"],
 ]
 START = "from pipelines.cli import main; main()"
@@ -120,7 +126,7 @@ def test_help_and_version_are_light():
         ["verify", "s", "--recompute", "-1"],
         ["train", "run"],
         ["evaluate", "run", "--store", "s"],
-        ["segment", "a.png", "it"],
+        ["segment", "a.png", "it", "--no-such-option"],
         ["config", "show", "nothing"],
     ],
     ids=" ".join,
@@ -209,8 +215,18 @@ def test_missing_runs_splits_and_instructions_are_named(
     line = fails(1, "segment", picture, "it", *out)
     assert str(picture) in line
     assert "not an image" in line
-    assert "No such file" in fails(1, "segment", tmp_path / "none.png", "it", *out)
-    assert "Is a directory" in fails(1, "segment", tmp_path, "it", *out)
+    assert "no such file" in fails(1, "segment", tmp_path / "none.png", "it", *out)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "expected images in this folder" in fails(1, "segment", empty, "it", *out)
+    assert "expected an instruction" in fails(2, "segment", picture)
+    both = ["--run", run_folder, "--model", "shapes"]
+    assert "--run or --model, not both" in fails(2, "segment", picture, "it", *both)
+    assert "--checkpoint needs --run" in fails(2, "segment", picture, "it", "--checkpoint", "best")
+    line = fails(1, "segment", picture, "it", "--model", tmp_path / "nowhere")
+    assert "expected a folder, a hub id" in line
+    line = fails(2, "chat", "--chat-endpoint", "nonsense")
+    assert "expected a URL such as" in line
     assert "already is a run" in fails(2, "train", run_folder, *where)
     assert "the folder of a training run" in fails(1, "train", tmp_path / "new", *where, "--resume")
 
@@ -249,7 +265,7 @@ def test_json_is_one_document_on_stdout(lens_cache, tmp_path, tiny_store, run_fo
     picture.write_bytes(encoded(colours(40, 30)))
     arguments = [picture, "the dog", "--run", run, "--out", tmp_path / "o", "--json"]
     code, out, _ = lens_cache("segment", *arguments)
-    assert (code, Path(json.loads(out)["mask"]).exists()) == (0, True)
+    assert (code, Path(json.loads(out)["masks"][0]["mask"]).exists()) == (0, True)
     code, out, _ = lens_cache("config", "show", "train", "--json")
     assert (code, json.loads(out)["preset"]) == (0, "paper")
     code, out, _ = lens_cache("config", "show", "train", "--schema")
@@ -439,3 +455,33 @@ def test_the_data_are_looked_for_before_the_models(fails, tmp_path):
     assert "data.root is not set" in line
     line = fails(1, "extract", tmp_path / "s", "--set", f"data.root={tmp_path / 'none'}")
     assert "is not a folder" in line
+
+
+def test_the_head_of_the_package_segments_without_any_argument(lens_cache, tmp_path):
+    code, out, _ = lens_cache("segment", "--out", tmp_path, "--json")
+    (entry,) = json.loads(out)["masks"]
+    assert (code, entry["instruction"], entry["calibrated"]) == (0, "the red ring", True)
+    assert entry["score"] > 0.8
+    assert {Path(entry[name]).name for name in ("mask", "overlay", "panel")} == {
+        "ring_mask.png",
+        "ring_overlay.png",
+        "ring_panel.png",
+    }
+
+
+def test_a_run_is_exported_and_used(lens_cache, run_folder, tmp_path):
+    head = tmp_path / "head"
+    code, out, _ = lens_cache("export", run_folder, head, "--json")
+    document = json.loads(out)
+    assert (code, document["folder"], document["repository"]) == (0, str(head), None)
+    assert document["bytes"] == sum(file.stat().st_size for file in head.iterdir())
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(encoded(colours(40, 30)))
+    arguments = [tmp_path, "the dog", "a tree", "--model", head, "--out", tmp_path / "o"]
+    code, out, _ = lens_cache("segment", *arguments, "--json")
+    assert code == 0
+    assert {Path(entry["mask"]).name for entry in json.loads(out)["masks"]} == {
+        f"{name}_{number}_{text}_mask.png"
+        for name in "ab"
+        for number, text in enumerate(("the-dog", "a-tree"))
+    }

@@ -43,7 +43,7 @@ def unknown(words):
         if name not in command.commands:
             return [name]
         command = command.commands[name]
-    options = {option for parameter in command.params for option in parameter.opts}
+    options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
     wrong = [word for word in rest if re.match(r"--?[a-z]", word) and word not in options]
     wrong.extend(
         value

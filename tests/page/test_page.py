@@ -95,12 +95,12 @@ def upload(page, name="ring.png"):
 
 def ask(page, text):
     """Send a request; returns the last reply."""
-    before = page.locator("#chat .bot .prose, #chat [data-testid=bot]").count()
+    replies = page.locator("#chat [data-testid=bot]")
+    before = replies.count()
     box = page.locator("#request textarea, #request input").first
     box.fill(text)
     box.press("Enter")
-    replies = page.locator("#chat [data-testid=bot]")
-    playwright.expect(replies).not_to_have_count(before, timeout=WAIT)
+    playwright.expect(replies).to_have_count(before + 1, timeout=WAIT)
     page.wait_for_function("() => !document.querySelector('.progress-text, .eta-bar')")
     return replies.last.inner_text().strip()
 
