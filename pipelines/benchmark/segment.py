@@ -24,7 +24,7 @@ from pipelines.benchmark.segment_ways import BATCH, FIRST, FURTHER, WAYS, Segmen
 from pipelines.benchmark.stand_in import stand_in_head
 from pipelines.progress import Reporter
 
-_THINGS = ("the bus", "a person", "all chairs", "the red thing", "What can hold tea?", "the animal")
+_THINGS = ("the bus", "a person", "all chairs", "the red thing", "what can hold tea", "the animal")
 _WHERE = ("", " on the left", " in the middle of the picture", " behind the others")
 
 
@@ -71,26 +71,42 @@ def benchmark_segment(
             "measuring at full size: expected a GPU with 40 GB or more, found none; run it on a "
             "machine with one, or without --full-size"
         )
-    reporter.progress("benchmark", 0, 1 + rounds)
+    load = os.getloadavg()[0]
     found: AbstractContextManager[TrainedHead]
     if run is not None:
         found = nullcontext(TrainedHead.of_run(run, which))
     elif model is not None:
         found = nullcontext(TrainedHead.from_pretrained(model))
     else:
+        reporter.progress("benchmark", 0, 1 + rounds)  # the models are written first
         sizes = FULL_SIZE if full_size else CPU_SIZE
         found = stand_in_head(sizes, dtype="bfloat16" if full_size else "float32", device=device)
     with found as head:
         predictor = LensPredictor(head, overrides=tuple(overrides), device=device, cache_images=1)
-        return measure(predictor, reporter, instructions=instructions, rounds=rounds)
+        return measure(predictor, reporter, instructions=instructions, rounds=rounds, load=load)
 
 
 def measure(
-    predictor: LensPredictor, reporter: Reporter, *, instructions: int, rounds: int
+    predictor: LensPredictor,
+    reporter: Reporter,
+    *,
+    instructions: int,
+    rounds: int,
+    load: float | None = None,
 ) -> SegmentBenchmark:
-    """Measure a predictor that keeps one image encoded; see ``benchmark_segment``."""
+    """Measure a predictor; see ``benchmark_segment``.
+
+    Args:
+        predictor: It must keep only one image encoded.
+        reporter: Receives the progress.
+        instructions: Instructions of a batch, and further masks of a round.
+        rounds: Number of rounds.
+        load: Load of the machine before the models were loaded; that of now if None.
+    """
+    if load is None:
+        load = os.getloadavg()[0]
+    reporter.progress("benchmark", 0, 1 + rounds)
     work = SegmentWork(predictor, some_instructions(instructions))
-    load = os.getloadavg()[0]
     work.answer_alone()  # this also warms up the models
     for number in range(rounds):
         reporter.progress("benchmark", 1 + number, 1 + rounds)

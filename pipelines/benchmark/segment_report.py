@@ -63,14 +63,14 @@ class SegmentBenchmark:
     """The results and the conditions of the measurement.
 
     Attributes:
-        models: The head, or the names of the models if all weights are random.
+        models: The head; or the names of the frozen models, if all weights are random.
         device: The device that ran them.
         llava_dtype: Precision of the multimodal LLM.
         sam_dtype: Precision of SAM's image encoder.
         head_precision: Precision of the head and the mask decoder, as in a training.
         threads: CPU threads of PyTorch.
         cores: CPU cores that this process may use.
-        load: Load of the machine before the measurement, mean of one minute.
+        load: Load of the machine before the models were loaded, mean of one minute.
         images: (width, height) of the images.
         instructions: Instructions of a batch, and further masks of a round.
         rounds: Number of rounds; each ran every way.
@@ -105,8 +105,8 @@ def report_segment(found: SegmentBenchmark) -> Report:
     """Format the result as two tables."""
     sizes = ", ".join(f"{width} x {height}" for width, height in dict.fromkeys(found.images))
     lines = [
-        f"{found.models}; multimodal LLM in {found.llava_dtype}, SAM in {found.sam_dtype}, head in "
-        f"{found.head_precision}",
+        f"Models: {found.models}; multimodal LLM in {found.llava_dtype}, SAM in {found.sam_dtype}, "
+        f"head in {found.head_precision}",
         "",
         f"{found.device}, {found.threads} CPU threads, {found.cores} cores, load {found.load:.1f} "
         "before the measurement",

@@ -35,6 +35,7 @@ COMMANDS = [
     ["benchmark"],
     ["benchmark", "extract"],
     ["benchmark", "precision"],
+    ["benchmark", "segment"],
     ["benchmark", "store"],
     ["benchmark", "train"],
     ["demo"],
