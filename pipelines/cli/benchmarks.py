@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import Device, Json, chosen_device, open_bars, show
+from pipelines.cli.options import (
+    Checkpoint,
+    Device,
+    Json,
+    Overrides,
+    chosen_device,
+    local_folder,
+    open_bars,
+    show,
+)
 from pipelines.cli.use import ModelOption, RunOption, load_predictor, require_extra
 
 app = typer.Typer(help="Measure speed, and the agent of the package.", no_args_is_help=True)
@@ -105,6 +114,49 @@ def benchmark_train(
             rounds=rounds,
         )
     show(train_report.report_train(found), as_json)
+
+
+@app.command("segment")
+def benchmark_segment(
+    run: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", parser=local_folder, help="Measure the head of this run."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Measure an exported head: a folder, a hub id, or shapes."
+        ),
+    ] = None,
+    instructions: Annotated[
+        int, typer.Option(min=1, help="Instructions of a batch, and further masks of a round.")
+    ] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the report shows medians.")] = 15,
+    full_size: Annotated[
+        bool, typer.Option("--full-size", help="Sizes of LLaVA-1.5-7B and SAM ViT-H; needs a GPU.")
+    ] = False,
+    overrides: Overrides = None,
+    checkpoint: Checkpoint = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the time of a mask: first, further, batched, corrected (default: random weights)."""
+    from pipelines.benchmark.segment import benchmark_segment as measure
+    from pipelines.benchmark.segment_report import report_segment
+
+    with open_bars() as bars:
+        found = measure(
+            bars,
+            device=chosen_device(device),
+            run=run,
+            which=checkpoint,
+            model=model,
+            overrides=overrides or (),
+            full_size=full_size,
+            instructions=instructions,
+            rounds=rounds,
+        )
+    show(report_segment(found), as_json)
 
 
 @app.command("precision")

@@ -39,6 +39,7 @@ COMMANDS = [
     ["benchmark"],
     ["benchmark", "extract"],
     ["benchmark", "precision"],
+    ["benchmark", "segment"],
     ["benchmark", "store"],
     ["benchmark", "train"],
     ["benchmark", "serve"],
