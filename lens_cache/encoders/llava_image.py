@@ -49,7 +49,7 @@ class LlavaImage:
 
     @torch.inference_mode()
     def text_tokens(self, texts: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Run questions after the image, packed in one sequence.
+        """Run questions after the image, each alone: its bits do not depend on the others.
 
         Args:
             texts: Token ids of each question (``PromptTokens.text_ids``).
@@ -57,12 +57,12 @@ class LlavaImage:
         Returns:
             States of each question at the last tapped layer, shapes (T_q, d).
         """
-        lengths = [len(text) for text in texts]
-        ids = torch.tensor([[token for text in texts for token in text]], device=self._device)
-        numbers = torch.arange(len(texts)).repeat_interleave(torch.tensor(lengths))
-        owner = numbers[None].to(self._device)
-        states = self._states(fork(self._cache), self._language.embed_tokens(ids), owner)
-        return list(torch.split(states, lengths))
+        found = []
+        for text in texts:
+            ids = torch.tensor([list(text)], device=self._device)
+            inputs = self._language.embed_tokens(ids)
+            found.append(self._states(fork(self._cache), inputs, torch.zeros_like(ids)))
+        return found
 
     def _states(
         self, cache: DynamicCache, inputs: Tensor, owner: Tensor, num_image: int = 0
