@@ -95,7 +95,7 @@ def describe(settings: Pretraining) -> str:
     for name in TRAINED:
         schedule: Schedule = getattr(settings, name)
         lines.append(f"{name}: {schedule.steps} steps of {schedule.batch} images")
-    return "\n".join([*lines, "about 90 minutes on two cores with bfloat16 instructions"])
+    return "\n".join([*lines, "about two hours on two cores with bfloat16 instructions"])
 
 
 def _finish(final: Path, make: Callable[[Path], None]) -> None:

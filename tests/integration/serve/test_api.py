@@ -14,7 +14,7 @@ from lens_cache.errors import ServiceError
 from lens_cache.images.masks import decode, from_counts
 from pipelines.serve.api import create_app
 from pipelines.serve.limits import Limits
-from tests.serve.conftest import RED_RING, RING, STAR
+from tests.integration.serve.conftest import RED_RING, RING, STAR
 
 
 def post(client, instruction=(RED_RING,), image=RING, **fields):
