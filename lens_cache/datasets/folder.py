@@ -68,7 +68,7 @@ class FolderDataset(SegmentationDataset):
         return tuple(folder / MASKS for folder in self._splits.values())
 
     @property
-    def maskfiles_in(self) -> Iterator[PurePosixPath]:
+    def mask_files(self) -> Iterator[PurePosixPath]:
         """The files of masks."""
         return (mask for _, _, masks in self._records for _, mask in masks)
 

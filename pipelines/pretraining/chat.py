@@ -22,7 +22,7 @@ from torch import Tensor
 from lens_cache.agent.routing import route_question
 from lens_cache.images.geometry import image_to_square
 from lens_cache.images.overlay import side_by_side, spotlight
-from lens_cache.toy.questions import Question
+from lens_cache.toy.questions import Question, caption
 from lens_cache.toy.requests import sample_follow_ups, sample_marked, sample_request, sample_talk
 from lens_cache.toy.scene import SIDE
 from lens_cache.toy.trained_models import SHAPES_LLAVA
@@ -32,8 +32,9 @@ from pipelines.pretraining.scenes import Scenes
 TAPPED_LAYER = 2
 # Share of the images of a batch that are shown with something in a spotlight.
 FOLLOW_UP_SHARE = 0.3
-# Share of the other images with a request to route, and with small talk.
+# Shares of the other images with a request to route, a caption, and small talk.
 ROUTE_SHARE = 0.5
+CAPTION_SHARE = 0.3
 TALK_SHARE = 0.3
 FOLLOW_UPS = 8
 # Relative weights of an answer; 1 for all others. Few requests are routed, since their prompt is
@@ -97,7 +98,7 @@ class ChatStage(LlavaStage):
                 questions = sample_follow_ups(scene, things, rng, FOLLOW_UPS)
                 rows.append(ask(scene, self._questions, rng, questions, only=True))
                 continue
-            first = []
+            first = [caption(scene)] if rng.random() < CAPTION_SHARE else []
             if rng.random() < ROUTE_SHARE:
                 request = sample_request(scene, rng)
                 first.append(Question("route", route_question(request.text), request.route))

@@ -62,6 +62,7 @@ def evaluation(split):
         checkpoint="best.ckpt",
         store="store",
         split=split,
+        limit=None,
         images=3,
         quarantined=0,
         overall=found.overall,
