@@ -33,7 +33,7 @@ TRAINED = (TOWER, SAM, LLAVA, CHAT)
 TOWER_SCHEDULE = Schedule(steps=3700, batch=40, lr=2.5e-3, seed=0)
 SAM_SCHEDULE = Schedule(steps=2000, batch=8, lr=2e-3, seed=1)
 LLAVA_SCHEDULE = Schedule(steps=2600, batch=32, lr=2.5e-3, seed=2)
-CHAT_SCHEDULE = Schedule(steps=1700, batch=32, lr=2e-3, seed=3)
+CHAT_SCHEDULE = Schedule(steps=1900, batch=32, lr=2e-3, seed=3)
 
 
 @dataclass(frozen=True, kw_only=True)
