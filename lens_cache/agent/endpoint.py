@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import os
 import urllib.error
@@ -15,6 +13,7 @@ from PIL import Image
 
 from lens_cache.errors import ConfigError, ServiceError, one_line
 from lens_cache.images.inputs import ImageInput, rgb_pixels
+from lens_cache.images.png import png_base64
 
 # Sent as a bearer token if it is set; never printed.
 KEY_VARIABLE = "LENS_CACHE_CHAT_KEY"
@@ -47,6 +46,7 @@ class ChatEndpoint:
         Raises:
             ServiceError: If the server does not answer, or not as expected.
         """
+        url = f"data:image/png;base64,{png_base64(Image.fromarray(rgb_pixels(image)))}"
         body = {
             "model": self._model,
             "max_tokens": max_new_tokens,
@@ -55,7 +55,10 @@ class ChatEndpoint:
                 {
                     "role": "user",
                     "content": [
-                        {"type": "image_url", "image_url": {"url": _data_url(image)}},
+                        {
+                            "type": "image_url",
+                            "image_url": {"url": url},
+                        },
                         {"type": "text", "text": text},
                     ],
                 }
@@ -81,9 +84,3 @@ class ChatEndpoint:
                 f"asking {self._url}: expected a chat completion, found something else"
             ) from None
         return str(answer).strip()
-
-
-def _data_url(image: ImageInput) -> str:
-    stream = io.BytesIO()
-    Image.fromarray(rgb_pixels(image)).save(stream, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

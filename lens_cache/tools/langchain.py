@@ -8,11 +8,12 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from lens_cache.errors import LensCacheError, one_line
+from lens_cache.images.png import png_base64
 from lens_cache.predictor.predictor import LensPredictor
 from lens_cache.predictor.segmentation import Segmentation
 from lens_cache.tools.allowed_images import AllowedImages
 from lens_cache.tools.extras import missing_extra
-from lens_cache.tools.summary import png_base64, summary
+from lens_cache.tools.summary import summary
 
 try:
     from langchain_core.tools import StructuredTool, ToolException

@@ -14,11 +14,12 @@ from pydantic import BaseModel, Field
 
 from lens_cache.agent.agent import LensAgent
 from lens_cache.errors import ConfigError, LensCacheError, one_line
+from lens_cache.images.png import png_base64
 from lens_cache.predictor.predictor import LensPredictor
 from lens_cache.predictor.segmentation import Segmentation
 from lens_cache.tools.allowed_images import AllowedImages
 from lens_cache.tools.extras import missing_extra
-from lens_cache.tools.summary import png_base64, share, summary
+from lens_cache.tools.summary import share, summary
 from lens_cache.version import __version__
 
 try:

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-
-from PIL import Image
-
 from lens_cache.predictor.segmentation import Segmentation
 
 
@@ -26,10 +21,3 @@ def summary(found: Segmentation) -> str:
         f'"{found.instruction}": {score}; box x={left} y={top} width={box_width} '
         f"height={box_height}; {100 * share(found):.1f} % of {width} x {height} pixels"
     )
-
-
-def png_base64(image: Image.Image) -> str:
-    """Return an image as a PNG file in base64."""
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return base64.b64encode(stream.getvalue()).decode("ascii")

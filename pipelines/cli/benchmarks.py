@@ -13,7 +13,6 @@ from pipelines.cli.options import (
     Json,
     Overrides,
     chosen_device,
-    local_folder,
     open_bars,
     show,
 )
@@ -118,16 +117,8 @@ def benchmark_train(
 
 @app.command("segment")
 def benchmark_segment(
-    run: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", parser=local_folder, help="Measure the head of this run."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER", help="Measure an exported head: a folder, a hub id, or shapes."
-        ),
-    ] = None,
+    run: RunOption = None,
+    model: ModelOption = None,
     instructions: Annotated[
         int, typer.Option(min=1, help="Instructions of a batch, and further masks of a round.")
     ] = 8,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import json
 from concurrent.futures import Future
 from typing import Annotated, Any, Literal, TypeVar, cast
@@ -21,6 +19,7 @@ from lens_cache.agent.agent import LensAgent, Reply, Talker
 from lens_cache.errors import ConfigError, ImageError, LensCacheError, ServiceError, one_line
 from lens_cache.images.decode import image_size
 from lens_cache.images.inputs import rgb_pixels
+from lens_cache.images.png import png_base64
 from lens_cache.predictor import LensPredictor, Segmentation
 from lens_cache.predictor.checks import require_instruction
 from lens_cache.version import __version__
@@ -284,7 +283,7 @@ def _add_agent(app: FastAPI, service: Service) -> None:
             route=reply.route,
             understood=reply.understood,
             mask=None if reply.segmentation is None else mask_of(reply.segmentation, mask),
-            overlay=None if reply.overlay is None else _png(reply.overlay),
+            overlay=None if reply.overlay is None else png_base64(reply.overlay),
         )
 
 
@@ -307,7 +306,7 @@ def mask_of(found: Segmentation, form: MaskFormat) -> Mask:
         box=found.box,
         area=entry["area"],
         rle=entry["segmentation"] if form == "rle" else None,
-        png=_png(Image.fromarray(found.mask)) if form == "png" else None,
+        png=png_base64(Image.fromarray(found.mask)) if form == "png" else None,
         keypoints=[(float(x), float(y)) for x, y in found.keypoints],
         keypoint_labels=found.keypoint_labels.tolist(),
     )
@@ -318,9 +317,3 @@ def _json(text: str | None, name: str) -> Any:
         return json.loads(text or "")
     except ValueError:
         raise ConfigError(f"{name}: expected JSON such as [[64, 30]] and [1]") from None
-
-
-def _png(image: Image.Image) -> str:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return base64.b64encode(stream.getvalue()).decode()
