@@ -1,7 +1,7 @@
 """Requests to an agent about scenes: what to segment, what to answer, what follows up.
 
-Two sets of wordings: the tiny multimodal LLM is trained on one, and the agent is measured on the
-other (``held_out``). The requests for masks that are held out are those of ``instructions``.
+The tiny multimodal LLM is trained on one set of ``wordings``, and the agent is measured on the
+other (``held_out``).
 """
 
 from __future__ import annotations
@@ -15,124 +15,42 @@ import numpy as np
 from lens_cache.toy.instructions import sample_instructions
 from lens_cache.toy.language import (
     COLOUR_FACTS,
+    EXTREMES,
     NUMBERS,
+    RELATIONS,
     enumeration,
     left_to_right,
     look_of,
     looks_in,
     pick,
 )
-from lens_cache.toy.questions import FILLER, SHAPE_FACTS, Question, caption, sample_questions
-from lens_cache.toy.scene import SIDE, Scene
+from lens_cache.toy.questions import (
+    ATTRIBUTES,
+    FILLER,
+    SHAPE_FACTS,
+    Question,
+    caption,
+    sample_questions,
+)
+from lens_cache.toy.scene import COLOURS, SHAPES, SIDE, SIZES, Scene
+from lens_cache.toy.wordings import (
+    DIALOGUE,
+    FOLLOW_UP,
+    HELD_OUT_DIALOGUE,
+    HELD_OUT_FOLLOW_UP,
+    HELD_OUT_TALK,
+    SEGMENT,
+    SEGMENT_FACT,
+    TALK,
+)
 
 Route = Literal["dialogue", "segmentation", "follow-up"]
 ROUTES: tuple[Route, ...] = ("dialogue", "segmentation", "follow-up")
 
-# Small talk with its answers.
-TALK = {
-    "Hello!": "Hello!",
-    "Hi!": "Hello!",
-    "Good morning.": "Good morning!",
-    "Goodbye.": "Goodbye!",
-    "How are you?": "I am fine.",
-    "Who are you?": "I am a tiny model that knows shapes.",
-    "What are you?": "I am a tiny model that knows shapes.",
-    "What can you do?": "I answer questions and mark things.",
-    "What do you know?": "I know shapes and colours.",
-    "Thank you.": "You are welcome.",
-    "Thanks!": "You are welcome.",
-    "That is good.": "Thank you.",
-}
-HELD_OUT_TALK = (
-    "Hello, who are you?",
-    "Hi, how are you?",
-    "Thanks, that is good.",
-    "Good evening.",
-)
-SEGMENT = (
-    "{phrase}",
-    "{phrase}.",
-    "Outline {phrase}.",
-    "Mark {phrase}.",
-    "Segment {phrase} for me.",
-    "Find {phrase}, please.",
-    "Can you find {phrase}?",
-    "Show {phrase} to me.",
-    "Point to {phrase}.",
-    "Where is {phrase}?",
-    "Cut out {phrase}.",
-    "Please find {phrase}.",
-    "Please outline {phrase} for me.",
-    "Can you outline {phrase} here?",
-    "Mark {phrase} in the picture.",
-    "Please show me {phrase}.",
-    "Segment {phrase}.",
-)
-SEGMENT_FACT = (
-    "the object that {fact}",
-    "what {fact}",
-    "Find what {fact}.",
-    "Mark the object that {fact}.",
-    "Which object {fact}?",
-    "Show me what {fact}.",
-    "Please mark what {fact}.",
-    "Can you find the shape that {fact}?",
-)
-# Requests that are only routed: nothing answers them in the training.
-DIALOGUE = (
-    "Which colour is {phrase}?",
-    "What do you know about {phrase}?",
-    "Name the shape of {phrase}.",
-    "Tell me the size of {phrase}.",
-    "Is {phrase} a ring?",
-    "Can you describe {phrase}?",
-    "How large is {phrase}?",
-    "Please describe {phrase}.",
-    "Do you know the colour of {phrase}?",
-    "Describe {phrase} in one word.",
-)
-FOLLOW_UP = (
-    "Which colour is it?",
-    "How large is it?",
-    "Are they large?",
-    "And what is it?",
-    "And which size is it?",
-    "Describe it.",
-    "Please describe them.",
-    "What did you find?",
-    "What did you show me?",
-    "Do they have the same colour?",
-    "Is that one red?",
-    "Is that a star?",
-    "How many did you find?",
-    "What do you know about it?",
-    "Name its shape.",
-    "And are they small?",
-)
 # Words for a thing of any shape; instructions use another one.
 FILLERS = (FILLER, "shape")
-HELD_OUT_DIALOGUE = (
-    "What colour does {phrase} have?",
-    "Do you see {phrase}?",
-    "Tell me the colour of {phrase}.",
-    "Is {phrase} large?",
-)
-HELD_OUT_FOLLOW_UP = {
-    "one": (
-        "And what colour does it have?",
-        "Tell me its colour.",
-        "Tell me about it.",
-        "And is it a large one?",
-        "What did you mark?",
-        "Which shape does it have?",
-    ),
-    "several": (
-        "How many did you mark?",
-        "And what colour do they have?",
-        "Tell me about them.",
-        "And how many are they?",
-    ),
-}
+# Share of the descriptions that name a place.
+PLACE_SHARE = 0.3
 # Least distance from the middle for a thing to be on one side, in pixels.
 CLEARLY_ASIDE = 12.0
 
@@ -231,11 +149,28 @@ def _yes(true: bool) -> str:
 
 
 def _phrase(scene: Scene, rng: np.random.Generator) -> str:
+    """Return a description of things by looks, or by place; a place may be wrong."""
     looks, things = pick(rng, list(looks_in(scene)))
     filler = pick(rng, FILLERS)
+    if rng.random() < PLACE_SHARE:
+        if rng.random() < 0.5:
+            return f"the {pick(rng, list(EXTREMES))} {looks.noun(filler)}"
+        beside, _ = pick(rng, list(looks_in(scene)))
+        relation = pick(rng, list(RELATIONS))
+        return f"the {looks.noun(filler)} {relation} the {beside.noun(filler)}"
     if len(things) == 1:
         return f"the {looks.noun(filler)}"
     return f"{pick(rng, ('all', 'the'))} {looks.noun(filler, plural=True)}"
+
+
+def _fill(wording: str, scene: Scene, rng: np.random.Generator) -> str:
+    """Return a wording with everything in braces replaced, each time by another draw."""
+    options = {"attribute": ATTRIBUTES, "colour": COLOURS, "size": SIZES, "shape": SHAPES}
+    text = wording.replace("{phrase}", _phrase(scene, rng))
+    for name, values in options.items():
+        while f"{{{name}}}" in text:
+            text = text.replace(f"{{{name}}}", pick(rng, list(values)), 1)
+    return text
 
 
 def _segmentation(scene: Scene, rng: np.random.Generator, held_out: bool) -> str:
@@ -244,17 +179,17 @@ def _segmentation(scene: Scene, rng: np.random.Generator, held_out: bool) -> str
     if rng.random() < 0.35:
         facts = [fact for known in SHAPE_FACTS.values() for fact in known]
         facts += [f"has the colour of {thing}" for thing in COLOUR_FACTS.values()]
-        return pick(rng, SEGMENT_FACT).format(fact=pick(rng, facts))
-    return pick(rng, SEGMENT).format(phrase=_phrase(scene, rng))
+        return pick(rng, SEGMENT_FACT).replace("{fact}", pick(rng, facts))
+    return _fill(pick(rng, SEGMENT), scene, rng)
 
 
 def _dialogue(scene: Scene, rng: np.random.Generator, held_out: bool) -> str:
     if rng.random() < 0.3:
         return pick(rng, HELD_OUT_TALK) if held_out else sample_talk(rng).text
     if held_out:
-        return pick(rng, HELD_OUT_DIALOGUE).format(phrase=_phrase(scene, rng))
-    if rng.random() < 0.4:
-        return pick(rng, DIALOGUE).format(phrase=_phrase(scene, rng))
+        return _fill(pick(rng, HELD_OUT_DIALOGUE), scene, rng)
+    if rng.random() < 0.7:
+        return _fill(pick(rng, DIALOGUE), scene, rng)
     questions = sample_questions(scene, rng, 8)
     if not questions or rng.random() < 0.1:
         return caption(scene).text
@@ -264,7 +199,8 @@ def _dialogue(scene: Scene, rng: np.random.Generator, held_out: bool) -> str:
 def _follow_up(scene: Scene, rng: np.random.Generator, held_out: bool) -> str:
     things = sample_marked(scene, rng)
     if held_out:
-        return pick(rng, HELD_OUT_FOLLOW_UP["one" if len(things) == 1 else "several"])
-    if rng.random() < 0.5:
-        return pick(rng, FOLLOW_UP)
+        number = "one" if len(things) == 1 else "several"
+        return _fill(pick(rng, HELD_OUT_FOLLOW_UP[number]), scene, rng)
+    if rng.random() < 0.6:
+        return _fill(pick(rng, FOLLOW_UP), scene, rng)
     return pick(rng, follow_ups(scene, things)).text

@@ -22,6 +22,10 @@ _REQUESTS = (
     "Tell Thank Thanks That Who You about am answer before colours cup cups describe dialogue did "
     "do does evening fine follow-up good have how its know knows last made marked model morning "
     "oldest or other person question questions request requests route see segmentation shapes "
-    "side they tiny was welcome who with word "
+    "side they tiny was welcome who with word Compare Could Count Did Does Draw Explain Give Help "
+    "Highlight Make Say See Select Well Why Would any call count done explain found help line "
+    "look mask more name need next select something sure tell than think want "
 )
-WORDS = (*_TEXT.split(), *_REQUESTS.split())
+# Of the prompts of benchmarks.
+_CHOICES = "A B C D choices directly. from given letter No option's Yes"
+WORDS = (*_TEXT.split(), *_REQUESTS.split(), *_CHOICES.split())

@@ -1,4 +1,4 @@
-"""Stage 4: the language model learns to route requests, to talk, and to answer follow-ups.
+"""Stage 4: the language model learns to route requests, to talk, to choose, and to follow up.
 
 It continues from stage 3. Everything on which the states at ``TAPPED_LAYER`` depend is frozen, so
 that the features of LENS do not change. A follow-up is asked about the image beside itself with
@@ -20,11 +20,13 @@ from PIL import Image
 from torch import Tensor
 
 from lens_cache.agent.routing import route_question
+from lens_cache.benchmarks.prompts import ANSWER_YES_NO, LETTERS, choice_prompt
 from lens_cache.images.geometry import image_to_square
 from lens_cache.images.overlay import side_by_side, spotlight
+from lens_cache.toy.choices import Choice, sample_choices, sample_yes_no
 from lens_cache.toy.questions import Question, caption
 from lens_cache.toy.requests import sample_follow_ups, sample_marked, sample_request, sample_talk
-from lens_cache.toy.scene import SIDE
+from lens_cache.toy.scene import SIDE, Scene
 from lens_cache.toy.trained_models import SHAPES_LLAVA
 from pipelines.pretraining.llava import Asked, Lesson, LlavaStage, answers_right, ask, pack
 from pipelines.pretraining.scenes import Scenes
@@ -36,10 +38,15 @@ FOLLOW_UP_SHARE = 0.3
 ROUTE_SHARE = 0.5
 CAPTION_SHARE = 0.3
 TALK_SHARE = 0.3
+# Share of the images without a request that have questions with options.
+CHOICE_SHARE = 0.7
 FOLLOW_UPS = 8
+CHOICES = 2
+# Share of the routed requests that are questions with options or for yes or no.
+ROUTED_CHOICE_SHARE = 0.1
 # Relative weights of an answer; 1 for all others. Few requests are routed, since their prompt is
 # long.
-TYPE_WEIGHTS = {"route": 8.0, "follow-up": 2.0}
+TYPE_WEIGHTS = {"route": 8.0, "follow-up": 2.0, "choice": 2.0}
 NUM_MEASURED = 192
 
 
@@ -100,12 +107,41 @@ class ChatStage(LlavaStage):
                 continue
             first = [caption(scene)] if rng.random() < CAPTION_SHARE else []
             if rng.random() < ROUTE_SHARE:
-                request = sample_request(scene, rng)
-                first.append(Question("route", route_question(request.text), request.route))
+                first.append(_routed(scene, rng))
+            elif rng.random() < CHOICE_SHARE:
+                first += _choices(scene, rng)
             if rng.random() < TALK_SHARE:
                 first.append(sample_talk(rng))
             rows.append(ask(scene, self._questions, rng, first))
         return squares, rows
+
+
+def _routed(scene: Scene, rng: np.random.Generator) -> Question:
+    """Return a request, with its route as the answer."""
+    choices = _choices(scene, rng) if rng.random() < ROUTED_CHOICE_SHARE else []
+    if choices:
+        return Question("route", route_question(choices[0].text), "dialogue")
+    request = sample_request(scene, rng)
+    return Question("route", route_question(request.text), request.route)
+
+
+def _choices(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    """Return questions with options, as benchmarks ask them, in random order."""
+    lettered = [
+        Question("choice", choice_prompt(choice.text, options_of(choice)), LETTERS[choice.answer])
+        for choice in sample_choices(scene, rng, CHOICES)
+    ]
+    yes_no = [
+        Question("choice", f"{choice.text} {ANSWER_YES_NO}", choice.options[choice.answer])
+        for choice in sample_yes_no(scene, rng, 1)
+    ]
+    known = [*lettered, *yes_no]
+    return [known[index] for index in rng.permutation(len(known))]
+
+
+def options_of(choice: Choice) -> dict[str, str]:
+    """Return the options of a question by their letters."""
+    return dict(zip(LETTERS, choice.options, strict=False))
 
 
 def token_weights(lesson: Lesson) -> Tensor:

@@ -11,7 +11,6 @@ from lens_cache.agent.routing import route_question
 from lens_cache.toy.questions import sample_questions
 from lens_cache.toy.requests import (
     ROUTES,
-    TALK,
     follow_ups,
     sample_follow_ups,
     sample_marked,
@@ -21,6 +20,7 @@ from lens_cache.toy.requests import (
 from lens_cache.toy.scene import HARD, SIDE, STANDARD, sample_scene
 from lens_cache.toy.trained_models import shapes_tokenizer
 from lens_cache.toy.vocabulary import WORDS
+from lens_cache.toy.wordings import TALK
 from tests.support.shapes_reading import FACTS, NUMBERS, described, listed, template
 
 SEEDS = st.integers(0, 2**32 - 1)

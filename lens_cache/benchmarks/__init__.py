@@ -1,0 +1,1 @@
+"""Benchmarks of general ability: their files, prompts and scores."""
