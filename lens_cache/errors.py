@@ -49,6 +49,10 @@ class TrainingError(LensCacheError, RuntimeError):
     """A training run cannot continue."""
 
 
+class EvaluationError(LensCacheError, RuntimeError):
+    """An evaluation stopped before every query was answered."""
+
+
 class ServiceError(LensCacheError, OSError):
     """A server that was asked does not answer, or not as expected."""
 

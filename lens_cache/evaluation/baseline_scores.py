@@ -174,13 +174,7 @@ def _random_things(case: Case, things: Things, seed: int) -> Iterator[Sample]:
     for number, place in enumerate(case.draw.queries):
         drawn = int(np.random.default_rng([seed, place]).integers(len(here)))
         found = random_thing(here, case.targets[number], case.ignores[number], drawn)
-        yield Sample.of(
-            case.queries[number],
-            case.image,
-            found.intersection,
-            found.union,
-            found.expected_iou,
-        )
+        yield Sample.of(case.queries[number], case.image, found)
 
 
 def _notes(choice: _Choice) -> dict[str, str]:

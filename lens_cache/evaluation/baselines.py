@@ -7,7 +7,7 @@ are (x, y) in normalised coordinates of the square.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lens_cache.config.train import ModelConfig
 from lens_cache.errors import StoreError
-from lens_cache.evaluation.metrics import intersection_and_union, iou
+from lens_cache.evaluation.metrics import MaskScore, score_masks
 from lens_cache.evaluation.point_prompter import PointPrompter
 from lens_cache.features.frozen_parts import FrozenParts
 from lens_cache.features.types import Features
@@ -166,23 +166,8 @@ def points_inside(mask: Tensor, count: int = ORACLE_POINTS) -> Tensor:
     return (pixels[0][valid[0]] + 0.5) / longest
 
 
-@dataclass(frozen=True)
-class RandomThing:
-    """A perfect mask of one random thing of the image, compared with a target.
-
-    Attributes:
-        expected_iou: The exact mean over the things.
-        intersection: In pixels, of the one thing drawn.
-        union: In pixels, of the one thing drawn.
-    """
-
-    expected_iou: float
-    intersection: int
-    union: int
-
-
-def random_thing(things: Tensor, target: Tensor, ignore: Tensor, drawn: int) -> RandomThing:
-    """Compare every thing of an image with a target.
+def random_thing(things: Tensor, target: Tensor, ignore: Tensor, drawn: int) -> MaskScore:
+    """Compare every thing of an image with a target; ``iou`` is the mean over all things.
 
     Args:
         things: Masks, bool, shape (n, H, W).
@@ -190,14 +175,9 @@ def random_thing(things: Tensor, target: Tensor, ignore: Tensor, drawn: int) -> 
         ignore: Pixels that are not counted, bool, shape (H, W).
         drawn: The thing used for the pixel counts, 0 <= drawn < n.
     """
-    intersection, union = intersection_and_union(
-        things, target.expand_as(things), ignore.expand_as(things)
-    )
-    return RandomThing(
-        expected_iou=float(iou(intersection, union).mean()),
-        intersection=int(intersection[drawn]),
-        union=int(union[drawn]),
-    )
+    results = score_masks(things, target.expand_as(things), ignore.expand_as(things))
+    expected = sum(result.iou for result in results) / len(results)
+    return replace(results[drawn], iou=expected, boundary_iou=None)
 
 
 def _depth(mask: Tensor) -> Tensor:

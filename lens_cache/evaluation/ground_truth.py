@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lens_cache.evaluation.metrics import intersection_and_union, iou
+from lens_cache.evaluation.metrics import intersection_and_union, iou, score_masks
 from lens_cache.evaluation.scores import Sample
 from lens_cache.images import masks
+from lens_cache.plan.plan import Plan
 from lens_cache.plan.planned import PlannedImage, PlannedQuery
 from lens_cache.progress import Progress
 from lens_cache.store.store import Store
@@ -31,11 +32,10 @@ class Case:
 
     def samples(self, predictions: Tensor) -> list[Sample]:
         """Score one bool mask per query, (Q, H, W)."""
-        counts = intersection_and_union(predictions, self.targets, self.ignores)
-        values = zip(*(column.tolist() for column in (*counts, iou(*counts))), strict=True)
+        results = score_masks(predictions, self.targets, self.ignores)
         return [
-            Sample.of(query, self.image, *row)
-            for query, row in zip(self.queries, values, strict=True)
+            Sample.of(query, self.image, result)
+            for query, result in zip(self.queries, results, strict=True)
         ]
 
     def ious(self, predictions: Tensor) -> Tensor:
@@ -55,18 +55,23 @@ def cases(
     """
     draws = evaluation_draws(store, split, limit)
     for done, draw in enumerate(draws, 1):
-        image = store.plan.image(draw.image)
-        queries = [store.plan.query(query) for query in draw.queries]
-        nothing = masks.empty(image.height, image.width)
-        yield Case(
-            draw=draw,
-            queries=queries,
-            image=image,
-            targets=stack([query.target() for query in queries]),
-            ignores=stack([query.ignore() or nothing for query in queries]),
-        )
+        yield case_of(store.plan, draw)
         if progress is not None:
             progress(what, done, len(draws))
+
+
+def case_of(plan: Plan, draw: Draw) -> Case:
+    """Return an image of a plan with its true masks."""
+    image = plan.image(draw.image)
+    queries = [plan.query(query) for query in draw.queries]
+    nothing = masks.empty(image.height, image.width)
+    return Case(
+        draw=draw,
+        queries=queries,
+        image=image,
+        targets=stack([query.target() for query in queries]),
+        ignores=stack([query.ignore() or nothing for query in queries]),
+    )
 
 
 def stack(rles: Sequence[masks.Rle]) -> Tensor:

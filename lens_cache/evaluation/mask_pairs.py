@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from lens_cache.evaluation.confidence import Measure, measures_of
+from lens_cache.evaluation.metrics import score_masks
+from lens_cache.evaluation.scores import Sample
 from lens_cache.features.types import LensOutput
 from lens_cache.images import masks
 from lens_cache.images.geometry import logits_to_image
-from lens_cache.store.store import Store
+from lens_cache.plan.plan import Plan
 from lens_cache.training.sampling import Draw
 
 
@@ -39,28 +41,29 @@ class MaskPair:
 
 
 def masks_of(
-    store: Store, draws: Sequence[Draw], segmentation: LensOutput, threshold: float
+    plan: Plan, side: int, draws: Sequence[Draw], output: LensOutput, threshold: float
 ) -> Iterator[MaskPair]:
     """Yield predicted and true masks of every question of a batch, in order.
 
     Args:
-        store: The store of the queries.
+        plan: The plan of the queries.
+        side: Side of the square frame in pixels.
         draws: The batch's images and queries.
-        segmentation: The output of the model.
+        output: The output of the model.
         threshold: Probability above which a pixel is foreground.
     """
-    assert segmentation.quality is not None
+    assert output.quality is not None
     index, logit = 0, threshold_logit(threshold)
     for draw in draws:
-        image = store.plan.image(draw.image)
+        image = plan.image(draw.image)
         for query in draw.queries:
-            planned = store.plan.query(query)
+            planned = plan.query(query)
             ignore = planned.ignore()
             logits = logits_to_image(
-                segmentation.low_res_logits[index],
+                output.low_res_logits[index],
                 width=image.width,
                 height=image.height,
-                side=store.manifest.side,
+                side=side,
             )
             yield MaskPair(
                 query=query,
@@ -68,7 +71,7 @@ def masks_of(
                 prediction=logits > logit,
                 truth=_tensor(planned.target(), logits.device),
                 ignore=None if ignore is None else _tensor(ignore, logits.device),
-                measures=measures_of(segmentation.quality[index], logits, logit),
+                measures=measures_of(output.quality[index], logits, logit),
             )
             index += 1
 
@@ -80,3 +83,12 @@ def threshold_logit(probability: float) -> float:
 
 def _tensor(rle: masks.Rle, device: torch.device) -> Tensor:
     return torch.from_numpy(masks.decode(rle)).to(device)
+
+
+def sample_of(plan: Plan, pair: MaskPair) -> Sample:
+    """Return the result of one answered query."""
+    query = plan.query(pair.query)
+    ignore = None if pair.ignore is None else pair.ignore[None]
+    (result,) = score_masks(pair.prediction[None], pair.truth[None], ignore)
+    measures = {name: float(one) for name, one in pair.measures.items()}
+    return Sample.of(query, plan.image(query.image_index), result, measures=measures)

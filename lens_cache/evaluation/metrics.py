@@ -7,18 +7,17 @@ an empty target with any foreground scores 0.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
+from lens_cache.evaluation.boundary import boundary_iou
+
 GIOU_EPSILON = 1e-5
 CIOU_EPSILON = 1e-10
-_CHUNK = 256  # resamples drawn at once, which bounds memory
 
 
 class MaskIoU(Metric):
@@ -85,19 +84,6 @@ class MaskIoU(Metric):
         return found
 
 
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with the bounds of its confidence interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def percent(self) -> str:
-        """Return the estimate and its bounds in percent, e.g. ``61.2 (58.0 - 64.1)``."""
-        return f"{100 * self.value:.1f} ({100 * self.low:.1f} - {100 * self.high:.1f})"
-
-
 def intersection_and_union(
     prediction: Tensor, target: Tensor, ignore: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -132,82 +118,52 @@ def iou(intersection: Tensor, union: Tensor) -> Tensor:
     return torch.where(union == 0, 1.0, ratio)
 
 
-def bootstrap(
-    intersections: Sequence[int],
-    unions: Sequence[int],
-    images: Sequence[Hashable],
-    *,
-    ious: Sequence[float] | None = None,
-    resamples: int = 10_000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """Return ``giou`` and ``ciou`` with percentile bootstrap intervals.
+@dataclass(frozen=True, kw_only=True)
+class MaskScore:
+    """How a predicted mask compares with the true one; areas in pixels that are not ignored.
 
-    Whole images are drawn with replacement, because the questions of one image are not
-    independent.
+    Attributes:
+        intersection: Pixels that both cover.
+        union: Pixels that one of them covers.
+        iou: Their quotient, see ``iou``; of a random mask its expected value.
+        target_area: Pixels of the true mask; 0 for an instruction without a target.
+        predicted_area: Pixels of the predicted mask.
+        boundary_iou: See ``boundary``; None if ``iou`` is an expected value.
+    """
+
+    intersection: int
+    union: int
+    iou: float
+    target_area: int
+    predicted_area: int
+    boundary_iou: float | None = None
+
+
+def score_masks(
+    predictions: Tensor, targets: Tensor, ignores: Tensor | None = None
+) -> list[MaskScore]:
+    """Compare masks one by one.
 
     Args:
-        intersections: Of each mask, in pixels.
-        unions: Of each mask, in pixels.
-        images: The image of each mask.
-        ious: Of each mask, where they are not the quotients of the counts but expected values.
-        resamples: Number of bootstrap samples of the split.
-        confidence: Share of the resamples between the bounds.
-        seed: Makes the bounds reproducible.
+        predictions: Bool, shape (n, H, W).
+        targets: Bool, shape (n, H, W).
+        ignores: Pixels that are not counted, bool, shape (n, H, W).
 
     Raises:
-        ValueError: If there is no mask, or the lists differ in length.
+        ValueError: If the shapes differ or a mask is not bool.
     """
-    if not len(intersections) == len(unions) == len(images) > 0:
-        raise ValueError(
-            "expected three lists of one length, at least 1, got "
-            f"{len(intersections)}, {len(unions)} and {len(images)}"
-        )
-    if ious is None:
-        ious = iou(torch.as_tensor(intersections), torch.as_tensor(unions)).tolist()
-    sums = _sums_per_image(intersections, unions, ious, images)
-    scores = _resample(sums, resamples, np.random.default_rng(seed))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(scores, [tail, 1 - tail], axis=0)
-    value = _scores(sums.sum(axis=0, keepdims=True))[0]
-    return {
-        name: Interval(float(value[i]), float(low[i]), float(high[i]))
-        for i, name in enumerate(("giou", "ciou"))
-    }
-
-
-def _resample(
-    sums: NDArray[np.float64], resamples: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """Return the scores of bootstrap samples of the images, shape (resamples, 2)."""
-    count = len(sums)
-    scores = []
-    for start in range(0, resamples, _CHUNK):
-        rows = min(_CHUNK, resamples - start)
-        times = rng.multinomial(count, np.full(count, 1 / count), size=rows)
-        scores.append(_scores(times @ sums))
-    return np.concatenate(scores)
-
-
-def _sums_per_image(
-    intersections: Sequence[int],
-    unions: Sequence[int],
-    ious: Sequence[float],
-    images: Sequence[Hashable],
-) -> NDArray[np.float64]:
-    """Return intersection, union, IoU and number of masks per image, shape (images, 4)."""
-    index = {image: i for i, image in enumerate(dict.fromkeys(images))}
-    rows = np.array([index[image] for image in images])
-    columns = [intersections, unions, ious, np.ones(len(rows))]
-    each = np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
-    sums = np.zeros((len(index), 4))
-    np.add.at(sums, rows, each)
-    return sums
-
-
-def _scores(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return gIoU and cIoU of sums (..., 4), shape (..., 2)."""
-    giou = sums[..., 2] / sums[..., 3]
-    ciou = sums[..., 0] / (sums[..., 1] + CIOU_EPSILON)
-    return np.stack([giou, ciou], axis=-1)
+    intersections, unions = intersection_and_union(predictions, targets, ignores)
+    ours, theirs = predictions, targets
+    if ignores is not None:
+        ours, theirs = ours & ~ignores, theirs & ~ignores
+    columns = (
+        intersections,
+        unions,
+        iou(intersections, unions),
+        theirs.sum(dim=(-2, -1)),
+        ours.sum(dim=(-2, -1)),
+        boundary_iou(predictions, targets, ignores),
+    )
+    names = ("intersection", "union", "iou", "target_area", "predicted_area", "boundary_iou")
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return [MaskScore(**dict(zip(names, row, strict=True))) for row in rows]

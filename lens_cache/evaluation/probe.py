@@ -25,7 +25,7 @@ from lens_cache.evaluation.baselines import (
     peak_points,
 )
 from lens_cache.evaluation.ground_truth import Case, cases
-from lens_cache.evaluation.metrics import Interval, bootstrap
+from lens_cache.evaluation.intervals import Interval, Ratio, bootstrap
 from lens_cache.features.types import Features
 from lens_cache.images.geometry import normalised_to_image
 from lens_cache.progress import Progress
@@ -174,5 +174,4 @@ def _summarise(
 
 def _mean(values: Sequence[float], images: Sequence[str]) -> Interval:
     """Return a mean over queries with its interval over images."""
-    ones = [1] * len(values)
-    return bootstrap(ones, ones, images, ious=values, resamples=_RESAMPLES)["giou"]
+    return bootstrap({"mean": Ratio(values)}, images, resamples=_RESAMPLES)["mean"]

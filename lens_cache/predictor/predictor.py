@@ -21,6 +21,7 @@ from lens_cache.features.types import Features, ImageFeatures, LensOutput, defau
 from lens_cache.images.geometry import image_to_normalised, logits_to_image, normalised_to_image
 from lens_cache.images.inputs import ImageInput, rgb_pixels
 from lens_cache.models.decoder import Clicks
+from lens_cache.models.lens import LensModel
 from lens_cache.predictor.checks import checked_clicks, require_instruction
 from lens_cache.predictor.encoded_images import EncodedImage, EncodedImages
 from lens_cache.predictor.frozen_models import FrozenModels
@@ -278,7 +279,9 @@ class LensPredictor:
         self, asked: Sequence[tuple[EncodedImage, list[str]]], clicks: tuple[Click, ...] = ()
     ) -> list[list[Segmentation]]:
         """Segment images by their instructions; with clicks it is one instruction."""
-        stacked = Features.stack([self._features(image, texts) for image, texts in asked])
+        stacked = Features.stack(
+            [self._features(image, [self._question(t) for t in texts]) for image, texts in asked]
+        )
         features = stacked.to(self.device, torch.float32)
         image = asked[-1][0]
         with torch.inference_mode(), autocast(self.head.config, self.device):
@@ -307,13 +310,36 @@ class LensPredictor:
             labels=torch.tensor([[int(click.inside) for click in clicks]], device=self.device),
         )
 
-    def _features(self, image: EncodedImage, instructions: Sequence[str]) -> ImageFeatures:
-        """Return the features of an image and its questions, as an extraction stores them."""
-        ids = []
-        for instruction in instructions:
-            length: Length = "long" if is_long(instruction) else "short"
-            text = question(instruction, length, self._data)
-            ids.append(self._models.prompt.token_ids(text).text_ids)
+    def features(self, image: ImageInput, questions: Sequence[str]) -> ImageFeatures:
+        """Return the features of an image and its questions, as an extraction stores them.
+
+        Args:
+            image: See ``__call__``.
+            questions: Complete questions for the multimodal LLM, such as those of a plan.
+
+        Raises:
+            ImageError: If the image cannot be read.
+        """
+        pixels = rgb_pixels(image)
+        with self._lock:
+            return self._features(self._images.get(pixels), questions)
+
+    @property
+    def model(self) -> LensModel:
+        """The model that reads the features."""
+        return self._model
+
+    @property
+    def side(self) -> int:
+        """Side of the square frame in pixels."""
+        return self._models.side
+
+    def _question(self, instruction: str) -> str:
+        length: Length = "long" if is_long(instruction) else "short"
+        return question(instruction, length, self._data)
+
+    def _features(self, image: EncodedImage, questions: Sequence[str]) -> ImageFeatures:
+        ids = [self._models.prompt.token_ids(text).text_ids for text in questions]
         return ImageFeatures(
             prefix=self._models.prefix(image.llava)[self.head.layer],
             image_tokens=image.llava.image_tokens,

@@ -8,12 +8,14 @@ FOLDER/README.md            the model card
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import snapshot_download
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
@@ -72,6 +74,14 @@ class TrainedHead:
         """The layer the head reads."""
         assert self.config.model.layer is not None
         return self.config.model.layer
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the weights."""
+        sha = hashlib.sha256()
+        for name, weight in sorted(self.weights.items()):
+            sha.update(f"{name}:{weight.dtype}:{tuple(weight.shape)}\n".encode())
+            sha.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return sha.hexdigest()
 
     @classmethod
     def of_run(cls, run: Run | str | Path, which: Which | None = None) -> TrainedHead:

@@ -42,13 +42,14 @@ from lens_cache.toy.wordings import (
     SEGMENT,
     SEGMENT_FACT,
     TALK,
+    VERBS,
 )
 
 Route = Literal["dialogue", "segmentation", "follow-up"]
 ROUTES: tuple[Route, ...] = ("dialogue", "segmentation", "follow-up")
 
 # Words for a thing of any shape; instructions use another one.
-FILLERS = (FILLER, "shape")
+FILLERS = (FILLER, "shape", "item", "figure", "piece", "one")
 # Share of the descriptions that name a place.
 PLACE_SHARE = 0.3
 # Least distance from the middle for a thing to be on one side, in pixels.
@@ -165,7 +166,13 @@ def _phrase(scene: Scene, rng: np.random.Generator) -> str:
 
 def _fill(wording: str, scene: Scene, rng: np.random.Generator) -> str:
     """Return a wording with everything in braces replaced, each time by another draw."""
-    options = {"attribute": ATTRIBUTES, "colour": COLOURS, "size": SIZES, "shape": SHAPES}
+    options = {
+        "attribute": ATTRIBUTES,
+        "colour": COLOURS,
+        "size": SIZES,
+        "shape": SHAPES,
+        "verb": VERBS,
+    }
     text = wording.replace("{phrase}", _phrase(scene, rng))
     for name, values in options.items():
         while f"{{{name}}}" in text:

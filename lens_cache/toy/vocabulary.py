@@ -24,7 +24,9 @@ _REQUESTS = (
     "oldest or other person question questions request requests route see segmentation shapes "
     "side they tiny was welcome who with word Compare Could Count Did Does Draw Explain Give Help "
     "Highlight Make Say See Select Well Why Would any call count done explain found help line "
-    "look mask more name need next select something sure tell than think want "
+    "look mask more name need next select something sure tell than think want Now Only Was again "
+    "always anything everything figure figures give goodbye highlight item items larger likes "
+    "looking ones only piece pieces say thanks would "
 )
 # Of the prompts of benchmarks.
 _CHOICES = "A B C D choices directly. from given letter No option's Yes"

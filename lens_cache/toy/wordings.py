@@ -1,12 +1,14 @@
 """Wordings of requests to an agent: those of the training, and those that only measure it.
 
 ``{phrase}`` is replaced by a description of things, ``{fact}`` by a fact about one of them,
-``{attribute}`` by "colour", "shape" or "size", ``{colour}``, ``{size}`` and ``{shape}`` by such a
-word. The wordings of requests for masks that are held out are those of ``instructions``.
+``{attribute}`` by "colour", "shape" or "size", ``{colour}``, ``{size}``, ``{shape}`` and ``{verb}``
+by such a word. The wordings of requests for masks that are held out are those of ``instructions``.
 """
 
 from __future__ import annotations
 
+# What an agent does with things; "mark" is held out.
+VERBS = ("find", "show", "outline", "segment", "select", "highlight")
 # Small talk with its answers.
 TALK = {
     "Hello!": "Hello!",
@@ -31,6 +33,14 @@ TALK = {
     "That is good.": "Thank you.",
     "Well done!": "Thank you.",
     "I like you.": "Thank you.",
+    "Hello, what can you do?": "I answer questions and mark things.",
+    "Hi, are you fine?": "I am fine.",
+    "Hello, can you see?": "I am here.",
+    "Can you answer me?": "I answer questions and mark things.",
+    "Do you want to help me?": "I answer questions and mark things.",
+    "What do you know about colours?": "I know shapes and colours.",
+    "Thanks, goodbye.": "Goodbye!",
+    "Please answer.": "I am here.",
 }
 HELD_OUT_TALK = (
     "Hello, who are you?",
@@ -41,6 +51,10 @@ HELD_OUT_TALK = (
     "Can you help me?",
     "You are good.",
     "What do you know about shapes?",
+    "Good evening, how are you?",
+    "Who made you?",
+    "Do you like colours?",
+    "I am fine, thanks.",
 )
 SEGMENT = (
     "{phrase}",
@@ -77,6 +91,19 @@ SEGMENT = (
     "Which one is {phrase}?",
     "Help me find {phrase}.",
     "Show me {phrase} in this picture.",
+    "Please give me a mask of {phrase}.",
+    "Could you outline {phrase} for me?",
+    "Could you show me {phrase}?",
+    "Would you mark {phrase}?",
+    "I am looking for {phrase}.",
+    "Find me {phrase}.",
+    "Where are {phrase}?",
+    "Which of them is {phrase}?",
+    "Only {phrase}, please.",
+    "Now {phrase}.",
+    "And {phrase}?",
+    "Mark only {phrase}.",
+    "Draw around {phrase} in the picture.",
 )
 SEGMENT_FACT = (
     "the object that {fact}",
@@ -156,6 +183,30 @@ DIALOGUE = (
     "How many things are here?",
     "List what is in the picture.",
     "Please explain the picture to me.",
+    "Why does {phrase} look {size}?",
+    "Why is there {phrase}?",
+    "Who likes {phrase}?",
+    "Is that {phrase}?",
+    "Was {phrase} always {colour}?",
+    "I want to know about {phrase}.",
+    "I need to know the {attribute} of {phrase}.",
+    "Give me the {attribute} of {phrase}.",
+    "Show that you know the {attribute} of {phrase}.",
+    "Can you explain {phrase} to me?",
+    "Could you say something about {phrase}?",
+    "Please say what {phrase} looks like.",
+    "Name {phrase} in one word.",
+    "How many {shape}s are there in the picture?",
+    "Are there {shape}s and {shape}s?",
+    "Count all {colour} objects, please.",
+    "Which is larger, {phrase} or the {shape}?",
+    "What is larger than {phrase}?",
+    "Does the picture have a {shape}?",
+    "Tell me what you see.",
+    "Do you see anything {colour}?",
+    "Compare the {shape}s with the {shape}s.",
+    "Describe {phrase} for me.",
+    "Look at {phrase} and describe it.",
 )
 HELD_OUT_DIALOGUE = (
     "What colour does {phrase} have?",
@@ -170,6 +221,12 @@ HELD_OUT_DIALOGUE = (
     "Do you like {phrase}?",
     "Are there more {shape}s than {shape}s?",
     "Tell me about the picture.",
+    "Please tell me something about {phrase}.",
+    "Would you say that {phrase} is {colour}?",
+    "How would you describe {phrase}?",
+    "What are you looking at?",
+    "Name everything in the picture.",
+    "Does {phrase} have a hole?",
 )
 FOLLOW_UP = (
     "Which colour is it?",
@@ -201,6 +258,37 @@ FOLLOW_UP = (
     "What {attribute} is that one?",
     "Describe the last mask.",
     "What is in the mask?",
+    "How many did you {verb}?",
+    "What did you {verb}?",
+    "What have you found there?",
+    "Did you {verb} it?",
+    "Why did you {verb} it?",
+    "Is it a {shape} or a {shape}?",
+    "Is that one {size} or {size}?",
+    "Are they {colour} or {colour}?",
+    "Are they {shape}s?",
+    "And is it {colour}?",
+    "And is that a {shape}?",
+    "Is it a {colour} one?",
+    "And are they {colour}?",
+    "Is it the {size} one?",
+    "Can you tell me about it?",
+    "Say something about it.",
+    "Say something about them.",
+    "Do you like it?",
+    "Can you name its {attribute}?",
+    "Please tell me what they are.",
+    "Explain what it is.",
+    "Tell me more.",
+    "What do you think of it?",
+    "And the {attribute} of it?",
+    "What is the {attribute} of that one?",
+    "Does it have corners?",
+    "Do they have corners?",
+    "What does it look like?",
+    "How small is that one?",
+    "Compare them.",
+    "Count them.",
 )
 HELD_OUT_FOLLOW_UP = {
     "one": (
@@ -214,6 +302,10 @@ HELD_OUT_FOLLOW_UP = {
         "Is it {colour} or {colour}?",
         "What is its {attribute}?",
         "What have you marked?",
+        "Is the last one {size}?",
+        "Which one did you mark?",
+        "Why is it {colour}?",
+        "Look at it again and name its {attribute}.",
     ),
     "several": (
         "How many did you mark?",
@@ -223,5 +315,8 @@ HELD_OUT_FOLLOW_UP = {
         "Could you describe them?",
         "Are they all {colour}?",
         "What have you marked?",
+        "How many {shape}s did you mark?",
+        "Which colours do they have?",
+        "Look at them again and describe them.",
     ),
 }

@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -132,7 +132,7 @@ class Run:
         Raises:
             StoreMismatchError: If the features differ; the message names every differing field.
         """
-        require_same_features(self.manifest, store.manifest, store.root, self.layer)
+        require_same_features(self.manifest.fingerprints, store.manifest, store.root, self.layer)
 
     @property
     def layer(self) -> int:
@@ -169,10 +169,22 @@ def require_frozen_fits(store: Store, frozen: FrozenParts, layer: int) -> None:
     require_same(store.root, "the frozen parts", found, wanted, advice)
 
 
-def require_same_features(trained: Manifest, found: Manifest, where: Path, layer: int) -> None:
-    """Refuse features that differ from those of the run (invariant I5)."""
+def require_same_features(
+    trained: Mapping[str, Mapping[str, Any]], found: Manifest, where: Path, layer: int
+) -> None:
+    """Refuse features that differ from those that a head was trained on (invariant I5).
+
+    Args:
+        trained: Fingerprints of the features it was trained on, by group.
+        found: The manifest of the store.
+        where: The store.
+        layer: The layer the head reads.
+
+    Raises:
+        StoreMismatchError: If they differ; the message names every differing field.
+    """
     for group, fingerprint in found.fingerprints.items():
-        stored, wanted = dict(fingerprint), dict(trained.fingerprints[group])
+        stored, wanted = dict(fingerprint), dict(trained[group])
         layers = stored.pop("layers", [layer])
         wanted.pop("layers", None)
         if layer not in layers:

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.options import (
-    Checkpoint,
     ConfigFiles,
-    Device,
     Json,
     Overrides,
     RunPath,
     StoreOption,
-    chosen_device,
     open_bars,
     show,
 )
@@ -73,52 +70,6 @@ def train(
     }
     text = f"trained {run}; checkpoint {done.checkpoint()}; report {run / REPORT_FILE}"
     show(Report(document, text), as_json)
-
-
-@app.command()
-def evaluate(
-    run: RunPath,
-    store: StoreOption,
-    split: Annotated[
-        str,
-        typer.Option(metavar="SPLIT", help="Split of the store, such as val or reason_seg|val."),
-    ],
-    checkpoint: Checkpoint = None,
-    limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Evaluate only the first N images.")
-    ] = None,
-    panels: Annotated[int, typer.Option(metavar="N", min=0, help="Panels to draw.")] = 12,
-    data_root: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder of the images, if it has moved.")
-    ] = None,
-    device: Device = None,
-    calibrate: Annotated[
-        bool,
-        typer.Option(
-            "--calibrate", help="Fit the scores of masks on this split; use a validation split."
-        ),
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Measure gIoU and cIoU on a split; write tables, samples and panels."""
-    from lens_cache.store.store import Store
-    from pipelines.evaluation.evaluate import evaluate as measure
-    from pipelines.evaluation.report import evaluation as report_evaluation
-
-    with open_bars() as bars:
-        found = measure(
-            _open_run(run),
-            Store(store),
-            split,
-            which=checkpoint,
-            limit=limit,
-            num_panels=panels,
-            data_root=data_root,
-            device=chosen_device(device),
-            calibrate=calibrate,
-            progress=bars.progress,
-        )
-    show(report_evaluation(found), as_json)
 
 
 @app.command()

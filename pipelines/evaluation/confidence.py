@@ -29,7 +29,7 @@ class Confidence:
 
     Attributes:
         measure: The measure that was chosen.
-        fitted_on: Split on which it was chosen and calibrated.
+        fitted_on: Split on which it was chosen and calibrated; may be empty.
         curve: Risk of the masks with the highest scores.
         error: Mean distance of score and IoU over ten groups of equal scores (expected calibration
             error).
@@ -53,15 +53,23 @@ def save_calibration(run: Run, calibration: Calibration) -> None:
         file.write((json.dumps(to_tree(calibration), indent=1) + "\n").encode())
 
 
-def confidence(samples: Sequence[Sample], calibration: Calibration) -> Confidence:
-    """Measure a calibration on samples."""
-    scores = np.array([calibration.score(sample.measures) for sample in samples])
-    ious = np.array([sample.iou for sample in samples])
+def confidence(samples: Sequence[Sample], *, measure: str, fitted_on: str) -> Confidence | None:
+    """Measure how well the scores of samples order them; None if a sample has no score.
+
+    Args:
+        samples: The samples.
+        measure: What the scores are, for the report.
+        fitted_on: Split on which they were calibrated; may be empty.
+    """
+    known = [sample.score for sample in samples if sample.score is not None]
+    if len(known) < len(samples):
+        return None
+    scores, ious = np.array(known), np.array([sample.iou for sample in samples])
     groups = np.array_split(np.argsort(scores, kind="stable"), min(10, len(scores)))
     distances = [abs(scores[g].mean() - ious[g].mean()) * len(g) for g in groups]
     return Confidence(
-        measure=calibration.measure,
-        fitted_on=calibration.split,
+        measure=measure,
+        fitted_on=fitted_on,
         curve=risk_coverage(scores, ious),
         error=float(np.sum(distances) / len(scores)),
     )
@@ -70,10 +78,11 @@ def confidence(samples: Sequence[Sample], calibration: Calibration) -> Confidenc
 def confidence_lines(found: Confidence) -> list[str]:
     """Return the risk-coverage table as Markdown."""
     curve = found.curve
+    fitted = f", calibrated on `{found.fitted_on}`" if found.fitted_on else ""
     body = [[f"{share:.0%}", f"{100 * (1 - risk):.1f}"] for share, risk in curve.risk.items()]
     return [
-        f"Masks with the highest scores ({found.measure}, calibrated on `{found.fitted_on}`; mean "
-        f"distance of score and IoU {found.error:.3f}):",
+        f"Masks with the highest scores ({found.measure}{fitted}; mean distance of score and IoU "
+        f"{found.error:.3f}):",
         "",
         *table(["masks kept", "their gIoU"], body),
         "",

@@ -11,13 +11,15 @@ import torch
 from PIL.Image import Image
 
 from lens_cache.evaluation.scores import Sample
+from lens_cache.evaluation.split import EvaluationSplit
 from lens_cache.evaluation.swap_test import swap_test
+from lens_cache.predictor.trained_head import TrainedHead
 from lens_cache.progress import Progress
 from lens_cache.store.store import Store
-from lens_cache.training.data import evaluation_draws
 from lens_cache.training.run import Run
 from lens_cache.training.sampling import Draw
 from pipelines.evaluation.answers import Answers
+from pipelines.evaluation.job import Job
 from pipelines.evaluation.panels import evenly_spaced, panel_of, read_photo
 
 SIDE = 220
@@ -82,13 +84,13 @@ def gallery(
         LensCacheError: If run and store do not fit, or the split is empty.
     """
     run.require_features_of(store)
-    answers = Answers(run, store)
-    root = store.manifest.data_root
+    chosen = EvaluationSplit.of_store(store, split)
+    answers = Job(head=TrainedHead.of_run(run), split=chosen, store=store.root).build()
+    root = chosen.root
     places: dict[str, list[_Place]] = defaultdict(list)
     firsts: list[Draw] = []
     pairs = passed = 0
-    draws = evaluation_draws(store, split, None)
-    for done, draw in enumerate(draws, 1):
+    for done, draw in enumerate(chosen.draws, 1):
         found = list(answers.of(draw))
         for sample, pair, _ in found:
             places[sample.kind].append(_Place(Draw(draw.image, (pair.query,)), sample))
@@ -102,7 +104,7 @@ def gallery(
         if len(found_pairs):
             firsts.append(Draw(draw.image, tuple(draw.queries[i] for i in found_pairs[0])))
         if progress is not None:
-            progress("gallery", done, len(draws))
+            progress("gallery", done, len(chosen.draws))
     return Gallery(
         split=split,
         kinds={kind: _ranked(answers, root, mine) for kind, mine in sorted(places.items())},

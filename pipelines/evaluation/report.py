@@ -1,14 +1,25 @@
-"""The report of an evaluation: tables, samples and panels in ``RUN/evaluation/SPLIT``."""
+"""The report of an evaluation: tables, samples, masks and panels in a folder.
+
+report.json, report.md    scores with intervals
+samples.jsonl             one line for each query: its counts and its IoU
+predictions.jsonl         its mask, as COCO RLE; `lens-cache evaluate --predictions` scores it again
+targets.jsonl             its true mask and its ignored pixels
+panels/                   drawn answers
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
-from lens_cache.evaluation.scores import Sample, Score, Scores
-from lens_cache.training.run import Run
+from lens_cache.evaluation.intervals import Interval
+from lens_cache.evaluation.predictions import Prediction, write_predictions
+from lens_cache.evaluation.scores import PRECISIONS, Sample, Score, Scores
+from lens_cache.evaluation.split import EvaluationSplit
+from lens_cache.store.io.files import replacing
 from pipelines.evaluation.confidence import Confidence, confidence_lines
 from pipelines.provenance import record_run
 from pipelines.reports.markdown import table
@@ -17,12 +28,12 @@ from pipelines.reports.report import Report
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Scores):
-    """The result of an evaluation of a run.
+    """The result of an evaluation.
 
     Attributes:
-        run: The run's folder.
-        checkpoint: The checkpoint's file name.
-        store: The store's folder.
+        method: The run's folder, the name of the head, or the file of predictions.
+        checkpoint: The checkpoint's file name; empty for a file of predictions.
+        data: The store's folder, or the dataset.
         split: The split.
         images: Number of images.
         limit: Most images that were asked for; None for the whole split.
@@ -31,12 +42,12 @@ class Evaluation(Scores):
         panels: Files of the panels.
         photos_missing: Number of panels drawn on grey because their image file was not found.
         trained_on: Number of images that the run was trained on.
-        confidence: How well the calibrated scores order the masks; None without a calibration.
+        confidence: How well the scores order the masks; None without scores.
     """
 
-    run: str
+    method: str
     checkpoint: str
-    store: str
+    data: str
     split: str
     images: int
     limit: int | None
@@ -48,13 +59,44 @@ class Evaluation(Scores):
     confidence: Confidence | None = None
 
 
-def write_evaluation(folder: Path, found: Evaluation, samples: Sequence[Sample], run: Run) -> None:
-    """Write ``report.json``, ``report.md``, ``samples.jsonl`` and their provenance."""
-    record_run(folder, run.config)
-    (folder / "report.json").write_text(json.dumps(asdict(found), indent=2) + "\n")
-    lines = [json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples]
-    (folder / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
-    (folder / "report.md").write_text(markdown(found), encoding="utf-8")
+def write_evaluation(
+    folder: Path,
+    found: Evaluation,
+    samples: Sequence[Sample],
+    predictions: Sequence[Prediction],
+    split: EvaluationSplit,
+    settings: object,
+) -> None:
+    """Write all files but the panels, with their provenance; ``report.json`` comes last.
+
+    Args:
+        folder: The folder.
+        found: The scores.
+        samples: The queries, in the order of the plan.
+        predictions: Their masks.
+        split: Their true masks.
+        settings: Settings of the method, for the provenance.
+    """
+    record_run(folder, settings)
+    _write(folder / "samples.jsonl", _json_lines(asdict(sample) for sample in samples))
+    write_predictions(folder / "predictions.jsonl", predictions)
+    queries = (split.plan.query(query) for draw in split.draws for query in draw.queries)
+    targets = (
+        {"query_id": query.query_id, "mask": query.target(), "ignore": query.ignore()}
+        for query in queries
+    )
+    _write(folder / "targets.jsonl", _json_lines(targets))
+    _write(folder / "report.md", markdown(found))
+    _write(folder / "report.json", json.dumps(asdict(found), indent=2) + "\n")
+
+
+def _json_lines(entries: Iterable[object]) -> str:
+    return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def same_evaluation(folder: Path, this: Mapping[str, str]) -> bool:
@@ -72,10 +114,11 @@ def same_evaluation(folder: Path, this: Mapping[str, str]) -> bool:
 def markdown(found: Evaluation) -> str:
     """Return the report as Markdown."""
     lines = [
-        f"# {Path(found.run).name} on {found.split}",
+        f"# {Path(found.method).name} on {found.split}",
         "",
-        f"{found.images} images, {found.overall.queries} queries; checkpoint `{found.checkpoint}`; "
-        f"{found.quarantined} images of the store are quarantined. Intervals: 95 % bootstrap over "
+        f"{found.images} images, {found.overall.queries} queries of {found.data}; "
+        + (f"checkpoint `{found.checkpoint}`; " if found.checkpoint else "")
+        + f"{found.quarantined} images or entries are quarantined. Intervals: 95 % bootstrap over "
         "images.",
         "",
         *_table("queries", {"all": found.overall, **found.by_kind}),
@@ -84,6 +127,8 @@ def markdown(found: Evaluation) -> str:
         lines += _table("dataset", found.by_dataset)
     if found.by_topic:
         lines += _table("topic", found.by_topic)
+    lines += _table("target, share of the image", found.by_size)
+    lines += _table("instruction", found.by_words)
     if found.confidence is not None:
         lines += confidence_lines(found.confidence)
     if found.trained_on:
@@ -99,11 +144,33 @@ def _seen(found: Evaluation) -> str:
 
 
 def _table(head: str, scores: Mapping[str, Score]) -> list[str]:
+    """Return a table with one row for each group, and a column for each score that one has."""
+    columns: dict[str, Callable[[Score], Interval | None]] = {
+        "gIoU": lambda score: score.giou,
+        "cIoU": lambda score: score.ciou,
+        **{f"P@{x}": partial(_precision, threshold=str(x)) for x in PRECISIONS},
+        "boundary IoU": lambda score: score.boundary_iou,
+        "N-acc": lambda score: score.n_acc,
+        "T-acc": lambda score: score.t_acc,
+    }
+    shown = {
+        name: column
+        for name, column in columns.items()
+        if any(column(score) is not None for score in scores.values())
+    }
     body = [
-        [name, str(score.queries), score.giou.percent(), score.ciou.percent()]
+        [name, str(score.queries), *(_cell(column(score)) for column in shown.values())]
         for name, score in scores.items()
     ]
-    return [*table([head, "number", "gIoU", "cIoU"], body), ""]
+    return [*table([head, "number", *shown], body), ""] if body else []
+
+
+def _precision(score: Score, threshold: str) -> Interval | None:
+    return score.precision.get(threshold)
+
+
+def _cell(value: Interval | None) -> str:
+    return "" if value is None else value.percent()
 
 
 def evaluation(found: Evaluation) -> Report:
@@ -115,6 +182,7 @@ def evaluation(found: Evaluation) -> Report:
         f"cIoU {100 * score.ciou.value:5.1f}"
         for name, score in rows
     ]
+    lines += [_no_target(found.overall)] if found.overall.n_acc is not None else []
     if found.confidence is not None:
         kept = 1 - found.confidence.curve.risk[0.5]
         lines.append(f"the half of the masks with the highest scores: gIoU {100 * kept:.1f}")
@@ -124,3 +192,9 @@ def evaluation(found: Evaluation) -> Report:
         lines.append(f"{found.photos_missing} panels on grey: image files not found (--data-root)")
     lines.append(f"report and {len(found.panels)} panels in {found.folder}")
     return Report(asdict(found), "\n".join(lines))
+
+
+def _no_target(score: Score) -> str:
+    t_acc = f", T-acc {100 * score.t_acc.value:.1f}" if score.t_acc is not None else ""
+    assert score.n_acc is not None
+    return f"without a target: N-acc {100 * score.n_acc.value:.1f}{t_acc}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lens_cache.evaluation.metrics import Interval
+from lens_cache.evaluation.intervals import Interval
 from lens_cache.predictor.trained_head import TrainedHead
 from lens_cache.training.run import Run
 from lens_cache.version import __version__

@@ -35,11 +35,11 @@ TAPPED_LAYER = 2
 # Share of the images of a batch that are shown with something in a spotlight.
 FOLLOW_UP_SHARE = 0.3
 # Shares of the other images with a request to route, a caption, and small talk.
-ROUTE_SHARE = 0.5
+ROUTE_SHARE = 0.7
 CAPTION_SHARE = 0.3
 TALK_SHARE = 0.3
 # Share of the images without a request that have questions with options.
-CHOICE_SHARE = 0.7
+CHOICE_SHARE = 1.0
 FOLLOW_UPS = 8
 CHOICES = 2
 # Share of the routed requests that are questions with options or for yes or no.

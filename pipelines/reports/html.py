@@ -8,7 +8,7 @@ import io
 import jinja2
 from PIL.Image import Image
 
-from lens_cache.evaluation.metrics import Interval
+from lens_cache.evaluation.intervals import Interval
 
 _JPEG_QUALITY = 85
 

@@ -186,7 +186,9 @@ class LensModule(LightningModule):
             segmentation: LensOutput = self.model(batch.features)
         threshold = self.config.mask_threshold
         pairs: list[MaskPair] = []
-        for pair in masks_of(self._store, batch.draws, segmentation, threshold):
+        for pair in masks_of(
+            self._store.plan, self._store.manifest.side, batch.draws, segmentation, threshold
+        ):
             query = self._store.plan.query(pair.query)
             groups = (query.dataset, f"kind/{query.kind}")
             self.iou.update(pair.prediction, pair.truth, pair.ignore, groups=groups)

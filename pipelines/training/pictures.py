@@ -8,8 +8,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from lens_cache.evaluation.mask_pairs import MaskPair
-from lens_cache.evaluation.scores import sample_of
+from lens_cache.evaluation.mask_pairs import MaskPair, sample_of
 from lens_cache.features.types import LensOutput
 from lens_cache.images.panels import Panel
 from lens_cache.store.store import Store
@@ -55,6 +54,6 @@ class Pictures(Callback):
             log_picture(logger, f"pictures/{name}", picture, trainer.global_step)
 
     def _panel(self, pair: MaskPair, answer: LensOutput) -> Panel:
-        sample = sample_of(self._store, pair)
+        sample = sample_of(self._store.plan, pair)
         root = self._store.manifest.data_root
         return panel_of(sample, pair, answer, read_photo(root, sample.image))

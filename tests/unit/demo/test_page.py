@@ -7,7 +7,7 @@ from PIL import Image
 
 from lens_cache.config.train import TrainConfig
 from lens_cache.evaluation.baseline_scores import Baselines, Line
-from lens_cache.evaluation.metrics import Interval
+from lens_cache.evaluation.intervals import Interval
 from lens_cache.evaluation.scores import Sample, Score, Scores
 from lens_cache.extraction.estimate import Estimate
 from pipelines.demo.page import Page, render
@@ -58,9 +58,9 @@ def scores(value):
 def evaluation(split):
     found = scores(0.612)
     return Evaluation(
-        run="run",
+        method="run",
         checkpoint="best.ckpt",
-        store="store",
+        data="store",
         split=split,
         limit=None,
         images=3,
@@ -85,6 +85,9 @@ def shot(instruction, rank="best"):
         intersection=1,
         union=2,
         iou=0.5,
+        target_area=2,
+        predicted_area=1,
+        target_share=0.1,
     )
     names = ("image", "grounding map", "prediction", "ground truth")
     return Shot(rank=rank, sample=sample, pictures={n: Image.new("RGB", (8, 8)) for n in names})

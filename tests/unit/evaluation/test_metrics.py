@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lens_cache.evaluation.metrics import MaskIoU, bootstrap, intersection_and_union, iou
+from lens_cache.evaluation.metrics import MaskIoU, intersection_and_union, iou, score_masks
 
 
 def _mask(rows):
@@ -100,40 +100,6 @@ def test_masks_that_do_not_match_are_refused(prediction, message):
         intersection_and_union(prediction, EMPTY)
 
 
-def test_bootstrap_is_reproducible_and_brackets_the_value():
-    rng = np.random.default_rng(0)
-    unions = rng.integers(50, 100, 60)
-    intersections = rng.integers(0, 50, 60)
-    images = [i // 2 for i in range(60)]
-    first = bootstrap(intersections.tolist(), unions.tolist(), images)
-    assert first == bootstrap(intersections.tolist(), unions.tolist(), images)
-    assert first["giou"].value == pytest.approx(np.mean(intersections / (unions + 1e-5)))
-    assert first["ciou"].value == pytest.approx(intersections.sum() / unions.sum())
-    for interval in first.values():
-        assert interval.low < interval.value < interval.high
-    wide = bootstrap(intersections.tolist(), unions.tolist(), images, confidence=0.99)
-    assert wide["giou"].low < first["giou"].low
-
-
-def test_bootstrap_spread_is_that_of_a_mean():
-    values = np.random.default_rng(1).integers(0, 1000, 400)
-    interval = bootstrap(values.tolist(), [1000] * 400, range(400))["giou"]
-    expected = 2 * 1.96 * (values / 1000).std() / 20
-    assert interval.high - interval.low == pytest.approx(expected, rel=0.05)
-
-
-def test_whole_images_are_drawn():
-    one_image = bootstrap([1, 0, 5], [10, 10, 10], ["a", "a", "a"], resamples=50)["giou"]
-    assert one_image.low == one_image.value == one_image.high
-
-
-def test_bootstrap_without_masks_is_refused():
-    with pytest.raises(ValueError, match="at least 1, got 0, 0 and 0"):
-        bootstrap([], [], [])
-    with pytest.raises(ValueError, match="got 1, 2 and 1"):
-        bootstrap([1], [1, 2], ["a"])
-
-
 def test_groups_have_the_scores_of_their_own_masks():
     generator = torch.Generator().manual_seed(0)
     masks = torch.rand(6, 2, 5, 7, generator=generator) > 0.5
@@ -153,3 +119,13 @@ def test_groups_have_the_scores_of_their_own_masks():
     grouped.reset()
     grouped.update(*masks[0], groups=["b"])
     assert grouped.compute().keys() == {"giou", "ciou", "giou/b", "ciou/b"}
+
+
+def test_scores_of_a_mask_count_no_ignored_pixel():
+    prediction = _mask([[1, 1, 0], [1, 0, 0]])
+    target = _mask([[1, 0, 0], [1, 1, 0]])
+    ignore = _mask([[0, 1, 1], [0, 0, 1]])
+    (found,) = score_masks(prediction[None], target[None], ignore[None])
+    assert (found.intersection, found.union) == (2, 3)
+    assert (found.target_area, found.predicted_area) == (3, 2)
+    assert found.iou == pytest.approx(2 / 3, abs=1e-5)

@@ -22,6 +22,9 @@ def sample(number, topic, intersection):
         intersection=intersection,
         union=10,
         iou=intersection / 10,
+        target_area=10,
+        predicted_area=intersection,
+        target_share=0.1,
     )
 
 
@@ -31,9 +34,9 @@ SAMPLES = [sample(0, "shape", 10), sample(1, "colour", 0), sample(2, "shape", 5)
 @pytest.fixture
 def found():
     return Evaluation(
-        run="runs/a",
+        method="runs/a",
         checkpoint="best.ckpt",
-        store="store",
+        data="store",
         split="val",
         limit=None,
         images=4,

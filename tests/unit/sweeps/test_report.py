@@ -7,7 +7,7 @@ from lens_cache.config.sweep import Published, RowConfig, SweepConfig
 from lens_cache.config.train import TrainConfig, TrainerConfig
 from lens_cache.errors import TrainingError
 from lens_cache.evaluation.baseline_scores import Baselines, Line
-from lens_cache.evaluation.metrics import Interval
+from lens_cache.evaluation.intervals import Interval
 from lens_cache.evaluation.scores import Score, Scores
 from pipelines.sweeps.one_run import Measured, Result
 from pipelines.sweeps.plot import draw, plot
