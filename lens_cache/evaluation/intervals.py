@@ -41,6 +41,12 @@ class Ratio:
     denominators: Sequence[float] | None = None
     epsilon: float = 0.0
 
+    @property
+    def value(self) -> float:
+        """The score of all samples."""
+        total = len(self.numerators) if self.denominators is None else sum(self.denominators)
+        return sum(self.numerators) / (total + self.epsilon)
+
 
 def bootstrap(
     ratios: Mapping[str, Ratio],
@@ -64,24 +70,69 @@ def bootstrap(
     Raises:
         ValueError: If there is no sample, or the lists differ in length.
     """
+    value, scores = _resampled(list(ratios.values()), images, resamples, seed)
+    return dict(zip(ratios, _intervals(value, scores, confidence), strict=True))
+
+
+def paired_bootstrap(
+    first: Mapping[str, Ratio],
+    second: Mapping[str, Ratio],
+    images: Sequence[Hashable],
+    *,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Return the difference second - first of each score with its interval.
+
+    Both methods are scored on the same resampled images, so that what makes an image hard for both
+    cancels.
+
+    Args:
+        first: Scores of a method, by name; see ``bootstrap``.
+        second: Scores of another method on the same samples, with the same names.
+        images: See ``bootstrap``.
+        resamples: See ``bootstrap``.
+        confidence: See ``bootstrap``.
+        seed: See ``bootstrap``.
+
+    Raises:
+        ValueError: If there is no sample, or lists or names differ.
+    """
+    if list(first) != list(second):
+        raise ValueError(f"expected the same scores, got {list(first)} and {list(second)}")
+    value, scores = _resampled([*first.values(), *second.values()], images, resamples, seed)
+    count = len(first)
+    difference = scores[:, count:] - scores[:, :count]
+    return dict(
+        zip(first, _intervals(value[count:] - value[:count], difference, confidence), strict=True)
+    )
+
+
+def _resampled(
+    ratios: Sequence[Ratio], images: Sequence[Hashable], resamples: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the scores, shape (scores,), and those of the resamples, (resamples, scores)."""
     columns = [
         column
-        for ratio in ratios.values()
+        for ratio in ratios
         for column in (ratio.numerators, ratio.denominators or [1.0] * len(ratio.numerators))
     ]
     lengths = {len(images), *map(len, columns)}
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(f"expected lists of one length, at least 1, got {sorted(lengths)}")
     sums = _sums_per_image(columns, images)
-    epsilons = np.array([ratio.epsilon for ratio in ratios.values()])
-    scores = _resample(sums, epsilons, resamples, np.random.default_rng(seed))
+    epsilons = np.array([ratio.epsilon for ratio in ratios])
+    value = _quotients(sums.sum(axis=0, keepdims=True), epsilons)[0]
+    return value, _resample(sums, epsilons, resamples, np.random.default_rng(seed))
+
+
+def _intervals(
+    value: NDArray[np.float64], scores: NDArray[np.float64], confidence: float
+) -> list[Interval]:
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(scores, [tail, 1 - tail], axis=0)
-    value = _quotients(sums.sum(axis=0, keepdims=True), epsilons)[0]
-    return {
-        name: Interval(float(value[i]), float(low[i]), float(high[i]))
-        for i, name in enumerate(ratios)
-    }
+    return [Interval(*map(float, row)) for row in zip(value, low, high, strict=True)]
 
 
 def _resample(

@@ -142,12 +142,27 @@ def score_all(samples: Sequence[Sample], *, resamples: int = 10_000) -> Scores:
 
 def score(samples: Sequence[Sample], resamples: int) -> Score:
     """Score samples together; at least one."""
+    images = [sample.image_id for sample in samples]
+    values = bootstrap(ratios_of(samples), images, resamples=resamples)
+    return Score(
+        queries=len(samples),
+        giou=values["gIoU"],
+        ciou=values["cIoU"],
+        precision={str(x): values[f"P@{x}"] for x in PRECISIONS if f"P@{x}" in values},
+        boundary_iou=values.get("boundary IoU"),
+        n_acc=values.get("N-acc"),
+        t_acc=values.get("T-acc"),
+    )
+
+
+def ratios_of(samples: Sequence[Sample]) -> dict[str, Ratio]:
+    """Return the scores that samples have, by the names that tables use."""
     targets = [float(sample.target_area > 0) for sample in samples]
     absent = [1 - target for target in targets]
     empty = [float(sample.predicted_area == 0) for sample in samples]
     ratios = {
-        "giou": Ratio([sample.iou for sample in samples]),
-        "ciou": Ratio(
+        "gIoU": Ratio([sample.iou for sample in samples]),
+        "cIoU": Ratio(
             [sample.intersection for sample in samples],
             [sample.union for sample in samples],
             CIOU_EPSILON,
@@ -155,8 +170,6 @@ def score(samples: Sequence[Sample], resamples: int) -> Score:
     }
     edges = [sample.boundary_iou for sample in samples if sample.boundary_iou is not None]
     exact = len(edges) == len(samples)
-    if exact:
-        ratios["boundary"] = Ratio(edges)
     if exact and any(targets):
         for threshold in PRECISIONS:
             reached = [
@@ -164,21 +177,14 @@ def score(samples: Sequence[Sample], resamples: int) -> Score:
                 for target, sample in zip(targets, samples, strict=True)
             ]
             ratios[f"P@{threshold}"] = Ratio(reached, targets)
+    if exact:
+        ratios["boundary IoU"] = Ratio(edges)
     if any(absent):
-        ratios["n_acc"] = Ratio([a * e for a, e in zip(absent, empty, strict=True)], absent)
+        ratios["N-acc"] = Ratio([a * e for a, e in zip(absent, empty, strict=True)], absent)
         if any(targets):
             found = [t * (1 - e) for t, e in zip(targets, empty, strict=True)]
-            ratios["t_acc"] = Ratio(found, targets)
-    values = bootstrap(ratios, [sample.image_id for sample in samples], resamples=resamples)
-    return Score(
-        queries=len(samples),
-        giou=values["giou"],
-        ciou=values["ciou"],
-        precision={str(x): values[f"P@{x}"] for x in PRECISIONS if f"P@{x}" in values},
-        boundary_iou=values.get("boundary"),
-        n_acc=values.get("n_acc"),
-        t_acc=values.get("t_acc"),
-    )
+            ratios["T-acc"] = Ratio(found, targets)
+    return ratios
 
 
 def size_of(sample: Sample) -> str:

@@ -154,6 +154,29 @@ def queries(
     show(Report({"queries": count, "file": str(out), "root": str(chosen.root)}, text), as_json)
 
 
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="FIRST", help="Folder of an evaluation.")],
+    second: Annotated[
+        Path, typer.Argument(metavar="SECOND", help="Folder of another one, of the same queries.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="OUT", help="Output folder.")] = Path("runs/compare"),
+    data_root: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder of the images, for the page.")
+    ] = Path(),
+    shown: Annotated[int, typer.Option(metavar="N", min=0, help="Queries on the page.")] = 12,
+    as_json: Json = False,
+) -> None:
+    """Compare two evaluations query by query: differences with intervals, and a page."""
+    from pipelines.evaluation.compare import compare as measure
+
+    with open_bars() as bars:
+        report = measure(
+            first, second, out, data_root=data_root, shown=shown, progress=bars.progress
+        )
+    show(report, as_json)
+
+
 def _split(
     name: str,
     store: Path | None,

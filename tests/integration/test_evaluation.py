@@ -287,3 +287,48 @@ def test_a_store_of_other_frozen_models_is_refused(tiny_store, lens_cache, tmp_p
     )  # fmt: skip
     assert code == 2
     assert "the features of" in err or "the group hidden_states" in err
+
+
+@pytest.fixture
+def worse(stored, shapes, tmp_path, lens_cache):
+    """The evaluation of the head's predictions with a quarter of the masks emptied."""
+    found = lines(stored / "predictions.jsonl")
+    for line in found[::4]:
+        line["mask"] = None
+    code, _, err = score(lens_cache, shapes, found, tmp_path / "worse.jsonl")
+    assert code == 0, err
+    return tmp_path / "out"
+
+
+def test_two_methods_are_compared_query_by_query(stored, worse, shapes, tmp_path, lens_cache):
+    out = tmp_path / "compared"
+    code, text, err = lens_cache(
+        "compare", stored, worse, "--out", out, "--data-root", shapes / "world", "--json"
+    )
+    assert code == 0, err
+    found = json.loads(text)["groups"]["all"]
+    before, after = (lines(folder / "samples.jsonl") for folder in (stored, worse))
+    change = [b["iou"] - a["iou"] for a, b in zip(before, after, strict=True)]
+    assert found["difference"]["gIoU"]["value"] == pytest.approx(sum(change) / len(change))
+    assert found["difference"]["gIoU"]["high"] < 0
+    assert found["losses"] == sum(one < -0.01 for one in change) > 0
+    assert found["wins"] == 0
+    page = (out / "index.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 3 * 12
+    assert "http" not in page.replace("http-equiv", "")
+    ordered = sorted(zip(change, before, strict=True), key=lambda pair: pair[0])
+    assert ordered[0][1]["instruction"] in page
+    code, _, err = lens_cache("compare", stored, stored, "--out", tmp_path / "same")
+    assert code == 0, err
+    assert "+0.0 (+0.0 to +0.0)" in (tmp_path / "same/report.md").read_text()
+
+
+def test_evaluations_of_other_queries_are_not_compared(stored, worse, tmp_path, lens_cache):
+    kept = (worse / "samples.jsonl").read_text().splitlines(keepends=True)[1:]
+    (worse / "samples.jsonl").write_text("".join(kept))
+    code, _, err = lens_cache("compare", stored, worse, "--out", tmp_path / "compared")
+    assert code == 1
+    assert "found 1 that only one of them has" in err
+    code, _, err = lens_cache("compare", stored, tmp_path, "--out", tmp_path / "compared")
+    assert code == 1
+    assert "expected the folder of an evaluation" in err

@@ -8,7 +8,7 @@ from tests.support import REPOSITORY
 
 # Who may import a heavy library, as path prefixes.
 OWNERS = {
-    "ray": ("pipelines/extraction/ray_",),
+    "ray": ("pipelines/extraction/ray_", "pipelines/evaluation/ray_workers.py"),
     "lightning": ("pipelines/training/",),
     "transformers": (
         "lens_cache/encoders/",
@@ -47,6 +47,7 @@ ROOMS = (
     "evaluation",
     "predictor",
     "agent",
+    "benchmarks",
     "tools",
 )
 BANNED = {

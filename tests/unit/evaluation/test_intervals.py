@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lens_cache.evaluation.intervals import Ratio, bootstrap
+from lens_cache.evaluation.intervals import Ratio, bootstrap, paired_bootstrap
 
 
 def test_it_is_reproducible_and_brackets_the_value():
@@ -47,3 +47,17 @@ def test_lists_of_different_lengths_are_refused():
         bootstrap({"mean": Ratio([])}, [])
     with pytest.raises(ValueError, match=r"got \[1, 2\]"):
         bootstrap({"ratio": Ratio([1], [1, 2])}, ["a"])
+
+
+def test_a_paired_difference_is_sharper_than_its_parts():
+    rng = np.random.default_rng(2)
+    hardness = rng.random(200)
+    first = {"mean": Ratio(hardness.tolist())}
+    second = {"mean": Ratio((hardness + 0.01 + 0.01 * rng.random(200)).tolist())}
+    difference = paired_bootstrap(first, second, range(200))["mean"]
+    alone = bootstrap(second, range(200))["mean"]
+    assert difference.value == pytest.approx(second["mean"].value - first["mean"].value)
+    assert 0.01 < difference.low < difference.value < difference.high < 0.02
+    assert difference.high - difference.low < (alone.high - alone.low) / 20
+    with pytest.raises(ValueError, match="the same scores"):
+        paired_bootstrap(first, {"other": Ratio([1.0])}, [0])
