@@ -7,27 +7,18 @@ from pathlib import Path
 from threading import RLock
 from typing import overload
 
-import numpy as np
-import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from lens_cache.datasets.base import Length
-from lens_cache.datasets.questions import is_long, question
 from lens_cache.encoders.llava_chat import ChatImage, LlavaChat
 from lens_cache.errors import ConfigError
-from lens_cache.evaluation.confidence import measures_of
-from lens_cache.evaluation.mask_pairs import threshold_logit
-from lens_cache.features.types import Features, ImageFeatures, LensOutput, default_device
-from lens_cache.images.geometry import image_to_normalised, logits_to_image, normalised_to_image
+from lens_cache.features.types import ImageFeatures, default_device
 from lens_cache.images.inputs import ImageInput, rgb_pixels
-from lens_cache.models.decoder import Clicks
-from lens_cache.models.lens import LensModel
 from lens_cache.predictor.checks import checked_clicks, require_instruction
 from lens_cache.predictor.encoded_images import EncodedImage, EncodedImages
-from lens_cache.predictor.frozen_models import FrozenModels
 from lens_cache.predictor.segmentation import Click, Segmentation
+from lens_cache.predictor.segmenter import Segmenter
 from lens_cache.predictor.trained_head import TrainedHead
-from lens_cache.training.run import Run, Which, autocast
+from lens_cache.training.run import Run, Which
 
 
 class LensPredictor:
@@ -77,11 +68,9 @@ class LensPredictor:
         head = run if isinstance(run, TrainedHead) else TrainedHead.of_run(run, which)
         self.head = head
         self.device = device or default_device()
-        self._data = head.extract_config(overrides).data
-        self._models = FrozenModels.load(head, overrides, self.device, chat=chat)
-        self._model = head.build(self._models.parts).to(self.device)
-        self._images = EncodedImages(self._models, cache_images)
-        self._threshold = threshold_logit(head.config.mask_threshold)
+        # Frozen models and head, for evaluations and benchmarks.
+        self.segmenter = Segmenter(head, overrides, self.device, chat=chat)
+        self._images = EncodedImages(self.segmenter.frozen, cache_images)
         self._lock = RLock()
         self._image: EncodedImage | None = None
         self._last: Segmentation | None = None
@@ -249,7 +238,7 @@ class LensPredictor:
     @property
     def can_answer(self) -> bool:
         """Whether all layers of the multimodal LLM are loaded, so that ``answer`` works."""
-        return isinstance(self._models.llava, LlavaChat)
+        return isinstance(self.segmenter.frozen.llava, LlavaChat)
 
     def answer(self, image: ImageInput, text: str, *, max_new_tokens: int = 256) -> str:
         """Return what the multimodal LLM answers in words; LENS plays no part in it.
@@ -275,41 +264,6 @@ class LensPredictor:
                 )
             return read.answer(text, max_new_tokens)
 
-    def _segment(
-        self, asked: Sequence[tuple[EncodedImage, list[str]]], clicks: tuple[Click, ...] = ()
-    ) -> list[list[Segmentation]]:
-        """Segment images by their instructions; with clicks it is one instruction."""
-        stacked = Features.stack(
-            [self._features(image, [self._question(t) for t in texts]) for image, texts in asked]
-        )
-        features = stacked.to(self.device, torch.float32)
-        image = asked[-1][0]
-        with torch.inference_mode(), autocast(self.head.config, self.device):
-            prompts = self._model.prompts(features)
-            output = self._model.decode(
-                prompts, features.image_embeddings, self._prompt_of(clicks, image)
-            )
-        questions = [(image, text) for image, texts in asked for text in texts]
-        found = [
-            self._answer(output, index, image, text, clicks)
-            for index, (image, text) in enumerate(questions)
-        ]
-        self._image, self._last = image, found[-1]
-        numbers = iter(found)
-        return [[next(numbers) for _ in texts] for _, texts in asked]
-
-    def _prompt_of(self, clicks: tuple[Click, ...], image: EncodedImage) -> Clicks | None:
-        """Return clicks as a prompt of the decoder; None without clicks."""
-        if not clicks:
-            return None
-        height, width = image.pixels.shape[:2]
-        points = np.array([(click.x, click.y) for click in clicks])
-        square = image_to_normalised(points, width=width, height=height)
-        return Clicks(
-            points=torch.tensor(square, dtype=torch.float32, device=self.device)[None],
-            labels=torch.tensor([[int(click.inside) for click in clicks]], device=self.device),
-        )
-
     def features(self, image: ImageInput, questions: Sequence[str]) -> ImageFeatures:
         """Return the features of an image and its questions, as an extraction stores them.
 
@@ -322,71 +276,12 @@ class LensPredictor:
         """
         pixels = rgb_pixels(image)
         with self._lock:
-            return self._features(self._images.get(pixels), questions)
+            return self.segmenter.features(self._images.get(pixels), questions)
 
-    @property
-    def model(self) -> LensModel:
-        """The model that reads the features."""
-        return self._model
-
-    @property
-    def side(self) -> int:
-        """Side of the square frame in pixels."""
-        return self._models.side
-
-    def _question(self, instruction: str) -> str:
-        length: Length = "long" if is_long(instruction) else "short"
-        return question(instruction, length, self._data)
-
-    def _features(self, image: EncodedImage, questions: Sequence[str]) -> ImageFeatures:
-        ids = [self._models.prompt.token_ids(text).text_ids for text in questions]
-        return ImageFeatures(
-            prefix=self._models.prefix(image.llava)[self.head.layer],
-            image_tokens=image.llava.image_tokens,
-            text_tokens=image.llava.text_tokens(ids),
-            image_embedding=image.embedding,
-        )
-
-    def _answer(
-        self,
-        output: LensOutput,
-        index: int,
-        image: EncodedImage,
-        instruction: str,
-        clicks: tuple[Click, ...],
-    ) -> Segmentation:
-        """Return the answer to one question of a batch."""
-        assert output.quality is not None
-        height, width = image.pixels.shape[:2]
-        logits = logits_to_image(
-            output.low_res_logits[index], width=width, height=height, side=self._models.side
-        )
-        mask = (logits > self._threshold).cpu().numpy()
-        points = output.keypoints[index][output.keypoint_mask[index]].float().cpu().numpy()
-        in_image = normalised_to_image(points.astype(np.float64), width=width, height=height)
-        found = measures_of(output.quality[index], logits, self._threshold)
-        measures = {name: float(value) for name, value in found.items()}
-        calibration = self.head.calibration
-        return Segmentation(
-            image=image.pixels,
-            instruction=instruction,
-            mask=mask,
-            logits=logits.cpu().numpy(),
-            score=calibration.score(measures) if calibration else measures["stability"],
-            calibrated=calibration is not None,
-            keypoints=in_image.astype(np.float32),
-            keypoint_labels=_inside(mask, in_image),
-            normalised_keypoints=points,
-            grounding_map=output.grounding_map[index].float().cpu().numpy(),
-            coordinates=output.coordinates,
-            clicks=clicks,
-        )
-
-
-def _inside(mask: NDArray[np.bool_], points: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return 1 for each point (x, y) in pixels that is inside a mask, otherwise 0."""
-    height, width = mask.shape
-    return np.array(
-        [0 <= x < width and 0 <= y < height and mask[int(y), int(x)] for x, y in points],
-        dtype=np.int64,
-    )
+    def _segment(
+        self, asked: Sequence[tuple[EncodedImage, list[str]]], clicks: tuple[Click, ...] = ()
+    ) -> list[list[Segmentation]]:
+        """Segment, and keep the last image and mask for ``predict`` and ``correct``."""
+        found = self.segmenter.segment(asked, clicks)
+        self._image, self._last = asked[-1][0], found[-1][-1]
+        return found

@@ -59,7 +59,7 @@ def stage_clock(predictor: LensPredictor) -> Iterator[dict[str, float]]:
 
         return run
 
-    models, lens = predictor._models, predictor._model
+    models, lens = predictor.segmenter.frozen, predictor.segmenter.model
     read = clocked(IMAGE, models.read)
     asked: list[Any] = []
 

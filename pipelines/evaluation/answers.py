@@ -55,7 +55,7 @@ class ComputedFeatures:
         self._predictor = predictor
         self._plan = plan
         self._root = root
-        self.side = predictor.side
+        self.side = predictor.segmenter.frozen.side
 
     def read(self, draw: Draw) -> ImageFeatures:
         """See ``FeatureSource``."""

@@ -48,7 +48,7 @@ class Job:
         if self.store is None:
             predictor = LensPredictor(self.head, overrides=self.overrides, device=self.device)
             computed = ComputedFeatures(predictor, self.split.plan, self.split.root)
-            return Answers(predictor.model, config, self.split, computed, self.device)
+            return Answers(predictor.segmenter.model, config, self.split, computed, self.device)
         store = Store(self.store)
         require_same_features(self.head.fingerprints, store.manifest, store.root, self.head.layer)
         stored = StoredFeatures(store, self.head.layer)

@@ -35,8 +35,8 @@ def calls(predictor):
     """The names of the encoders that run, in order."""
     found = []
     for name, module in (
-        ("tower", predictor._models.llava.model.vision_tower),
-        ("sam", predictor._models.sam.model),
+        ("tower", predictor.segmenter.frozen.llava.model.vision_tower),
+        ("sam", predictor.segmenter.frozen.sam.model),
     ):
         module.register_forward_hook(lambda *_, name=name: found.append(name))
     return found
@@ -135,8 +135,8 @@ def test_a_predictor_is_as_before_after_the_clock(predictor):
     predictor(image + 1, "the dog")
     assert seconds == taken
     assert "text_tokens" not in vars(predictor._images.get(image).llava)
-    assert "prompts" not in vars(predictor._model)
-    assert "encode" not in vars(predictor._models.sam)
+    assert "prompts" not in vars(predictor.segmenter.model)
+    assert "encode" not in vars(predictor.segmenter.frozen.sam)
     assert again.mask.shape == before.mask.shape
 
     with stage_clock(predictor) as seconds:
