@@ -66,6 +66,22 @@ def shapes_models(
     print(f"wrote {folder / 'llava'} and {folder / 'sam.pth'}; {folder / 'CARD.md'} describes them")
 
 
+@app.command("shapes-benchmarks")
+def shapes_benchmarks(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write.")],
+    scenes: Annotated[int, typer.Option(min=1, help="Number of drawn scenes.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes.")] = 0,
+) -> None:
+    """Write MME, MMBench, MMMU and MMStar about drawn shapes, and requests to route."""
+    from lens_cache.benchmarks.shapes import write_shapes_benchmarks
+
+    if folder.exists():
+        raise ConfigError(f"writing benchmarks: {folder} already exists; give a new folder")
+    with open_bars() as bars:
+        write_shapes_benchmarks(folder, scenes, seed=seed, progress=bars.progress)
+    print(f"{folder} has {', '.join(sorted(path.name for path in folder.iterdir()))}")
+
+
 @app.command("pascal-part")
 def pascal_part(
     folder: Annotated[
