@@ -3,6 +3,8 @@
 PYTHON ?= python3
 OUT ?= runs/demo
 DATA ?=
+MODEL ?= shapes
+MODELS ?=
 SPLIT ?=
 RUN ?=
 STORE ?=
@@ -21,7 +23,7 @@ PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablations evaluate test test-fast test-slow test-page test-lowest soak gpu-report smoke-full-size check lint types docs format clean
+.PHONY: help setup demo ablations evaluate eval-reasonseg eval-refcoco eval-general eval-routing eval-ablations eval-all test test-fast test-slow test-page test-lowest soak gpu-report smoke-full-size check lint types docs format clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -54,6 +56,54 @@ evaluate: $(STAMP)  ## Evaluate RUN= on a SPLIT= of STORE=.
 	@test -n '$(RUN)' -a -n '$(STORE)' -a -n '$(SPLIT)' || { \
 	  echo "make evaluate: give RUN=, STORE= and SPLIT=" >&2; exit 2; }
 	@$(BIN)/lens-cache evaluate '$(RUN)' --store '$(STORE)' --split '$(SPLIT)'
+
+# The tables of the paper. By default on drawn shapes, with the head of the package; on LISA's folder
+# of datasets with DATA=, the frozen models in MODELS= and the head in RUN= or MODEL=.
+EVAL := runs/eval
+METHOD = $(if $(RUN),'$(RUN)',--model '$(MODEL)')
+ifeq ($(DATA),)
+SOURCE = -c shapes --set 'data.root=$(EVAL)/world'
+WORLD := $(EVAL)/world
+BENCHMARKS := $(EVAL)/benchmarks
+else
+SOURCE = -c configs/extract/lisa.yaml --set 'data.root=$(DATA)' --set "data.lisa.sets=[$$split]" \
+  $(if $(MODELS),--set 'encoders.root=$(MODELS)')
+BENCHMARKS := $(DATA)
+endif
+
+# $(1): the table; $(2): splits of its benchmark; $(3): splits of the world of shapes.
+define table
+@set -e; folders=; for split in $(if $(DATA),$(2),$(3)); do \
+  out="$(EVAL)/$(1)/$$(echo "$$split" | tr '|' '-')"; folders="$$folders $$out"; \
+  $(BIN)/lens-cache evaluate $(METHOD) --split "$$split" --panels 0 $(SOURCE) --out "$$out"; \
+done; $(BIN)/lens-cache table $(1) $$folders --out $(EVAL)/tables
+endef
+
+$(EVAL)/world: | $(STAMP)
+	@$(BIN)/lens-cache data shapes $@ --train 0 --val 150 --test 200 --hard 150
+
+$(EVAL)/benchmarks: | $(STAMP)
+	@$(BIN)/lens-cache data shapes-benchmarks $@
+
+eval-reasonseg: $(STAMP) $(WORLD)  ## Table of ReasonSeg; on shapes, or with DATA= RUN= MODELS=.
+	$(call table,reasonseg,'reason_seg|val' 'reason_seg|test',val test)
+
+eval-refcoco: $(STAMP) $(WORLD)  ## Table of RefCOCO(+/g); on shapes, or with DATA= RUN= MODELS=.
+	$(call table,refcoco,'refcoco|val' 'refcoco|testA' 'refcoco|testB' 'refcoco+|val' 'refcoco+|testA' \
+	  'refcoco+|testB' 'refcocog|val' 'refcocog|test',val test hard)
+
+eval-general: $(STAMP) $(BENCHMARKS)  ## Table of MME, MMBench, MMMU, MMStar; DATA= has their TSV files.
+	@$(BIN)/lens-cache general $(BENCHMARKS)/M*.tsv --model '$(MODEL)' --out $(EVAL)/general
+	@$(BIN)/lens-cache table general $(EVAL)/general --out $(EVAL)/tables
+
+eval-routing: $(STAMP) $(BENCHMARKS)  ## Which requests the agent takes for what; DATA= has routing.jsonl.
+	@$(BIN)/lens-cache routing $(BENCHMARKS)/routing.jsonl --model '$(MODEL)' --out $(EVAL)/routing
+	@$(BIN)/lens-cache table routing $(EVAL)/routing --out $(EVAL)/tables
+
+eval-ablations: ablations  ## The paper's ablations, and its own rows; SEEDS=, STEPS=, JOBS=.
+	@$(BIN)/lens-cache table ablations --out $(EVAL)/tables
+
+eval-all: eval-reasonseg eval-refcoco eval-general eval-routing  ## All tables that take minutes.
 
 test: check  ## Run lint, types and all tests except the slow ones, in WORKERS= (2) processes.
 	@$(PYTEST) -n '$(WORKERS)' --dist loadfile -m "not slow and not full_size and not page"

@@ -13,3 +13,5 @@ SHAPES_PICTURES = Path(__file__).parent / "shapes_pictures"
 CLASSES = Path(__file__).parent / "classes"
 # Published numbers of images and queries of LISA's sets.
 PUBLISHED_COUNTS = Path(__file__).parent / "published_counts.yaml"
+# Published results of other methods, with their sources.
+PUBLISHED_RESULTS = Path(__file__).parent / "published_results.yaml"

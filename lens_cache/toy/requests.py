@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from lens_cache.toy.instructions import FILLER as INSTRUCTION_FILLER
 from lens_cache.toy.instructions import sample_instructions
 from lens_cache.toy.language import (
     COLOUR_FACTS,
@@ -48,7 +49,7 @@ from lens_cache.toy.wordings import (
 Route = Literal["dialogue", "segmentation", "follow-up"]
 ROUTES: tuple[Route, ...] = ("dialogue", "segmentation", "follow-up")
 
-# Words for a thing of any shape; instructions use another one.
+# Words for a thing of any shape. That of the instructions is not taught as a bare phrase.
 FILLERS = (FILLER, "shape", "item", "figure", "piece", "one")
 # Share of the descriptions that name a place.
 PLACE_SHARE = 0.3
@@ -149,10 +150,10 @@ def _yes(true: bool) -> str:
     return "yes" if true else "no"
 
 
-def _phrase(scene: Scene, rng: np.random.Generator) -> str:
+def _phrase(scene: Scene, rng: np.random.Generator, fillers: Sequence[str]) -> str:
     """Return a description of things by looks, or by place; a place may be wrong."""
     looks, things = pick(rng, list(looks_in(scene)))
-    filler = pick(rng, FILLERS)
+    filler = pick(rng, fillers)
     if rng.random() < PLACE_SHARE:
         if rng.random() < 0.5:
             return f"the {pick(rng, list(EXTREMES))} {looks.noun(filler)}"
@@ -173,7 +174,9 @@ def _fill(wording: str, scene: Scene, rng: np.random.Generator) -> str:
         "shape": SHAPES,
         "verb": VERBS,
     }
-    text = wording.replace("{phrase}", _phrase(scene, rng))
+    bare = wording.startswith("{phrase}")
+    fillers = FILLERS if bare else (*FILLERS, INSTRUCTION_FILLER)
+    text = wording.replace("{phrase}", _phrase(scene, rng, fillers))
     for name, values in options.items():
         while f"{{{name}}}" in text:
             text = text.replace(f"{{{name}}}", pick(rng, list(values)), 1)

@@ -9,7 +9,7 @@ import typer
 
 from lens_cache.errors import ConfigError, LensCacheError, StoreMismatchError, one_line
 from lens_cache.version import __version__
-from pipelines.cli import benchmarks, config, data, demo, evaluation, runs, stores, use
+from pipelines.cli import benchmarks, config, data, demo, evaluation, results, runs, stores, use
 from pipelines.interrupt import Interrupted, resume_command
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # Commands at the top level, in the order of ``--help``.
-for commands in (stores.app, runs.app, evaluation.app, use.app, demo.app):
+for commands in (stores.app, runs.app, evaluation.app, results.app, use.app, demo.app):
     app.add_typer(commands)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")

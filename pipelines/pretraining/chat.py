@@ -35,7 +35,7 @@ TAPPED_LAYER = 2
 # Share of the images of a batch that are shown with something in a spotlight.
 FOLLOW_UP_SHARE = 0.3
 # Shares of the other images with a request to route, a caption, and small talk.
-ROUTE_SHARE = 0.7
+ROUTE_SHARE = 0.6
 CAPTION_SHARE = 0.3
 TALK_SHARE = 0.3
 # Share of the images without a request that have questions with options.
