@@ -1,4 +1,4 @@
-"""The paper's tables: published rows stay apart from measured ones, and real data from other data."""
+"""The paper's tables: published rows apart from measured ones, real data apart from other data."""
 
 import csv
 import io
