@@ -25,7 +25,7 @@ from pipelines.reports.report import Report
 
 # First number of the seed of a scene: no world and no training uses it.
 SEED = 1015
-QUESTIONS, FOLLOW_UPS = 3, 3
+REQUESTS, QUESTIONS, FOLLOW_UPS = 4, 3, 3
 TAUGHT, HELD_OUT = "taught wordings", "held-out wordings"
 
 
@@ -67,7 +67,7 @@ def measure_agent(
         rng = np.random.default_rng([SEED, seed, index])
         painted = sample_painted_scene(rng)
         agent.set_image(painted.image)
-        for wordings in (HELD_OUT, TAUGHT):
+        for wordings in (HELD_OUT, TAUGHT) * REQUESTS:
             request = sample_request(painted.scene, rng, held_out=wordings == HELD_OUT)
             _, route = agent.route(request.text)
             routes[wordings][request.route][route or DEFAULT_ROUTE] += 1
