@@ -33,7 +33,7 @@ TRAINED = (TOWER, SAM, LLAVA, CHAT)
 TOWER_SCHEDULE = Schedule(steps=3700, batch=40, lr=2.5e-3, seed=0)
 SAM_SCHEDULE = Schedule(steps=2000, batch=8, lr=2e-3, seed=1)
 LLAVA_SCHEDULE = Schedule(steps=2600, batch=32, lr=2.5e-3, seed=2)
-CHAT_SCHEDULE = Schedule(steps=1900, batch=32, lr=2e-3, seed=3)
+CHAT_SCHEDULE = Schedule(steps=3900, batch=32, lr=2e-3, seed=3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def describe(settings: Pretraining) -> str:
     for name in TRAINED:
         schedule: Schedule = getattr(settings, name)
         lines.append(f"{name}: {schedule.steps} steps of {schedule.batch} images")
-    return "\n".join([*lines, "about two hours on two cores with bfloat16 instructions"])
+    return "\n".join([*lines, "about two and a half hours on two cores with bfloat16 instructions"])
 
 
 def _finish(final: Path, make: Callable[[Path], None]) -> None:
