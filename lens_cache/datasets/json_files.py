@@ -9,20 +9,29 @@ from typing import Any
 from lens_cache.errors import DatasetError, one_line
 
 
+def read_json(path: Path) -> Any:
+    """Read a JSON document.
+
+    Raises:
+        DatasetError: If the file cannot be read or is not JSON.
+    """
+    try:
+        data = path.read_bytes()
+        return json.loads(data)
+    except OSError as error:
+        raise DatasetError(f"reading {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        found = failed_download(data) or f"not valid JSON: {one_line(error, 120)}"
+        raise DatasetError(f"reading {path}: {found}; download the file again") from None
+
+
 def read_lists(path: Path, *keys: str) -> dict[str, list[Any]]:
     """Read a JSON object that holds lists under these keys.
 
     Raises:
         DatasetError: If the file cannot be read, is not JSON, or lacks a list.
     """
-    try:
-        data = path.read_bytes()
-        document = json.loads(data)
-    except OSError as error:
-        raise DatasetError(f"reading {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        found = failed_download(data) or f"not valid JSON: {one_line(error, 120)}"
-        raise DatasetError(f"reading {path}: {found}; download the file again") from None
+    document = read_json(path)
     for key in keys:
         if not isinstance(document, dict) or not isinstance(document.get(key), list):
             raise DatasetError(

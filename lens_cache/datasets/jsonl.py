@@ -5,12 +5,13 @@
     {"image": "images/b.jpg", "instruction": "dog", "mask": {"rle": {"size": [4, 4], "counts": []}}}
 
 "instruction" may be a list of texts with the same mask: each becomes a query. "mask" may be a list
-of masks: their union is used. Optional keys, with their defaults: "split" ("train"), "ignore" (same
-forms as "mask"; its pixels are excluded from loss and metrics), "kind" ("referring"), "length"
-("long" if the instruction is a sentence, see ``questions.is_long``), "topic" (any text: a finer
-kind, for the tables of an evaluation). Masks have the size of the image after EXIF orientation.
-Paths are relative to the root. A line that is not valid is rejected with its number; the other
-lines are used.
+of masks: their union is used. It may be null: nothing in the image is meant, and an empty mask is
+right; a mask file without foreground is a mistake, and its line is rejected. Optional keys, with
+their defaults: "split" ("train"), "ignore" (same forms as "mask"; its pixels are excluded from loss
+and metrics), "kind" ("referring"), "length" ("long" if the instruction is a sentence, see
+``questions.is_long``), "topic" (any text: a finer kind, for the tables of an evaluation). Masks
+have the size of the image after EXIF orientation. Paths are relative to the root. A line that is
+not valid is rejected with its number; the other lines are used.
 """
 
 from __future__ import annotations
@@ -168,7 +169,7 @@ def _parse_line(number: int, text: bytes) -> _Line:
         kind=_choice(entry, "kind", "referring", get_args(Kind)),
         length=_choice(entry, "length", "short", get_args(Length)) if "length" in entry else None,
         topic="" if entry.get("topic", "") == "" else _text(entry, "topic"),
-        mask=_check_forms("mask", entry["mask"]),
+        mask=[] if entry["mask"] is None else _check_forms("mask", entry["mask"]),
         ignore=_check_forms("ignore", entry["ignore"]) if "ignore" in entry else [],
     )
 
@@ -206,8 +207,12 @@ def _check_form(key: str, value: Any) -> Any:
 
 def _build_queries(root: Path, line: _Line) -> list[QueryRecord]:
     """Read the masks of a line; raises ValueError with the reason."""
-    target = masks.merge([_read_mask(root, line, "mask", part) for part in line.mask])
-    check_not_empty(target)
+    if line.mask:
+        target = masks.merge([_read_mask(root, line, "mask", part) for part in line.mask])
+        check_not_empty(target)
+    else:
+        width, height = _image_size(root, line)
+        target = masks.empty(height, width)
     ignored = [_read_mask(root, line, "ignore", part) for part in line.ignore]
     ignore = masks.merge(ignored) if ignored else None
     if ignore is not None and ignore["size"] != target["size"]:
@@ -236,11 +241,20 @@ def _read_mask(root: Path, line: _Line, key: str, value: Any) -> Rle:
     try:
         if "rle" in value:
             return mask_from_rle(value["rle"])
-        width, height = image_size(root / line.image)
+    except ValueError as error:
+        raise ValueError(f"{key!r}: {error}") from None
+    width, height = _image_size(root, line)
+    try:
         return mask_from_polygons(value["polygons"], height, width)
+    except ValueError as error:
+        raise ValueError(f"{key!r}: {error}") from None
+
+
+def _image_size(root: Path, line: _Line) -> tuple[int, int]:
+    """Return width and height of a line's image; raises ValueError with the reason."""
+    try:
+        return image_size(root / line.image)
     except OSError as error:
         raise ValueError(f"the image {line.image}: {error.strerror}") from None
     except LensCacheError as error:
         raise ValueError(f"the image {line.image}: {error}") from None
-    except ValueError as error:
-        raise ValueError(f"{key!r}: {error}") from None

@@ -27,6 +27,7 @@ EVERYTHING, ATTENTION_MASK, ATTENTION_PEAK = "everything", "attention mask", "at
 RANDOM_THING, ORACLE = "random thing", "oracle points"
 # There are many baselines, and their intervals need no third digit.
 _RESAMPLES = 1000
+CENTRE = torch.tensor([[0.5, 0.5]])
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -159,8 +160,11 @@ def _measure(
     yield ATTENTION_PEAK, case.samples(frozen.at_peak(case.draw, choice.peak))
     if things is not None:
         yield RANDOM_THING, list(_random_things(case, things, seed))
-    points = [points_inside(target) for target in case.targets]
-    yield ORACLE, case.samples(frozen.at_points(case.draw, points))
+    # Of an empty target the ceiling is an empty mask, whatever SAM makes of a point.
+    there = case.targets.flatten(1).any(dim=1)
+    points = [points_inside(target) if target.any() else CENTRE for target in case.targets]
+    oracle = frozen.at_points(case.draw, points) & there[:, None, None]
+    yield ORACLE, case.samples(oracle)
 
 
 def _random_things(case: Case, things: Things, seed: int) -> Iterator[Sample]:

@@ -30,6 +30,18 @@ class Case:
     targets: Tensor
     ignores: Tensor
 
+    def with_target(self) -> Case:
+        """Return the same image with only the queries that have a target."""
+        kept = self.targets.flatten(1).any(dim=1)
+        places = kept.nonzero()[:, 0].tolist()
+        return Case(
+            draw=Draw(self.draw.image, tuple(self.draw.queries[place] for place in places)),
+            queries=[self.queries[place] for place in places],
+            image=self.image,
+            targets=self.targets[kept],
+            ignores=self.ignores[kept],
+        )
+
     def samples(self, predictions: Tensor) -> list[Sample]:
         """Score one bool mask per query, (Q, H, W)."""
         results = score_masks(predictions, self.targets, self.ignores)

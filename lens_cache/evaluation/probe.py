@@ -64,6 +64,8 @@ class Probe:
         split: Split of the queries; all if None.
         images: Number of images.
         queries: Number of queries.
+        without_target: Number of queries without a target; no point hits them, so they are not in
+            ``queries``.
         chance: Mean share of the image covered by a mask: the pointing score of a random point.
         readings: The results.
         without_weights: Cached layers without decoder weights in the store.
@@ -73,6 +75,7 @@ class Probe:
     split: str | None
     images: int
     queries: int
+    without_target: int
     chance: float
     readings: list[ProbedReading]
     without_weights: list[int]
@@ -104,7 +107,8 @@ def probe(
         progress: Called with the name of the step, images done and images in all.
 
     Raises:
-        StoreError: If the split is empty, or the store has the weights of none of its layers.
+        StoreError: If the split has no query with a target, or the store has the weights of none of
+            its layers.
     """
     frozen = store.frozen()
     readings = [
@@ -120,8 +124,13 @@ def probe(
     images: list[str] = []
     kinds: list[str] = []
     areas: list[float] = []
+    without_target = 0
     with torch.inference_mode():
-        for case in cases(store, split, limit, progress, "probe"):
+        for whole in cases(store, split, limit, progress, "probe"):
+            case = whole.with_target()
+            without_target += len(whole.queries) - len(case.queries)
+            if not case.queries:
+                continue
             images += [case.image.image_id] * len(case.queries)
             kinds += [f"{query.kind}, {query.length}" for query in case.queries]
             areas += case.targets.flatten(1).float().mean(dim=1).tolist()
@@ -129,12 +138,15 @@ def probe(
                 features = store.read(case.draw.image, case.draw.queries, reading.layer)
                 maps = head(Features.stack([features]).to(device, torch.float32)).grounding_map
                 _measure(found[reading], maps.cpu(), case, store.manifest.side)
+    if not images:
+        raise StoreError(f"probing {store.root}: no query of the split {split!r} has a target")
     ranked = [_summarise(reading, mine, images, kinds) for reading, mine in found.items()]
     return Probe(
         store=str(store.root),
         split=split,
         images=len(set(images)),
         queries=len(images),
+        without_target=without_target,
         chance=sum(areas) / len(areas),
         readings=sorted(ranked, key=lambda one: -one.pointing.value),
         without_weights=[layer for layer in store.layers if layer not in frozen.decoder_layers],

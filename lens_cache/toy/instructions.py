@@ -59,7 +59,7 @@ class Instruction:
         length: ``long`` if it is a sentence.
         topic: The property that selects the target: ``shape``, ``colour`` (alone), ``looks``
             (several attributes, or size), ``relation``, ``extreme`` or ``fact``.
-        things: Indices of the target things.
+        things: Indices of the target things; empty if there is none.
     """
 
     text: str
@@ -88,7 +88,9 @@ def sample_instructions(scene: Scene, rng: np.random.Generator) -> list[Instruct
         *(("plural", request) for request in _some(rng, list(_plural(found)), 2)),
         *(("reasoning", request) for request in _some(rng, list(_reasoning(scene)), 2)),
     ]
-    return [_word(kind, request, rng) for kind, request in chosen]
+    return [
+        word(kind, request.phrase, request.topic, request.things, rng) for kind, request in chosen
+    ]
 
 
 def topic_of(looks: Looks) -> str:
@@ -162,16 +164,19 @@ def _reasoning(scene: Scene) -> Iterator[_Request]:
                 yield _Request(fact, "fact", things)
 
 
-def _word(kind: Kind, request: _Request, rng: np.random.Generator) -> Instruction:
+def word(
+    kind: Kind, phrase: str, topic: str, things: tuple[int, ...], rng: np.random.Generator
+) -> Instruction:
+    """Put a noun phrase, or a fact for ``reasoning``, into words; a share of them is a sentence."""
     length: Length = "long" if rng.random() < LONG_SHARE else "short"
     if kind == "reasoning":
-        short, requests = f"what {request.phrase}", REASONING_REQUESTS
+        short, requests = f"what {phrase}", REASONING_REQUESTS
     else:
-        short, requests = request.phrase, REQUESTS
+        short, requests = phrase, REQUESTS
     text = short
     if length == "long":
-        text = pick(rng, requests).format(phrase=request.phrase, fact=request.phrase)
-    return Instruction(text, kind, length, request.topic, request.things)
+        text = pick(rng, requests).format(phrase=phrase, fact=phrase)
+    return Instruction(text, kind, length, topic, things)
 
 
 def _some(rng: np.random.Generator, options: Sequence[T], count: int) -> list[T]:

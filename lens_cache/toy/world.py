@@ -1,6 +1,6 @@
 """A world of shapes on disk, in the layout of the ``jsonl`` dataset.
 
-FOLDER/images/SPLIT/000000.png    the images; splits train, val, test and hard
+FOLDER/images/SPLIT/000000.png    the images; splits train, val, test, hard and absent
 FOLDER/data.jsonl                 instructions with their masks, the training data of LENS
 FOLDER/scenes.jsonl               all things of each image with their visible masks
 FOLDER/world.json                 the arguments of ``write_world``
@@ -21,14 +21,19 @@ from lens_cache.errors import ConfigError, DatasetError
 from lens_cache.images import masks
 from lens_cache.progress import Progress, no_progress
 from lens_cache.store.io.files import folder_in_one_step
+from lens_cache.toy.absent import sample_absent
 from lens_cache.toy.drawing import PaintedScene, sample_painted_scene
 from lens_cache.toy.instructions import sample_instructions
 from lens_cache.toy.scene import HARD, STANDARD
 
-RULES = {"train": STANDARD, "val": STANDARD, "test": STANDARD, "hard": HARD}
+RULES = {"train": STANDARD, "val": STANDARD, "test": STANDARD, "hard": HARD, "absent": STANDARD}
 # First number of the seed of an image. The scenes on which the MLLM and SAM were trained use 101
 # to 103, so no world with any seed repeats one of them.
-SEEDS = {"train": 1011, "val": 1012, "test": 1013, "hard": 1014}
+SEEDS = {"train": 1011, "val": 1012, "test": 1013, "hard": 1014, "absent": 1016}
+# A world without images of it is written as before there was this split.
+OPTIONAL = "absent"
+# Instructions of the split ``absent`` for each image: without a target, and with one or several.
+NUM_ABSENT, NUM_PRESENT = 3, 6
 WORLD_FILE = "world.json"
 # Must be raised when equal arguments give other images, instructions or scenes than before.
 VERSION = 1
@@ -74,7 +79,9 @@ def _world(counts: Mapping[str, int], seed: int) -> dict[str, Any]:
             "writing a world of shapes: expected a seed and numbers of images of at least 0, and "
             f"at least one image; found seed {seed} and {dict(counts)}"
         )
-    numbers = {split: counts.get(split, 0) for split in RULES}
+    numbers = {
+        split: counts.get(split, 0) for split in RULES if split != OPTIONAL or counts.get(split, 0)
+    }
     return {"world": "shapes", "version": VERSION, "seed": seed, **numbers}
 
 
@@ -123,23 +130,33 @@ def _write_image(
     name = f"images/{split}/{index:06d}.png"
     Image.fromarray(painted.image).save(folder / name)
     for file, entries in _ENTRIES.items():
-        for entry in entries(painted, rng):
+        for entry in entries(painted, rng, split):
             line = {"image": name, "split": split, **entry}
             files[file].write(json.dumps(line) + "\n")
 
 
-def _instructions(painted: PaintedScene, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    for instruction in sample_instructions(painted.scene, rng):
+def _instructions(
+    painted: PaintedScene, rng: np.random.Generator, split: str
+) -> Iterator[dict[str, Any]]:
+    instructions = sample_instructions(painted.scene, rng)
+    if split == OPTIONAL:
+        order = rng.permutation(len(instructions))[:NUM_PRESENT]
+        instructions = [instructions[index] for index in order]
+        instructions += sample_absent(painted.scene, rng, NUM_ABSENT)
+    for instruction in instructions:
+        mask = None
+        if instruction.things:
+            mask = {"rle": masks.encode(painted.mask(*instruction.things))}
         yield {
             "instruction": instruction.text,
             "kind": instruction.kind,
             "length": instruction.length,
             "topic": instruction.topic,
-            "mask": {"rle": masks.encode(painted.mask(*instruction.things))},
+            "mask": mask,
         }
 
 
-def _scene(painted: PaintedScene, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+def _scene(painted: PaintedScene, rng: np.random.Generator, split: str) -> Iterator[dict[str, Any]]:
     things = [
         {
             "size": thing.size,
@@ -153,7 +170,9 @@ def _scene(painted: PaintedScene, rng: np.random.Generator) -> Iterator[dict[str
 
 
 # The lines of an image in each file, in this order: they draw from one generator.
-_ENTRIES: dict[str, Callable[[PaintedScene, np.random.Generator], Iterator[dict[str, Any]]]] = {
+_ENTRIES: dict[
+    str, Callable[[PaintedScene, np.random.Generator, str], Iterator[dict[str, Any]]]
+] = {
     "data": _instructions,
     "scenes": _scene,
 }

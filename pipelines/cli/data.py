@@ -38,12 +38,20 @@ def shapes(
             min=0, help="Number of crowded test images with unseen pairs of colour and shape."
         ),
     ] = 200,
+    absent: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Number of test images with instructions that mean nothing there."
+        ),
+    ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of images and instructions.")] = 0,
 ) -> None:
     """Write a world of shapes with instructions and exact masks, in the jsonl layout."""
     from lens_cache.toy.world import write_world
 
     counts = {"train": train, "val": val, "test": test, "hard": hard}
+    if absent:
+        counts["absent"] = absent
     with open_bars() as bars:
         write_world(folder, counts, seed=seed, progress=bars.progress)
     print(f"{folder} has " + ", ".join(f"{n} {split}" for split, n in counts.items()))

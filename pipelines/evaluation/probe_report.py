@@ -26,6 +26,8 @@ def probe_report(found: Probe) -> Report:
         "a random point",
         f"best: --set model.layer={best.layer} --set model.attention_rows={best.rows}",
     ]
+    if found.without_target:
+        lines.append(f"{found.without_target} queries without a target were not probed")
     if found.without_weights:
         lines.append(
             f"layers {found.without_weights} were not probed: the store has no decoder weights for "

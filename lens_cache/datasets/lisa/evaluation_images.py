@@ -18,7 +18,7 @@ from lens_cache.datasets.questions import is_training
 from lens_cache.images.decode import content_id
 
 # The sets on which the papers report; all their splits except ``train`` are tested on.
-BENCHMARKS = ("refcoco", "refcoco+", "refcocog", "reason_seg")
+BENCHMARKS = ("refcoco", "refcoco+", "refcocog", "grefcoco", "reason_seg")
 # Name of a skipped training image in the quarantine.
 TESTED_ON = "image to test on"
 _COCO_NAME = re.compile(r"(?:COCO_(?:train|val)20\d\d_)?(\d{12})\.jpg")

@@ -1,6 +1,9 @@
 """RefCLEF, RefCOCO, RefCOCO+ and RefCOCOg: sentences that each refer to one thing of an image.
 
+And gRefCOCO, whose sentences refer to one thing, to several or to none.
+
     root/refer_seg/refcoco/instances.json and refs(unc).p
+    root/refer_seg/grefcoco/instances.json and grefs(unc).json
     root/refer_seg/images/mscoco/images/train2014/COCO_train2014_*.jpg
     root/refer_seg/images/saiapr_tc-12/...                                (RefCLEF)
 
@@ -34,8 +37,10 @@ from lens_cache.datasets.lisa.sets import SetKind, SetName, require_files
 from lens_cache.datasets.mask_parsing import check_not_empty
 from lens_cache.datasets.questions import is_training
 from lens_cache.errors import one_line
+from lens_cache.images import masks
 from lens_cache.images.masks import Rle
 
+GREFCOCO = "grefcoco"
 _FOLDER = PurePosixPath("refer_seg")
 _COCO = _FOLDER / "images/mscoco/images/train2014"
 _SAIAPR = _FOLDER / "images/saiapr_tc-12"
@@ -60,7 +65,8 @@ class ReferDataset(SegmentationDataset):
         instances = folder / "instances.json"
         images = _SAIAPR if name.name == "refclef" else _COCO
         self.name = name.name
-        self.source = folder / f"refs({name.variant}).p"
+        file = f"grefs({name.variant}).json" if name.name == GREFCOCO else f"refs({name.variant}).p"
+        self.source = folder / file
         needed = [path.as_posix() for path in (instances, self.source, images)]
         require_files(root, name, needed, KINDS[name.name].source)
         self._split = name.split
@@ -99,21 +105,24 @@ class ReferDataset(SegmentationDataset):
         return ImageRecord(image.path, self.name, tuple(queries), tuple(rejected))
 
     def _target(self, ref: Ref, image: ReferImage) -> Rle:
-        try:
-            target = referred_mask(
-                ref.segmentation,
-                image.height,
-                image.width,
-                self._rules,
-                training=is_training(self._split),
-            )
-            # A benchmark keeps empty targets: the correct answer is an empty mask, and is scored.
-            if self._rules == "strict" and self._split == "train":
-                check_not_empty(target)
-        except ValueError as error:
-            where = f"annotation {ref.annotation} of instances.json"
-            raise ValueError(f"{where}: {error}") from None
-        return target
+        """Return the union of the things that are meant; empty if none is."""
+        parts = [masks.empty(image.height, image.width)]
+        for annotation, segmentation in ref.segmentations.items():
+            try:
+                target = referred_mask(
+                    segmentation,
+                    image.height,
+                    image.width,
+                    self._rules,
+                    training=is_training(self._split),
+                )
+                # A benchmark keeps empty targets: the right answer is an empty mask, and is scored.
+                if self._rules == "strict" and self._split == "train":
+                    check_not_empty(target)
+            except ValueError as error:
+                raise ValueError(f"annotation {annotation} of instances.json: {error}") from None
+            parts.append(target)
+        return parts[1] if len(parts) == 2 else masks.merge(parts)
 
     def _texts(self, ref: Ref) -> tuple[list[str], list[Rejected]]:
         """Return the sentences in LISA's form; under ``parity``, empty ones are kept as in LISA."""
@@ -163,4 +172,11 @@ KINDS = {
     "refcoco": _kind("refcoco", _TRAIN2014, "train val test testA testB", "unc", "google"),
     "refcoco+": _kind("refcoco+", _TRAIN2014, "train val test testA testB", "unc"),
     "refcocog": _kind("refcocog", _TRAIN2014, "train val test", "umd", "google"),
+    GREFCOCO: SetKind(
+        group="referring",
+        splits=("train", "val", "testA", "testB"),
+        variants=("unc",),
+        open=ReferDataset,
+        source=f"get it from github.com/henghuiding/gRefCOCO, and {_TRAIN2014}",
+    ),
 }

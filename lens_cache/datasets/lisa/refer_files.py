@@ -1,5 +1,8 @@
 """Read the two files of a referring set: the sentences (refs) and the masks (instances).
 
+gRefCOCO's ``grefs(unc).json`` is the same list as JSON, whose "ann_id" is a list: several things
+may be meant, and [-1] stands for none.
+
 ``refs(*).p`` is a pickled list of {"ref_id", "image_id", "ann_id", "split", "sentences"} and more;
 each sentence has its text in "sent". ``instances.json`` is a COCO file. File names in the refs file
 contain the annotation's number ("COCO_train2014_000000581857_16.jpg"), so the path of an image is
@@ -19,6 +22,7 @@ from lens_cache.config.data import Rules
 from lens_cache.datasets.base import Rejected, brief, relative_path
 from lens_cache.datasets.coco_index import Entry, by_id
 from lens_cache.datasets.coco_masks import CocoImage
+from lens_cache.datasets.json_files import read_json
 from lens_cache.datasets.lisa.plain_pickle import read_plain_pickle
 from lens_cache.datasets.lisa.sets import SetName
 from lens_cache.datasets.mask_parsing import (
@@ -31,14 +35,22 @@ from lens_cache.errors import ConfigError, DatasetError, one_line
 from lens_cache.images import masks
 from lens_cache.images.masks import Rle
 
+# gRefCOCO's id of the annotation of an expression that means nothing in the image.
+NO_TARGET = -1
+
 
 @dataclass(frozen=True)
 class Ref:
-    """A referred thing; ``segmentation`` and ``sentences`` as in the files, not checked."""
+    """A referred thing, several of gRefCOCO, or none; contents as in the files, not checked.
+
+    Attributes:
+        number: Its ``ref_id``.
+        segmentations: The segmentation of each thing, by the id of its annotation.
+        sentences: Its sentences.
+    """
 
     number: int
-    annotation: int
-    segmentation: Any
+    segmentations: dict[int, Any]
     sentences: list[Any]
 
 
@@ -103,7 +115,7 @@ def read_refs(path: Path, name: SetName) -> list[tuple[int, dict[str, Any]]]:
         ConfigError: If there are none.
         DatasetError: If the file cannot be read, or is not a list of refs.
     """
-    refs = read_plain_pickle(path)
+    refs = read_json(path) if path.suffix == ".json" else read_plain_pickle(path)
     if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
         raise DatasetError(
             f"reading {path}: expected a list of dicts, one per ref, got {brief(refs)}; download "
@@ -138,15 +150,20 @@ def _image(entries: dict[int, Entry], number: int, folder: PurePosixPath) -> Ref
 def _ref(ref: dict[str, Any], annotations: dict[int, Entry]) -> Ref:
     """Return a ref with its annotation; raises ValueError if either is not valid."""
     number = ref.get("ref_id")
-    annotation = ref.get("ann_id")
+    ids = ref.get("ann_id")
     sentences = ref.get("sentences")
     if type(number) is not int or not isinstance(sentences, list):
         raise ValueError(f"expected ref_id and a list of sentences, got {brief(ref)}")
-    if type(annotation) is not int or annotation not in annotations:
-        raise ValueError(f"instances.json has no annotation {brief(annotation)}")
-    if "segmentation" not in annotations[annotation]:
-        raise ValueError(f"annotation {annotation} of instances.json has no segmentation")
-    return Ref(number, annotation, annotations[annotation]["segmentation"], sentences)
+    found = {}
+    for annotation in ids if isinstance(ids, list) else [ids]:
+        if annotation == NO_TARGET and ids == [NO_TARGET]:
+            continue
+        if type(annotation) is not int or annotation not in annotations:
+            raise ValueError(f"instances.json has no annotation {brief(annotation)}")
+        if "segmentation" not in annotations[annotation]:
+            raise ValueError(f"annotation {annotation} of instances.json has no segmentation")
+        found[annotation] = annotations[annotation]["segmentation"]
+    return Ref(number, found, sentences)
 
 
 def referred_mask(

@@ -45,6 +45,15 @@ def test_three_forms_of_a_mask_agree(root):
         assert query.ignore == query.target
 
 
+def test_null_is_an_empty_mask_of_the_size_of_the_image(root):
+    (record,) = opened(root, [{**LINE, "mask": None}])
+    (query,) = record.queries
+    assert query.target["size"] == [8, 12]
+    assert not masks.decode(query.target).any()
+    (record,) = opened(root, [{**LINE, "image": "missing.png", "mask": None}])
+    assert "the image missing.png" in record.rejected[0].reason
+
+
 def test_polygons_are_united_as_pycocotools_does(root):
     polygons = [[0.5, 0.2, 7.3, 1.1, 4.2, 6.9], box_polygon(3, 3, 11, 7)]
     (record,) = opened(root, [{**LINE, "mask": {"polygons": polygons}}])

@@ -167,7 +167,7 @@ def test_an_interrupted_world_is_not_there(tmp_path):
 @pytest.mark.parametrize(
     ("counts", "seed", "message"),
     [
-        ({"dev": 3}, 0, "expected the splits train, val, test, hard, found 'dev'"),
+        ({"dev": 3}, 0, "expected the splits train, val, test, hard, absent, found 'dev'"),
         ({"train": -1}, 0, "numbers of images of at least 0"),
         ({"train": 1}, -1, "expected a seed"),
         ({"train": 0}, 0, "at least one image"),

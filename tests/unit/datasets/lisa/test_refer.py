@@ -359,3 +359,61 @@ def test_files_that_cannot_be_read_end_in_one_line(tmp_path):
     path.write_bytes(pickle.dumps({"refs": []}))
     with pytest.raises(DatasetError, match="expected a list of dicts, one per ref"):
         records(tmp_path, "refcoco")
+
+
+def gref(number, image, annotations, *sentences, split="val"):
+    return {**ref(number, image, annotations, split, *sentences), "no_target": annotations == [-1]}
+
+
+def write_grefs(root, refs, annotations):
+    path = write_refer(root, "grefcoco", "unc", [], annotations)
+    path.unlink()
+    (path.parent / "grefs(unc).json").write_text(json.dumps(refs))
+
+
+def test_grefcoco_means_several_things_or_none(tmp_path):
+    other = [box_polygon(6, 1, 9, 4)]
+    write_grefs(
+        tmp_path,
+        [
+            gref(1, 1, [10, 11], "both boxes"),
+            gref(2, 1, [10], "the left box"),
+            gref(3, 1, [-1], "the cow"),
+        ],
+        [annotation(10, 1, BOX), annotation(11, 1, other)],
+    )
+    (record,) = records(tmp_path, "grefcoco|val")
+    found = targets(record)
+    left, right = (added_up(polygons) > 0 for polygons in (BOX, other))
+    assert np.array_equal(found["the left box"], left)
+    assert np.array_equal(found["both boxes"], left | right)
+    assert not found["the cow"].any()
+    plan = build_plan(config(tmp_path, "grefcoco|val"))
+    assert plan.num_queries == 3
+    assert plan.quarantine.num_rows == 0
+
+
+def test_training_keeps_expressions_that_mean_nothing(tmp_path):
+    refs = [gref(1, 1, [-1], "the cow", split="train"), gref(2, 1, [10], "box", split="train")]
+    write_grefs(tmp_path, refs, [annotation(10, 1, [])])
+    (record,) = records(tmp_path, "grefcoco|train")
+    assert [query.instruction for query in record.queries] == ["the cow"]
+    assert [one.what for one in record.rejected] == ["ref 2"]
+
+
+@pytest.mark.parametrize("ids", [[10, 99], [-1, 10], [], None, "10"])
+def test_ids_that_are_no_annotations_are_named(tmp_path, ids):
+    write_grefs(tmp_path, [gref(1, 1, ids, "a"), gref(2, 1, [10], "b")], [annotation(10, 1, BOX)])
+    (record,) = records(tmp_path, "grefcoco|val")
+    if ids == []:  # an empty list means nothing, as [-1]
+        assert not targets(record)["a"].any()
+        return
+    (rejected,) = record.rejected
+    assert "has no annotation" in rejected.reason
+
+
+def test_a_broken_list_of_expressions_is_named(tmp_path):
+    write_grefs(tmp_path, [], [])
+    (tmp_path / "refer_seg/grefcoco/grefs(unc).json").write_text("<html>")
+    with pytest.raises(DatasetError, match="web page"):
+        records(tmp_path, "grefcoco|val")
