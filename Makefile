@@ -23,7 +23,7 @@ PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablations evaluate eval-reasonseg eval-refcoco eval-general eval-routing eval-ablations eval-all test test-fast test-slow test-page test-lowest soak gpu-report smoke-full-size check lint types docs format clean
+.PHONY: help setup demo ablations evaluate eval-reasonseg eval-refcoco eval-grefcoco eval-general eval-routing eval-ablations eval-all test test-fast test-slow test-page test-lowest soak gpu-report smoke-full-size check lint types docs format clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -80,7 +80,7 @@ done; $(BIN)/lens-cache table $(1) $$folders --out $(EVAL)/tables
 endef
 
 $(EVAL)/world: | $(STAMP)
-	@$(BIN)/lens-cache data shapes $@ --train 0 --val 150 --test 200 --hard 150
+	@$(BIN)/lens-cache data shapes $@ --train 0 --val 150 --test 200 --hard 150 --absent 100
 
 $(EVAL)/benchmarks: | $(STAMP)
 	@$(BIN)/lens-cache data shapes-benchmarks $@
@@ -91,6 +91,9 @@ eval-reasonseg: $(STAMP) $(WORLD)  ## Table of ReasonSeg; on shapes, or with DAT
 eval-refcoco: $(STAMP) $(WORLD)  ## Table of RefCOCO(+/g); on shapes, or with DATA= RUN= MODELS=.
 	$(call table,refcoco,'refcoco|val' 'refcoco|testA' 'refcoco|testB' 'refcoco+|val' 'refcoco+|testA' \
 	  'refcoco+|testB' 'refcocog|val' 'refcocog|test',val test hard)
+
+eval-grefcoco: $(STAMP) $(WORLD)  ## Table of gRefCOCO, with absent targets; on shapes, or with DATA= RUN= MODELS=.
+	$(call table,grefcoco,'grefcoco|val' 'grefcoco|testA' 'grefcoco|testB',absent)
 
 eval-general: $(STAMP) $(BENCHMARKS)  ## Table of MME, MMBench, MMMU, MMStar; DATA= has their TSV files.
 	@$(BIN)/lens-cache general $(BENCHMARKS)/M*.tsv --model '$(MODEL)' --out $(EVAL)/general
@@ -103,7 +106,7 @@ eval-routing: $(STAMP) $(BENCHMARKS)  ## Which requests the agent takes for what
 eval-ablations: ablations  ## The paper's ablations, and its own rows; SEEDS=, STEPS=, JOBS=.
 	@$(BIN)/lens-cache table ablations --out $(EVAL)/tables
 
-eval-all: eval-reasonseg eval-refcoco eval-general eval-routing  ## All tables that take minutes.
+eval-all: eval-reasonseg eval-refcoco eval-grefcoco eval-general eval-routing  ## All tables that take minutes.
 
 test: check  ## Run lint, types and all tests except the slow ones, in WORKERS= (2) processes.
 	@$(PYTEST) -n '$(WORKERS)' --dist loadfile -m "not slow and not full_size and not page"

@@ -12,7 +12,9 @@ import pytest
 
 from lens_cache.config.load import load_config
 from lens_cache.config.train import TrainConfig
+from lens_cache.evaluation.baseline_scores import ORACLE, baselines
 from lens_cache.images.masks import decode
+from lens_cache.store.store import Store
 from lens_cache.toy.world import write_world
 from pipelines.demo.shapes_settings import extract_config
 from pipelines.evaluation import parts
@@ -29,7 +31,7 @@ MASKS = ("samples.jsonl", "predictions.jsonl", "targets.jsonl")
 def shapes(tmp_path_factory):
     """The folder of a small world and its store."""
     folder = tmp_path_factory.mktemp("evaluation")
-    write_world(folder / "world", {"test": 20, "val": 4}, seed=2)
+    write_world(folder / "world", {"test": 20, "val": 4, "absent": 6}, seed=2)
     extract(folder / "store", extract_config(folder / "world"), Quiet(), run_in_process)
     return folder
 
@@ -118,11 +120,11 @@ def test_a_split_that_the_store_lacks_is_read_from_the_data(shapes, tmp_path, le
     command = ["evaluate", "--model", "shapes", "--split", "nothing", "--out", tmp_path / "out"]
     code, _, err = lens_cache(*command, "--store", shapes / "store")
     assert code == 1
-    assert "it has test" in err
+    assert "it has absent (" in err
     code, _, err = lens_cache(*command, "--store", shapes / "store", *of_data(shapes))
     assert code == 1
     assert "choosing split 'nothing' of" in err
-    assert "it has test (" in err
+    assert "it has absent (" in err
 
 
 def test_ray_workers_give_the_same_bytes(stored, shapes):
@@ -332,3 +334,45 @@ def test_evaluations_of_other_queries_are_not_compared(stored, worse, tmp_path, 
     code, _, err = lens_cache("compare", stored, tmp_path, "--out", tmp_path / "compared")
     assert code == 1
     assert "expected the folder of an evaluation" in err
+
+
+def test_queries_without_a_target_are_scored(shapes, tmp_path, lens_cache):
+    code, text, err = lens_cache(
+        "evaluate", "--model", "shapes", "--split", "absent", "--store", shapes / "store",
+        "--panels", "3", "--out", tmp_path,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "N-acc" in text
+    report = json.loads((tmp_path / "report.json").read_text())["overall"]
+    samples = lines(tmp_path / "samples.jsonl")
+    absent = [sample for sample in samples if sample["target_area"] == 0]
+    assert 0.2 < len(absent) / len(samples) < 0.5
+    empty = sum(sample["predicted_area"] == 0 for sample in absent)
+    assert report["n_acc"]["value"] == pytest.approx(empty / len(absent))
+    assert all(sample["iou"] == (sample["predicted_area"] == 0) for sample in absent)
+    assert report["t_acc"]["value"] > 0.9
+
+
+def test_queries_without_a_target_can_be_trained_on(shapes, tmp_path):
+    config = load_config(
+        TrainConfig,
+        None,
+        [
+            "preset=shapes", "trainer.max_steps=3", "trainer.validate_every=3",
+            "batch.split=absent", "batch.validation_split=val",
+        ],
+    )  # fmt: skip
+    done = train(tmp_path / "run", shapes / "store", config, resume=False)
+    assert all(value.isfinite().all() for value in done.load_model("last").parameters())
+
+
+def test_probe_and_baselines_leave_out_what_has_no_target(shapes, tmp_path, lens_cache):
+    code, text, err = lens_cache("probe", shapes / "store", "--split", "absent", "--json")
+    assert code == 0, err
+    found = json.loads(text)
+    assert found["without_target"] > 0
+    plan = Store(shapes / "store").plan
+    assert found["queries"] + found["without_target"] == plan.splits()["absent"]
+    measured = baselines(Store(shapes / "store"), ["absent"], development="val")
+    oracle = {line.name: line for line in measured.lines}[ORACLE].splits["absent"]
+    assert oracle.overall.n_acc.value == 1

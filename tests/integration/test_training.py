@@ -464,7 +464,8 @@ def test_several_instructions_run_the_encoders_once(predictor, trained):
     expected = [predictor(pixels, text) for text in texts]
     counted = LensPredictor(trained, cache_images=2)
     calls = []
-    for module in (counted._models.llava.model.vision_tower, counted._models.sam.model):
+    frozen = counted.segmenter.frozen
+    for module in (frozen.llava.model.vision_tower, frozen.sam.model):
         module.register_forward_hook(lambda *_: calls.append(1))
     found = counted(pixels, texts)
     counted.set_image(pixels.copy())
