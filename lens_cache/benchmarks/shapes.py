@@ -19,6 +19,7 @@ from lens_cache.store.io.files import folder_in_one_step
 from lens_cache.toy.choices import Choice, sample_choices, sample_yes_no
 from lens_cache.toy.drawing import PaintedScene, sample_painted_scene
 from lens_cache.toy.instructions import sample_instructions
+from lens_cache.toy.language import pick
 from lens_cache.toy.requests import sample_request
 
 # First number of the seed of a scene: no world and no training uses it.
@@ -133,7 +134,12 @@ def _requests(
     image = f"images/{index:04d}.png"
     Image.fromarray(painted.image).save(folder / image)
     found: list[dict[str, object]] = []
-    for instruction in sample_instructions(painted.scene, rng)[:2]:
+    instructions = sample_instructions(painted.scene, rng)
+    by_tier = [
+        [one for one in instructions if (one.kind == "reasoning") == reasoning]
+        for reasoning in (False, True)
+    ]
+    for instruction in (pick(rng, group) for group in by_tier if group):
         found.append(
             {
                 "image": image,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ class Panel:
         prediction: Predicted mask, bool, shape (H, W).
         truth: Ground-truth mask, bool, shape (H, W); None if unknown.
         coordinates: Where the cells of the grounding map are, see ``images.geometry``.
+        keypoints_in: The mask in which a keypoint is white; the paper's figures use the ``truth``.
     """
 
     image: NDArray[np.uint8]
@@ -47,6 +49,7 @@ class Panel:
     prediction: NDArray[np.bool_]
     truth: NDArray[np.bool_] | None = None
     coordinates: Convention = "centre"
+    keypoints_in: Literal["prediction", "truth"] = "prediction"
 
     def draw(self) -> Image.Image:
         """Draw the row, with a name above each image."""
@@ -55,7 +58,7 @@ class Panel:
     def images(self, side: int) -> dict[str, Image.Image]:
         """Draw each image of the row.
 
-        A keypoint is white if it is inside the predicted mask and red if it is outside.
+        A keypoint is white if it is inside the mask of ``keypoints_in`` and red if it is outside.
 
         Args:
             side: Longest side of each image in pixels.
@@ -95,10 +98,12 @@ class Panel:
     def _draw_keypoints(self, canvas: Image.Image, side: int) -> None:
         """Draw the keypoints on an image; ``side`` is that of its square."""
         height, width = self.image.shape[:2]
+        mask = self.truth if self.keypoints_in == "truth" else self.prediction
+        assert mask is not None, "the true mask is not known"
         pixels = normalised_to_image(self.keypoints.astype(np.float64), width=width, height=height)
         draw = ImageDraw.Draw(canvas)
         for (x, y), (u, v) in zip(self.keypoints * side, pixels, strict=True):
-            inside = 0 <= u < width and 0 <= v < height and self.prediction[int(v), int(u)]
+            inside = 0 <= u < width and 0 <= v < height and mask[int(v), int(u)]
             box = (float(x) - 4, float(y) - 4, float(x) + 4, float(y) + 4)
             draw.ellipse(box, fill=_WHITE if inside else _RED, outline=_INK)
 

@@ -27,7 +27,9 @@ from pipelines.cli.options import (
 if TYPE_CHECKING:
     from lens_cache.evaluation.split import EvaluationSplit
     from lens_cache.store.store import Store
+    from lens_cache.training.run import Run, Which
     from pipelines.evaluation.evaluate import Runner
+    from pipelines.evaluation.job import Job
     from pipelines.progress import Bars
 
 app = typer.Typer()
@@ -38,6 +40,12 @@ OptionalStore = Annotated[
     Path | None,
     typer.Option(
         "--store", metavar="STORE", parser=store_location, help="Folder or URL of a store."
+    ),
+]
+HeadOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model", metavar="NAME", help="An exported head: a folder, a hub id, or shapes."
     ),
 ]
 Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the first N images.")]
@@ -53,10 +61,7 @@ def evaluate(
     store: OptionalStore = None,
     config: ConfigFiles = None,
     overrides: Overrides = None,
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="An exported head: a folder, a hub id, or shapes."),
-    ] = None,
+    model: HeadOption = None,
     predictions: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Masks of any method: JSON lines with COCO RLE."),
@@ -102,23 +107,9 @@ def evaluate(
             folder = out or _default_folder(predictions.stem, split)
             found = evaluate_predictions(predictions, chosen, folder, bars.progress)
         else:
-            from lens_cache.predictor.trained_head import TrainedHead
-            from lens_cache.training.run import Run
             from pipelines.evaluation.evaluate import evaluate_head
-            from pipelines.evaluation.job import Job
 
-            trained = None if run is None else Run.open(run)
-            job = Job(
-                head=(
-                    TrainedHead.from_pretrained(str(model))
-                    if trained is None
-                    else TrainedHead.of_run(trained, checkpoint)
-                ),
-                split=chosen,
-                store=None if opened is None else opened.root,
-                overrides=tuple(one for one in overrides or () if one.startswith("encoders.")),
-                device=chosen_device(device),
-            )
+            job, trained = _job(run, model, checkpoint, chosen, opened, overrides, device)
             found = evaluate_head(
                 job,
                 run=trained,
@@ -175,6 +166,75 @@ def compare(
             first, second, out, data_root=data_root, shown=shown, progress=bars.progress
         )
     show(report, as_json)
+
+
+@app.command()
+def gallery(
+    split: Split,
+    run: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN]", parser=local_folder, help="Folder of a training run."),
+    ] = None,
+    store: OptionalStore = None,
+    config: ConfigFiles = None,
+    overrides: Overrides = None,
+    model: HeadOption = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path(
+        "runs/gallery.html"
+    ),
+    checkpoint: Checkpoint = None,
+    limit: Limit = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Draw the best, median and worst answers, swapped pairs and failures on a page."""
+    if (run is None) == (model is None):
+        raise ConfigError("gallery: expected one of RUN and --model")
+
+    from lens_cache.store.io.files import replacing
+    from pipelines.evaluation.gallery import gallery as draw
+    from pipelines.reports.html import template
+    from pipelines.reports.report import Report
+
+    with open_bars() as bars:
+        chosen, opened = _split(split, store, config, overrides, limit, bars)
+        job, _ = _job(run, model, checkpoint, chosen, opened, overrides, device)
+        found = draw(job, num_failures=8, progress=bars.progress)
+    page = template("gallery.html").render(gallery=found, method=job.head.name, data=chosen.origin)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as file:
+        file.write(page.encode())
+    text = f"{out}: {found.passed} of {found.pairs} pairs pass the swap test"
+    show(Report({"page": str(out), "pairs": found.pairs, "passed": found.passed}, text), as_json)
+
+
+def _job(
+    run: Path | None,
+    model: str | None,
+    checkpoint: Which | None,
+    split: EvaluationSplit,
+    store: Store | None,
+    overrides: list[str] | None,
+    device: str | None,
+) -> tuple[Job, Run | None]:
+    """Return the head of a run, or an exported one, on a split; and the run."""
+    from lens_cache.predictor.trained_head import TrainedHead
+    from lens_cache.training.run import Run
+    from pipelines.evaluation.job import Job
+
+    trained = None if run is None else Run.open(run)
+    if trained is None:
+        head = TrainedHead.from_pretrained(str(model))
+    else:
+        head = TrainedHead.of_run(trained, checkpoint)
+    job = Job(
+        head=head,
+        split=split,
+        store=None if store is None else store.root,
+        overrides=tuple(one for one in overrides or () if one.startswith("encoders.")),
+        device=chosen_device(device),
+    )
+    return job, trained
 
 
 def _split(

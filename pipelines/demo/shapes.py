@@ -23,6 +23,7 @@ from pipelines.demo.page import Page, render
 from pipelines.demo.shapes_settings import extract_config
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.gallery import Gallery, gallery
+from pipelines.evaluation.job import Job
 from pipelines.evaluation.report import Evaluation
 from pipelines.extraction.cost import estimate_cost
 from pipelines.extraction.extract import extract
@@ -101,7 +102,8 @@ def _evaluate(
         ),
     )
     bars.message("6/6 page: panels, swap test, all results on one page")
-    shown = clock.time("panels", lambda: gallery(run, store, MEASURED[0], progress=bars.progress))
+    job = Job.of_run(run, store, MEASURED[0])
+    shown = clock.time("panels", lambda: gallery(job, progress=bars.progress))
     page = Page(
         version=__version__,
         seed=seed,

@@ -15,7 +15,6 @@ from lens_cache.evaluation.predictions import Prediction
 from lens_cache.evaluation.scores import Sample, score_all
 from lens_cache.evaluation.split import EvaluationSplit
 from lens_cache.plan.plan import Plan
-from lens_cache.predictor.trained_head import TrainedHead
 from lens_cache.progress import Progress, no_progress
 from lens_cache.store.store import Store
 from lens_cache.training.run import Run, Which
@@ -56,13 +55,7 @@ def evaluate(
     Raises:
         LensCacheError: If run and store do not fit, or the split is empty.
     """
-    run.require_features_of(store)
-    job = Job(
-        head=TrainedHead.of_run(run, which),
-        split=EvaluationSplit.of_store(store, split, limit),
-        store=store.root,
-        device=device,
-    )
+    job = Job.of_run(run, store, split, which=which, limit=limit, device=device)
     return evaluate_head(
         job, run=run, which=which, num_panels=num_panels, calibrate=calibrate, progress=progress
     )

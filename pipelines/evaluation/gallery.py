@@ -1,22 +1,18 @@
-"""Panels of a run's answers: best, median and worst of each kind, and pairs of the swap test."""
+"""Panels of answers: best, median and worst of each kind, pairs of the swap test, failures."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from PIL.Image import Image
 
 from lens_cache.evaluation.scores import Sample
-from lens_cache.evaluation.split import EvaluationSplit
 from lens_cache.evaluation.swap_test import swap_test
-from lens_cache.predictor.trained_head import TrainedHead
 from lens_cache.progress import Progress
-from lens_cache.store.store import Store
-from lens_cache.training.run import Run
 from lens_cache.training.sampling import Draw
 from pipelines.evaluation.answers import Answers
 from pipelines.evaluation.job import Job
@@ -45,6 +41,7 @@ class Gallery:
         swaps: Pairs of answers to two instructions about one image, evenly spaced over the split.
         pairs: Number of pairs in the split with targets that share no pixel.
         passed: Number of those that passed the swap test.
+        failures: The answers with the lowest IoU.
     """
 
     split: str
@@ -52,6 +49,7 @@ class Gallery:
     swaps: list[list[Shot]]
     pairs: int
     passed: int
+    failures: list[Shot] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -63,30 +61,20 @@ class _Place:
 
 
 def gallery(
-    run: Run,
-    store: Store,
-    split: str,
-    *,
-    num_swaps: int = 4,
-    progress: Progress | None = None,
+    job: Job, *, num_swaps: int = 4, num_failures: int = 0, progress: Progress | None = None
 ) -> Gallery:
     """Answer every query of a split, and draw the chosen ones.
 
     Args:
-        run: The run; its best checkpoint is used.
-        store: A store with the features that the run was trained on; images are read from its
-            ``data.root``.
-        split: Split of the queries.
+        job: A head on a split.
         num_swaps: Number of pairs to draw.
+        num_failures: Number of queries with the lowest IoU to draw.
         progress: Called with the name of the step, images done and images in all.
 
     Raises:
-        LensCacheError: If run and store do not fit, or the split is empty.
+        LensCacheError: If head and features do not fit.
     """
-    run.require_features_of(store)
-    chosen = EvaluationSplit.of_store(store, split)
-    answers = Job(head=TrainedHead.of_run(run), split=chosen, store=store.root).build()
-    root = chosen.root
+    answers, root, chosen = job.build(), job.split.root, job.split
     places: dict[str, list[_Place]] = defaultdict(list)
     firsts: list[Draw] = []
     pairs = passed = 0
@@ -105,8 +93,12 @@ def gallery(
             firsts.append(Draw(draw.image, tuple(draw.queries[i] for i in found_pairs[0])))
         if progress is not None:
             progress("gallery", done, len(chosen.draws))
+    everything = sorted(
+        (place for mine in places.values() for place in mine),
+        key=lambda place: (place.sample.iou, place.sample.query_id),
+    )
     return Gallery(
-        split=split,
+        split=chosen.name,
         kinds={kind: _ranked(answers, root, mine) for kind, mine in sorted(places.items())},
         swaps=[
             _shots(answers, root, firsts[index], "")
@@ -114,6 +106,11 @@ def gallery(
         ],
         pairs=pairs,
         passed=passed,
+        failures=[
+            shot
+            for place in everything[:num_failures]
+            for shot in _shots(answers, root, place.draw, "failure")
+        ],
     )
 
 
@@ -133,7 +130,10 @@ def _shots(answers: Answers, root: Path, draw: Draw, rank: str) -> list[Shot]:
         Shot(
             rank=rank,
             sample=sample,
-            pictures=panel_of(sample, pair, answer, read_photo(root, sample.image)).images(SIDE),
+            pictures=replace(
+                panel_of(sample, pair, answer, read_photo(root, sample.image)),
+                keypoints_in="truth",
+            ).images(SIDE),
         )
         for sample, pair, answer in answers.of(draw)
     ]

@@ -13,7 +13,7 @@ from lens_cache.evaluation.split import EvaluationSplit
 from lens_cache.predictor import LensPredictor
 from lens_cache.predictor.trained_head import TrainedHead
 from lens_cache.store.store import Store
-from lens_cache.training.run import require_same_features
+from lens_cache.training.run import Run, Which, require_same_features
 from lens_cache.version import __version__
 from pipelines.evaluation.answers import Answers, ComputedFeatures, StoredFeatures
 
@@ -35,6 +35,38 @@ class Job:
     store: Path | None = None
     overrides: tuple[str, ...] = ()
     device: str = "cpu"
+
+    @classmethod
+    def of_run(
+        cls,
+        run: Run,
+        store: Store,
+        split: str,
+        *,
+        which: Which | None = None,
+        limit: int | None = None,
+        device: str = "cpu",
+    ) -> Job:
+        """Return the job of a run on a split of a store.
+
+        Args:
+            run: The run.
+            store: A store with the features that it was trained on.
+            split: Split of the queries.
+            which: Checkpoint; by default the best one, or the last one if there is no best one.
+            limit: Use only this many images, the first ones.
+            device: Device of the model.
+
+        Raises:
+            LensCacheError: If run and store do not fit, or the split is empty.
+        """
+        run.require_features_of(store)
+        return cls(
+            head=TrainedHead.of_run(run, which),
+            split=EvaluationSplit.of_store(store, split, limit),
+            store=store.root,
+            device=device,
+        )
 
     def build(self) -> Answers:
         """Load what answers the queries.

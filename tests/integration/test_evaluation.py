@@ -376,3 +376,22 @@ def test_probe_and_baselines_leave_out_what_has_no_target(shapes, tmp_path, lens
     measured = baselines(Store(shapes / "store"), ["absent"], development="val")
     oracle = {line.name: line for line in measured.lines}[ORACLE].splits["absent"]
     assert oracle.overall.n_acc.value == 1
+
+
+def test_the_gallery_is_one_page_that_opens_offline(shapes, tmp_path, lens_cache):
+    path = tmp_path / "gallery.html"
+    code, text, err = lens_cache(
+        "gallery", "--model", "shapes", "--split", "test", "--store", shapes / "store",
+        "--out", path, "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    found = json.loads(text)
+    assert 0 < found["passed"] <= found["pairs"]
+    page = path.read_text()
+    for heading in ("Best, median and worst", "One image, two instructions", "Failures"):
+        assert heading in page
+    images = re.findall(r'<img src="([^"]*)"', page)
+    # Three answers of each kind and eight failures, four pictures each; four pairs of five.
+    assert len(images) == 4 * (3 * 4 + 8) + 4 * 5
+    assert all(image.startswith("data:image/jpeg;base64,") for image in images)
+    assert not re.search(r"(?:src|href)=.?https?:", page)

@@ -18,6 +18,7 @@ from lens_cache.toy.world import write_world
 from pipelines.demo.shapes_settings import extract_config
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.gallery import gallery
+from pipelines.evaluation.job import Job
 from pipelines.extraction.extract import extract
 from pipelines.extraction.runners import run_in_process
 from pipelines.extraction.verify import check
@@ -72,7 +73,7 @@ def test_lens_is_better_than_raw_attention_and_than_guessing(scores, lines, line
 
 def test_the_same_picture_is_answered_by_the_words(run, store):
     """A model that finds things and ignores the words would pass no pair."""
-    found = gallery(run, store, "test", num_swaps=0)
+    found = gallery(Job.of_run(run, store, "test"), num_swaps=0)
     assert found.pairs > 200
     assert found.passed > TOLD_APART * found.pairs
 
