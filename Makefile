@@ -23,7 +23,7 @@ PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablations evaluate eval-reasonseg eval-refcoco eval-grefcoco eval-general eval-routing eval-ablations eval-all test test-fast test-slow test-page test-lowest soak gpu-report smoke-full-size check lint types docs format clean
+.PHONY: help setup demo ablations evaluate eval-reasonseg eval-refcoco eval-grefcoco eval-general eval-routing eval-cost eval-ablations eval-all test test-fast test-slow test-page test-lowest soak gpu-report smoke-full-size check lint types docs format clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -103,10 +103,15 @@ eval-routing: $(STAMP) $(BENCHMARKS)  ## Which requests the agent takes for what
 	@$(BIN)/lens-cache routing $(BENCHMARKS)/routing.jsonl --model '$(MODEL)' --out $(EVAL)/routing
 	@$(BIN)/lens-cache table routing $(EVAL)/routing --out $(EVAL)/tables
 
+eval-cost: $(STAMP)  ## Table of costs: memory, device time, bytes; on shapes, or with STORE= RUN=.
+	@$(BIN)/lens-cache benchmark cost $(if $(STORE),--store '$(STORE)') \
+	  $(if $(RUN),--run '$(RUN)',--model '$(MODEL)') --out $(EVAL)/cost
+	@$(BIN)/lens-cache table cost $(EVAL)/cost --out $(EVAL)/tables
+
 eval-ablations: ablations  ## The paper's ablations, and its own rows; SEEDS=, STEPS=, JOBS=.
 	@$(BIN)/lens-cache table ablations --out $(EVAL)/tables
 
-eval-all: eval-reasonseg eval-refcoco eval-grefcoco eval-general eval-routing  ## All tables that take minutes.
+eval-all: eval-reasonseg eval-refcoco eval-grefcoco eval-general eval-routing eval-cost  ## All tables that take minutes.
 
 test: check  ## Run lint, types and all tests except the slow ones, in WORKERS= (2) processes.
 	@$(PYTEST) -n '$(WORKERS)' --dist loadfile -m "not slow and not full_size and not page"

@@ -34,3 +34,12 @@ class RunLog:
     def append(self, report: Mapping[str, Any]) -> None:
         """Add the report of a shard as a line of JSON."""
         append_line(self._folder / _SHARDS, json.dumps(report))
+
+
+def shard_reports(root: Path) -> list[dict[str, Any]]:
+    """Return the reports of the shards of all extractions of a store; none if it was converted."""
+    return [
+        json.loads(line)
+        for path in sorted((root / RUNS_FOLDER).glob(f"*/{_SHARDS}"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]

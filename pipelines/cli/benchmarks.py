@@ -15,6 +15,7 @@ from pipelines.cli.options import (
     chosen_device,
     open_bars,
     show,
+    store_location,
 )
 from pipelines.cli.use import ModelOption, RunOption, load_predictor, require_extra
 
@@ -254,3 +255,41 @@ def benchmark_agent(
     with open_bars() as bars:
         found = measure_agent(predictor, scenes, seed=seed, progress=bars.progress)
     show(report(found), as_json)
+
+
+@app.command("cost")
+def benchmark_cost(
+    out: Annotated[
+        Path, typer.Option(metavar="OUT", help="Output folder; without --store also of a world.")
+    ] = Path("runs/cost"),
+    store: Annotated[
+        Path | None,
+        typer.Option(metavar="STORE", parser=store_location, help="A store; by default of shapes."),
+    ] = None,
+    run: RunOption = None,
+    model: ModelOption = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps to measure.")] = 20,
+    overrides: Overrides = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Measure memory, device time and bytes of both phases, and the time of a mask."""
+    from lens_cache.evaluation.split import EvaluationSplit
+    from lens_cache.predictor.trained_head import SHAPES, TrainedHead
+    from lens_cache.store.store import Store
+    from pipelines.benchmark.cost import measure_cost, shapes_store, write_cost
+
+    head = TrainedHead.of_run(run) if run else TrainedHead.from_pretrained(model or SHAPES)
+    with open_bars() as bars:
+        opened = shapes_store(out, bars) if store is None else Store(store)
+        names = opened.plan.splits()
+        found = measure_cost(
+            head,
+            opened,
+            EvaluationSplit.of_store(opened, min(names, key=lambda name: names[name])),
+            bars,
+            device=chosen_device(device),
+            steps=steps,
+            overrides=tuple(overrides or ()),
+        )
+    show(write_cost(found, out), as_json)

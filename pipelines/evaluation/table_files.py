@@ -54,7 +54,7 @@ def blocks(made: ResultTable) -> list[Block]:
 
 
 def _analogue(made: ResultTable) -> str:
-    return "measured" if made.name in ("general", "routing") else "measured on other data"
+    return "measured" if made.name in ("general", "routing", "cost") else "measured on other data"
 
 
 def _word(value: bool | None) -> str:
@@ -68,7 +68,7 @@ def _number(value: float | None) -> str:
 def _value(value: Interval | float | None) -> str:
     if isinstance(value, Interval):
         return value.percent()
-    return "" if value is None else f"{value:.1f}"
+    return "" if value is None else f"{value:.4g}"
 
 
 def markdown(made: ResultTable) -> str:

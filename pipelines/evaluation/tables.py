@@ -134,8 +134,8 @@ def build_table(name: TableName, folders: Sequence[Path]) -> ResultTable:
 
     Args:
         name: The table.
-        folders: Of ``lens-cache evaluate`` for the tables of masks, of ``general`` and ``routing``
-            for those, of ``ablations`` and ``cost`` nothing but the published rows.
+        folders: Of ``lens-cache evaluate`` for the tables of masks, of ``general``, ``routing`` and
+            ``benchmark cost`` for those. The ablations have a report of their own.
 
     Raises:
         DatasetError: If a folder is none of these.
@@ -153,6 +153,8 @@ def build_table(name: TableName, folders: Sequence[Path]) -> ResultTable:
             _add_general(made.analogue, folder)
     elif name == "routing":
         made.analogue.extend(map(_routing, folders))
+    elif name == "cost":
+        made.analogue.extend(map(_cost, folders))
     elif folders:
         raise DatasetError(f"building the table {name}: it has no measured rows; give no folder")
     return made
@@ -216,3 +218,25 @@ def _routing(folder: Path) -> Measured:
             f"building the table routing: {folder} is no folder of `lens-cache routing` ({error})"
         ) from None
     return Measured(method="LENS agent", data=Path(report["file"]).name, values=dict(values))
+
+
+def _cost(folder: Path) -> Measured:
+    names = {
+        "frozen_gb": "frozen GB",
+        "training_gb": "training GB per device",
+        "extraction_s": "extraction s / 1,000 queries",
+        "training_s": "training s / 1,000 queries",
+        "store_gb": "store GB / 1,000 queries",
+        "first_ms": "first mask ms",
+        "further_ms": "further mask ms",
+        "calls": "MLLM calls per query",
+    }
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        values = {name: report[key] for key, name in names.items() if report[key] is not None}
+        return Measured(method=report["method"], data=report["device"], values=values)
+    except (OSError, ValueError, KeyError) as error:
+        raise DatasetError(
+            f"building the table cost: {folder} has no report of `lens-cache benchmark cost` "
+            f"({error})"
+        ) from None

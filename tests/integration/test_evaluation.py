@@ -395,3 +395,18 @@ def test_the_gallery_is_one_page_that_opens_offline(shapes, tmp_path, lens_cache
     assert len(images) == 4 * (3 * 4 + 8) + 4 * 5
     assert all(image.startswith("data:image/jpeg;base64,") for image in images)
     assert not re.search(r"(?:src|href)=.?https?:", page)
+
+
+def test_costs_are_measured_and_stand_in_the_table(tmp_path, lens_cache):
+    command = ["benchmark", "cost", "--out", tmp_path / "cost", "--steps", "2", "--json"]
+    code, text, err = lens_cache(*command)
+    assert code == 0, err
+    found = json.loads(text)
+    assert found == json.loads((tmp_path / "cost/report.json").read_text())
+    assert found["calls"] == 1
+    assert 0 < found["frozen_gb"] < found["training_gb"] < 4
+    assert found["extraction_s"] > 0
+    assert found["further_ms"] < found["first_ms"]
+    code, text, err = lens_cache("table", "cost", tmp_path / "cost", "--out", tmp_path)
+    assert code == 0, err
+    assert "| shapes | cpu |" in text
