@@ -406,7 +406,6 @@ def test_costs_are_measured_and_stand_in_the_table(tmp_path, lens_cache):
     assert found["calls"] == 1
     assert 0 < found["frozen_gb"] < found["training_gb"] < 4
     assert found["extraction_s"] > 0
-    assert found["further_ms"] < found["first_ms"]
     code, text, err = lens_cache("table", "cost", tmp_path / "cost", "--out", tmp_path)
     assert code == 0, err
     assert "| shapes | cpu |" in text
