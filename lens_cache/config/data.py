@@ -93,14 +93,14 @@ class LisaConfig:
 class DataConfig:
     """Which images and instructions go into a store."""
 
-    kind: Literal["coco", "folder", "jsonl", "huggingface", "lisa"] = "coco"
+    kind: Literal["coco", "folder", "jsonl", "huggingface", "lisa", "refcoco_m"] = "coco"
     """The layout of the dataset."""
     root: Folder | None = None
     """Folder of the dataset."""
     split: str | None = None
     """COCO: the split in the name of the annotation file, such as `train2017`, or several,
-    separated by commas, such as `train,valid`. Folder, JSONL and Hugging Face: keep only this
-    split; all if empty."""
+    separated by commas, such as `train,valid`. Folder, JSONL, Hugging Face and RefCOCO-M: keep
+    only this split; all if empty."""
     annotations: Literal["auto", "instances", "panoptic"] = "auto"
     """COCO: which annotation file; `auto` prefers the panoptic one."""
     file: str = "data.jsonl"

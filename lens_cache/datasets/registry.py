@@ -11,6 +11,7 @@ from lens_cache.datasets.folder import FolderDataset
 from lens_cache.datasets.huggingface import HuggingfaceDataset
 from lens_cache.datasets.jsonl import JsonlDataset
 from lens_cache.datasets.lisa.dataset import LisaDataset
+from lens_cache.datasets.refcoco_m import RefcocoMDataset
 from lens_cache.errors import DatasetError
 
 DATASETS: dict[str, Callable[[DataConfig], SegmentationDataset]] = {
@@ -19,6 +20,7 @@ DATASETS: dict[str, Callable[[DataConfig], SegmentationDataset]] = {
     "huggingface": HuggingfaceDataset,
     "jsonl": JsonlDataset,
     "lisa": LisaDataset,
+    "refcoco_m": RefcocoMDataset,
 }
 
 
