@@ -13,7 +13,7 @@ from lens_cache.datasets.base import SegmentationDataset
 from lens_cache.datasets.lisa import KINDS
 from lens_cache.datasets.lisa.evaluation_images import benchmark_sets, coco_id
 from lens_cache.datasets.lisa.published_counts import PublishedCount, published_count
-from lens_cache.datasets.lisa.sets import MissingSetError, SetName, parse_set
+from lens_cache.datasets.lisa.sets import MissingSetError, SetKind, SetName, parse_set
 from lens_cache.datasets.mask_parsing import check_size
 from lens_cache.datasets.questions import is_training
 from lens_cache.datasets.source import CHUNK, DataSource, Mapper
@@ -146,7 +146,8 @@ def check_folder(
     """
     if not root.is_dir():
         raise DatasetError(f"checking {root}: it is not a folder; give the folder of LISA's sets")
-    names = [parse_set(text, KINDS) for text in wanted or (*KINDS, *benchmark_sets())]
+    known = [text for text in (*KINDS, *benchmark_sets()) if _kind(text).expected(root)]
+    names = [parse_set(text, KINDS) for text in wanted or known]
     checks: list[SetCheck] = []
     seen: dict[SetName, list[CheckedImage]] = {}
     for name in names:
@@ -154,6 +155,10 @@ def check_folder(
         checks.append(check)
         seen[name] = images
     return FolderCheck(root, quick, checks, _overlaps(seen))
+
+
+def _kind(text: str) -> SetKind:
+    return KINDS[text.partition("|")[0]]
 
 
 def _check_set(

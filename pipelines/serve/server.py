@@ -23,6 +23,11 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _SHUTDOWN = 20
 
 
+def tell_now(text: str) -> None:
+    """Print a line at once: a log that is a pipe would keep it until the server ends."""
+    print(text, flush=True)
+
+
 def serve(
     predictor: LensPredictor,
     *,
@@ -34,7 +39,7 @@ def serve(
     page: bool = True,
     label_studio: Path | None = None,
     root_path: str = "",
-    tell: Callable[[str], None] = print,
+    tell: Callable[[str], None] = tell_now,
 ) -> None:
     """Serve until a signal arrives.
 

@@ -178,5 +178,6 @@ KINDS = {
         variants=("unc",),
         open=ReferDataset,
         source=f"get it from github.com/henghuiding/gRefCOCO, and {_TRAIN2014}",
+        folder=(_FOLDER / GREFCOCO).as_posix(),
     ),
 }

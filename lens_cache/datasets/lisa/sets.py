@@ -55,9 +55,11 @@ class SetKind:
     Attributes:
         group: Its group in LISA's sampler.
         splits: Its splits, the default first; the training split of every set is ``train``.
-        variants: Its versions or ways of splitting, the default first.
         open: The function that opens it.
         source: Where to get it, for messages.
+        variants: Its versions or ways of splitting, the default first.
+        folder: Its folder below LISA's root, if LISA itself does not use the set: then it is
+            checked and looked for only where that exists.
     """
 
     group: Group
@@ -65,6 +67,11 @@ class SetKind:
     open: Opener
     source: str
     variants: tuple[str, ...] = ("",)
+    folder: str | None = None
+
+    def expected(self, root: Path) -> bool:
+        """Return whether the set should be below a root: one of LISA's, or there already."""
+        return self.folder is None or (root / self.folder).is_dir()
 
     def parse(self, text: str) -> SetName:
         """Parse ``name``, ``name|split``, ``name|variant`` or ``name|variant|split``.
