@@ -23,7 +23,7 @@ PYTEST := $(BIN)/pytest
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablations evaluate eval-reasonseg eval-refcoco eval-grefcoco eval-general eval-routing eval-cost eval-ablations eval-all test test-fast test-slow test-page test-lowest soak gpu-report smoke-full-size check lint types docs format clean
+.PHONY: help setup demo ablations evaluate eval-reasonseg eval-refcoco eval-grefcoco eval-general eval-routing eval-cost eval-ablations eval-all test test-fast test-slow test-page test-lmms test-lowest soak gpu-report smoke-full-size check lint types docs format clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -114,19 +114,27 @@ eval-ablations: ablations  ## The paper's ablations, and its own rows; SEEDS=, S
 eval-all: eval-reasonseg eval-refcoco eval-grefcoco eval-general eval-routing eval-cost  ## All tables that take minutes.
 
 test: check  ## Run lint, types and all tests except the slow ones, in WORKERS= (2) processes.
-	@$(PYTEST) -n '$(WORKERS)' --dist loadfile -m "not slow and not full_size and not page"
+	@$(PYTEST) -n '$(WORKERS)' --dist loadfile -m "not slow and not full_size and not page and not lmms"
 
 test-fast: $(STAMP)  ## Run the unit tests.
 	@$(PYTEST) -q tests/unit
 
 test-slow: $(STAMP)  ## Run the slow tests.
-	@$(PYTEST) -m "slow and not full_size and not page"
+	@$(PYTEST) -m "slow and not full_size and not page and not lmms"
 
 test-page: $(STAMP)  ## Test the page of the server in Chromium (apt-get install chromium); screenshots in runs/page.
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { \
 	  echo "make test-page: needs chromium; run: apt-get install chromium" >&2; exit 1; }
 	@$(BIN)/python -m pip install -q --disable-pip-version-check playwright
 	@$(PYTEST) -m page -W default tests/page
+
+test-lmms: $(STAMP)  ## Test the plug-in of lmms-eval with its real package, in .venv-lmms.
+	@test -x .venv-lmms/bin/python || $(BIN)/python -m venv .venv-lmms
+	@cd .venv-lmms/lib/python3.*/site-packages && \
+	  $(CURDIR)/$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > lens_cache_venv.pth
+	@.venv-lmms/bin/python -m pip install -q --disable-pip-version-check --no-deps 'lmms-eval>=0.7.3'
+	@.venv-lmms/bin/python -m pip install -q --disable-pip-version-check accelerate evaluate loguru sacrebleu
+	@.venv-lmms/bin/python -m pytest -m lmms -W default tests/lmms
 
 test-lowest:  ## Run the unit tests with the lowest versions that pyproject.toml admits, in .venv-lowest.
 	@test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest

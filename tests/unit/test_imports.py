@@ -30,6 +30,7 @@ OWNERS = {
     "mcp": ("lens_cache/tools/mcp_server.py",),
     "langchain_core": ("lens_cache/tools/langchain.py",),
     "smolagents": ("lens_cache/tools/smolagents.py",),
+    "lmms_eval": ("lens_cache/tools/lmms_eval/",),
 }
 # What a folder may never import: each room stands on the ones before it.
 ROOMS = (

@@ -1,0 +1,1 @@
+"""lens-cache in lmms-eval: a model plug-in, and two tasks that score masks."""
