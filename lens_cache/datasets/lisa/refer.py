@@ -1,6 +1,7 @@
 """RefCLEF, RefCOCO, RefCOCO+ and RefCOCOg: sentences that each refer to one thing of an image.
 
-And gRefCOCO, whose sentences refer to one thing, to several or to none.
+And gRefCOCO, whose sentences refer to one thing, to several or to none; R-RefCOCO and FP-RefCOCO,
+whose sentences may have a false premise: then nothing is meant.
 
     root/refer_seg/refcoco/instances.json and refs(unc).p
     root/refer_seg/grefcoco/instances.json and grefs(unc).json
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from lens_cache.config.data import Rules
 from lens_cache.datasets.base import (
@@ -98,9 +100,11 @@ class ReferDataset(SegmentationDataset):
                 continue
             texts, unusable = self._texts(ref)
             rejected += unusable
-            for text in texts:
-                key = text, target["counts"]
-                queries.append(self._query(text, target, seen[key]))
+            nothing = masks.empty(image.height, image.width)
+            for text, false in texts:
+                meant = nothing if false else target
+                key = text, meant["counts"]
+                queries.append(self._query(text, meant, seen[key]))
                 seen[key] += 1
         return ImageRecord(image.path, self.name, tuple(queries), tuple(rejected))
 
@@ -124,15 +128,18 @@ class ReferDataset(SegmentationDataset):
             parts.append(target)
         return parts[1] if len(parts) == 2 else masks.merge(parts)
 
-    def _texts(self, ref: Ref) -> tuple[list[str], list[Rejected]]:
-        """Return the sentences in LISA's form; under ``parity``, empty ones are kept as in LISA."""
+    def _texts(self, ref: Ref) -> tuple[list[tuple[str, bool]], list[Rejected]]:
+        """Return the sentences in LISA's form, each with whether its premise is false.
+
+        Under ``parity``, empty ones are kept as in LISA.
+        """
         texts = []
         rejected = []
         for position, entry in enumerate(ref.sentences):
             text = entry.get("sent") if isinstance(entry, dict) else None
             blank = isinstance(text, str) and not text.strip()
             if is_text(text) or (blank and self._rules == "parity"):
-                texts.append(str(text).strip().lower())
+                texts.append((str(text).strip().lower(), _is_false(entry)))
             else:
                 reason = f"expected a text under sent, got {brief(entry)}"
                 rejected.append(Rejected(f"ref {ref.number}, sentence {position}", reason))
@@ -148,6 +155,27 @@ class ReferDataset(SegmentationDataset):
             ignore=None,
             repeat=repeat,
         )
+
+
+def _is_false(sentence: dict[str, Any]) -> bool:
+    """Return whether a sentence means nothing in its image: the flags of FP-RefCOCO and R-RefCOCO.
+
+    Source: ``dataloaders/test_dataset.py`` of github.com/see-say-segment/sesame.
+    """
+    return bool(sentence.get("is_false_premise", not sentence.get("exist", True)))
+
+
+def _negatives(name: str, *variants: str) -> SetKind:
+    """Return a set with false premises; it has the splits of its refs file."""
+    return SetKind(
+        group="referring",
+        splits=("val", "train", "test", "testA", "testB"),
+        variants=variants,
+        open=ReferDataset,
+        source=f"get {name} from dataset/README.md of github.com/see-say-segment/sesame, and "
+        f"{_TRAIN2014}",
+        folder=(_FOLDER / name).as_posix(),
+    )
 
 
 def _kind(name: str, images: str, splits: str, *variants: str) -> SetKind:
@@ -180,4 +208,10 @@ KINDS = {
         source=f"get it from github.com/henghuiding/gRefCOCO, and {_TRAIN2014}",
         folder=(_FOLDER / GREFCOCO).as_posix(),
     ),
+    "R-refcoco": _negatives("R-refcoco", "unc_exclude_unified", "unc"),
+    "R-refcoco+": _negatives("R-refcoco+", "unc_exclude_unified", "unc"),
+    "R-refcocog": _negatives("R-refcocog", "umd_exclude_unified", "umd"),
+    "fprefcoco": _negatives("fprefcoco", "berkeley_exclude_unified", "berkeley"),
+    "fprefcoco+": _negatives("fprefcoco+", "berkeley_exclude_unified", "berkeley"),
+    "fprefcocog": _negatives("fprefcocog", "berkeley_exclude_unified", "berkeley"),
 }

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pycocotools import mask as reference
 
 from lens_cache.config.data import DataConfig, LisaConfig
+from lens_cache.datasets.lisa import KINDS
 from lens_cache.datasets.lisa.sets import MissingSetError
 from lens_cache.datasets.registry import open_dataset
 from lens_cache.errors import ConfigError, DatasetError
@@ -417,3 +418,20 @@ def test_a_broken_list_of_expressions_is_named(tmp_path):
     (tmp_path / "refer_seg/grefcoco/grefs(unc).json").write_text("<html>")
     with pytest.raises(DatasetError, match="web page"):
         records(tmp_path, "grefcoco|val")
+
+
+@pytest.mark.parametrize("name", ["fprefcoco", "R-refcoco+", "R-refcocog"])
+def test_a_false_premise_means_nothing(tmp_path, name):
+    entry = ref(1, 1, 10, "val", "The box", "the cow", "the green box", "box")
+    entry["sentences"][1]["is_false_premise"] = True
+    entry["sentences"][2]["exist"] = False
+    entry["sentences"][3] |= {"is_false_premise": False, "exist": True}
+    variant = KINDS[name].variants[0]
+    write_refer(tmp_path, name, variant, [entry], [annotation(10, 1, BOX)])
+    (record,) = records(tmp_path, f"{name}|val")
+    found = targets(record)
+    box = added_up(BOX) > 0
+    assert np.array_equal(found["the box"], box)
+    assert np.array_equal(found["box"], box)
+    assert not found["the cow"].any()
+    assert not found["the green box"].any()
