@@ -36,6 +36,10 @@ app = typer.Typer()
 Split = Annotated[
     str, typer.Option(metavar="SPLIT", help="Split of the data, such as val or reason_seg|val.")
 ]
+OptionalRun = Annotated[
+    Path | None,
+    typer.Argument(metavar="[RUN]", parser=local_folder, help="Folder of a training run."),
+]
 OptionalStore = Annotated[
     Path | None,
     typer.Option(
@@ -54,10 +58,7 @@ Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the fi
 @app.command()
 def evaluate(
     split: Split,
-    run: Annotated[
-        Path | None,
-        typer.Argument(metavar="[RUN]", parser=local_folder, help="Folder of a training run."),
-    ] = None,
+    run: OptionalRun = None,
     store: OptionalStore = None,
     config: ConfigFiles = None,
     overrides: Overrides = None,
@@ -171,10 +172,7 @@ def compare(
 @app.command()
 def gallery(
     split: Split,
-    run: Annotated[
-        Path | None,
-        typer.Argument(metavar="[RUN]", parser=local_folder, help="Folder of a training run."),
-    ] = None,
+    run: OptionalRun = None,
     store: OptionalStore = None,
     config: ConfigFiles = None,
     overrides: Overrides = None,
