@@ -89,7 +89,7 @@ class Evaluated:
             samples = [Sample(**{k: v for k, v in one.items() if k in known}) for one in entries]
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise DatasetError(
-                f"comparing {folder}: expected the folder of an evaluation of this version "
+                f"reading {folder}: expected the folder of an evaluation of this version "
                 f"({error}); run `lens-cache evaluate` again"
             ) from None
         return cls(
