@@ -108,8 +108,9 @@ eval-cost: $(STAMP)  ## Table of costs: memory, device time, bytes; on shapes, o
 	  $(if $(RUN),--run '$(RUN)',--model '$(MODEL)') --out $(EVAL)/cost
 	@$(BIN)/lens-cache table cost $(EVAL)/cost --out $(EVAL)/tables
 
+eval-ablations: OUT = runs/ablations
 eval-ablations: ablations  ## The paper's ablations, and its own rows; SEEDS=, STEPS=, JOBS=.
-	@$(BIN)/lens-cache table ablations --out $(EVAL)/tables
+	@$(BIN)/lens-cache table ablations '$(OUT)' --out $(EVAL)/tables
 
 eval-all: eval-reasonseg eval-refcoco eval-grefcoco eval-general eval-routing eval-cost  ## All tables that take minutes.
 

@@ -134,8 +134,8 @@ def build_table(name: TableName, folders: Sequence[Path]) -> ResultTable:
 
     Args:
         name: The table.
-        folders: Of ``lens-cache evaluate`` for the tables of masks, of ``general``, ``routing`` and
-            ``benchmark cost`` for those. The ablations have a report of their own.
+        folders: Of ``lens-cache evaluate`` for the tables of masks, of ``general``, ``routing``,
+            ``benchmark cost`` and ``ablations`` for those.
 
     Raises:
         DatasetError: If a folder is none of these.
@@ -155,8 +155,9 @@ def build_table(name: TableName, folders: Sequence[Path]) -> ResultTable:
         made.analogue.extend(map(_routing, folders))
     elif name == "cost":
         made.analogue.extend(map(_cost, folders))
-    elif folders:
-        raise DatasetError(f"building the table {name}: it has no measured rows; give no folder")
+    else:
+        for folder in folders:
+            made.analogue.extend(_ablations(folder))
     return made
 
 
@@ -240,3 +241,25 @@ def _cost(folder: Path) -> Measured:
             f"building the table cost: {folder} has no report of `lens-cache benchmark cost` "
             f"({error})"
         ) from None
+
+
+def _ablations(folder: Path) -> list[Measured]:
+    """Return the rows of ``lens-cache ablations``: mean and standard deviation over seeds."""
+    rows = []
+    try:
+        report = json.loads((folder / "ablations.json").read_text(encoding="utf-8"))
+        for row in report["rows"]:
+            values: dict[str, Interval | float] = {}
+            for split, scores in row["scores"].items():
+                for key, name in (("giou", "gIoU"), ("ciou", "cIoU")):
+                    values[f"{split} {name}"] = scores[key]["mean"]
+                    if scores[key]["deviation"] is not None:
+                        values[f"{split} {name} deviation"] = scores[key]["deviation"]
+            values["seeds"] = len(row["seeds"])
+            rows.append(Measured(method=row["name"], data=folder.name, values=values))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"building the table ablations: {folder} has no report of `lens-cache ablations` "
+            f"({error})"
+        ) from None
+    return rows

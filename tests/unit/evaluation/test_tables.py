@@ -131,8 +131,22 @@ def test_a_table_of_general_ability_has_a_row_for_each_method(tmp_path):
     assert bare.method == "bare MLLM"
 
 
+def test_ablations_have_mean_and_deviation_over_seeds(tmp_path):
+    scores = {"test": {name: {"mean": 80.0, "deviation": 0.5} for name in ("giou", "ciou")}}
+    rows = [{"name": "LENS", "scores": scores, "seeds": [0, 1, 2]}]
+    (tmp_path / "ablations.json").write_text(json.dumps({"rows": rows}))
+    (row,) = build_table("ablations", [tmp_path]).analogue
+    assert row.values == {
+        "test gIoU": 80.0,
+        "test gIoU deviation": 0.5,
+        "test cIoU": 80.0,
+        "test cIoU deviation": 0.5,
+        "seeds": 3,
+    }
+
+
 def test_folders_without_an_evaluation_are_refused(tmp_path, lens_cache):
-    for name in ("reasonseg", "general", "routing", "cost"):
+    for name in ("reasonseg", "general", "routing", "cost", "ablations"):
         code, _, err = lens_cache("table", name, tmp_path, "--out", tmp_path / "out")
         assert code == 1
         assert err.startswith("lens-cache: ")
