@@ -12,6 +12,8 @@ from torch import Tensor
 def swap_test(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Test every pair of instructions about an image with targets that share no pixel.
 
+    An instruction without a target is in no pair, since a right answer to it fits no target.
+
     A pair passes if each of the two masks has a higher IoU with its own target than with the
     other's.
 
@@ -26,6 +28,7 @@ def swap_test(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     shared = found @ meant.T
     iou = shared / (found.sum(1)[:, None] + meant.sum(1) - shared).clamp(min=1)
     own = iou.diagonal()[:, None] > iou  # own[i, j]: mask i fits its own target better than j's
-    apart = (meant @ meant.T == 0).triu(diagonal=1)
+    there = meant.any(dim=1)
+    apart = ((meant @ meant.T == 0) & there & there[:, None]).triu(diagonal=1)
     pairs = apart.nonzero()
     return pairs, (own & own.T)[apart]

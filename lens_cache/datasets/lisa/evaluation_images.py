@@ -18,8 +18,8 @@ from lens_cache.datasets.questions import is_training
 from lens_cache.images.decode import content_id
 
 # The sets on which the papers report; all their splits except ``train`` are tested on.
-# Sets with false premises have the images of RefCOCO(+/g).
-BENCHMARKS = ("refcoco", "refcoco+", "refcocog", "grefcoco", "reason_seg")
+# gRefCOCO and the sets with false premises have the images of RefCOCO(+/g).
+BENCHMARKS = ("refcoco", "refcoco+", "refcocog", "reason_seg")
 # Name of a skipped training image in the quarantine.
 TESTED_ON = "image to test on"
 _COCO_NAME = re.compile(r"(?:COCO_(?:train|val)20\d\d_)?(\d{12})\.jpg")

@@ -162,7 +162,7 @@ def _is_false(sentence: dict[str, Any]) -> bool:
 
     Source: ``dataloaders/test_dataset.py`` of github.com/see-say-segment/sesame.
     """
-    return bool(sentence.get("is_false_premise", not sentence.get("exist", True)))
+    return sentence.get("is_false_premise") is True or sentence.get("exist") is False
 
 
 def _negatives(name: str, *variants: str) -> SetKind:

@@ -29,3 +29,11 @@ def test_targets_that_share_a_pixel_are_no_pair():
     pairs, passed = swap_test(targets, targets)
     assert pairs.shape == (0, 2)
     assert passed.shape == (0,)
+
+
+def test_an_instruction_without_a_target_is_in_no_pair():
+    targets = torch.zeros(3, 4, 4, dtype=torch.bool)
+    targets[0, 0], targets[1, 3] = True, True
+    pairs, passed = swap_test(targets.clone(), targets)
+    assert pairs.tolist() == [[0, 1]]
+    assert passed.tolist() == [True]

@@ -425,7 +425,7 @@ def test_a_false_premise_means_nothing(tmp_path, name):
     entry = ref(1, 1, 10, "val", "The box", "the cow", "the green box", "box")
     entry["sentences"][1]["is_false_premise"] = True
     entry["sentences"][2]["exist"] = False
-    entry["sentences"][3] |= {"is_false_premise": False, "exist": True}
+    entry["sentences"][3] |= {"is_false_premise": "no", "exist": True}
     variant = KINDS[name].variants[0]
     write_refer(tmp_path, name, variant, [entry], [annotation(10, 1, BOX)])
     (record,) = records(tmp_path, f"{name}|val")
