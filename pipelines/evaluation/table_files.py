@@ -54,7 +54,7 @@ def blocks(made: ResultTable) -> list[Block]:
 
 
 def _analogue(made: ResultTable) -> str:
-    return "measured" if made.name in ("general", "routing", "cost") else "measured on other data"
+    return "measured" if made.name in ("routing", "cost") else "measured on other data"
 
 
 def _word(value: bool | None) -> str:

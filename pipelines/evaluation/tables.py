@@ -17,6 +17,7 @@ from lens_cache.errors import DatasetError
 from lens_cache.evaluation.intervals import Interval, bootstrap
 from lens_cache.evaluation.published import PublishedResult, TableName, published
 from lens_cache.evaluation.scores import Sample, ratios_of
+from lens_cache.toy.questions import WEIGHTS
 from pipelines.evaluation.compare import Evaluated
 
 _RESAMPLES = 10_000
@@ -150,7 +151,7 @@ def build_table(name: TableName, folders: Sequence[Path]) -> ResultTable:
             _add(made.measured if known else made.analogue, found, real if known else analogue)
     elif name == "general":
         for folder in folders:
-            _add_general(made.analogue, folder)
+            _add_general(made, folder)
     elif name == "routing":
         made.analogue.extend(map(_routing, folders))
     elif name == "cost":
@@ -163,6 +164,14 @@ def build_table(name: TableName, folders: Sequence[Path]) -> ResultTable:
 
 def _add(rows: list[Measured], found: Evaluated, columns: Sequence[Column]) -> None:
     """Add the values of an evaluation to the row of its method, or a new row."""
+    if found.report.get("limit") is not None:
+        raise DatasetError(
+            f"building a table: {found.folder} evaluated only the first {found.report['limit']} "
+            "images of its split; evaluate the whole split"
+        )
+    method, seen = str(found.report["method"]), found.report.get("trained_on")
+    if seen:
+        method += f" (trained on {seen} of the images)"
     split = str(found.report["split"]).rpartition("|")[2]
     values: dict[str, Interval | float] = {}
     for column in columns:
@@ -173,7 +182,7 @@ def _add(rows: list[Measured], found: Evaluated, columns: Sequence[Column]) -> N
         images = [sample.image_id for sample in mine]
         for interval in bootstrap(ratios, images, resamples=_RESAMPLES).values() if ratios else ():
             values[column.name] = interval
-    _merge(rows, str(found.report["method"]), _origin(found.report), values)
+    _merge(rows, method, _origin(found.report), values)
 
 
 def _origin(report: Mapping[str, Any]) -> str:
@@ -185,13 +194,18 @@ def _merge(
 ) -> None:
     for row in rows:
         if (row.method, row.data) == (method, data):
+            if twice := sorted(row.values.keys() & values.keys()):
+                raise DatasetError(
+                    f"building a table: two evaluations of {method} on {data} have the column "
+                    f"{twice[0]}; give one of them"
+                )
             row.values.update(values)
             return
     rows.append(Measured(method=method, data=data, values=dict(values)))
 
 
-def _add_general(rows: list[Measured], folder: Path) -> None:
-    """Add the rows of a folder of ``lens-cache general``."""
+def _add_general(made: ResultTable, folder: Path) -> None:
+    """Add the rows of a folder of ``lens-cache general``; its files may be of drawn shapes."""
     files = sorted(folder.glob("*/report.json"))
     if not files:
         raise DatasetError(
@@ -201,7 +215,10 @@ def _add_general(rows: list[Measured], folder: Path) -> None:
     for file in files:
         report = json.loads(file.read_text(encoding="utf-8"))
         for method, score in report["rows"].items():
-            _merge(rows, method, str(folder), {report["benchmark"]: score["score"]})
+            drawn = set(score["categories"]) <= set(WEIGHTS)
+            rows = made.analogue if drawn else made.measured
+            name = f"{report['benchmark']} of shapes" if drawn else report["benchmark"]
+            _merge(rows, method, str(folder), {name: score["score"]})
 
 
 def _routing(folder: Path) -> Measured:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from lens_cache.errors import DatasetError
 from lens_cache.evaluation.published import published
 from lens_cache.evaluation.scores import Sample
 from pipelines.evaluation.table_files import latex, to_csv
@@ -120,15 +121,40 @@ def test_the_paper_s_rows_are_those_it_prints():
     assert sum(lisa.values()) / 8 == pytest.approx(69.8, abs=0.06)
 
 
-def test_a_table_of_general_ability_has_a_row_for_each_method(tmp_path):
+def general(folder, category):
     for name, score in (("MME", 900.0), ("MMStar", 30.0)):
-        folder = tmp_path / "general" / name
-        folder.mkdir(parents=True)
-        rows = {"LENS agent": {"score": score}, "bare MLLM": {"score": score + 1}}
-        (folder / "report.json").write_text(json.dumps({"benchmark": name, "rows": rows}))
-    agent, bare = build_table("general", [tmp_path / "general"]).analogue
+        (folder / name).mkdir(parents=True)
+        rows = {
+            method: {"score": score + more, "categories": {category: score}}
+            for more, method in enumerate(("LENS agent", "bare MLLM"))
+        }
+        (folder / name / "report.json").write_text(json.dumps({"benchmark": name, "rows": rows}))
+    return folder
+
+
+def test_general_ability_on_shapes_is_never_in_the_columns_of_the_benchmarks(tmp_path):
+    real, drawn = general(tmp_path / "real", "OCR"), general(tmp_path / "drawn", "exist")
+    made = build_table("general", [real, drawn])
+    agent, bare = made.measured
     assert agent.values == {"MME": 900.0, "MMStar": 30.0}
     assert bare.method == "bare MLLM"
+    assert made.analogue[0].values == {"MME of shapes": 900.0, "MMStar of shapes": 30.0}
+
+
+def changed(folder, **changes):
+    path = folder / "report.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return folder
+
+
+def test_a_part_of_a_split_or_a_second_value_is_refused_and_seen_images_are_named(real, tmp_path):
+    again = evaluation(tmp_path / "again", "reason_seg|test", [sample(9, "reason_seg")])
+    with pytest.raises(DatasetError, match="two evaluations of runs/a_b"):
+        build_table("reasonseg", [real, again])
+    with pytest.raises(DatasetError, match="only the first 1 images"):
+        build_table("reasonseg", [changed(again, limit=1)])
+    (row,) = build_table("reasonseg", [changed(real, limit=None, trained_on=2)]).measured
+    assert row.method == "runs/a_b (trained on 2 of the images)"
 
 
 def test_ablations_have_mean_and_deviation_over_seeds(tmp_path):
