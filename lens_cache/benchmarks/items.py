@@ -6,6 +6,7 @@ File names are those of VLMEvalKit: the name of a file says which benchmark it h
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,20 @@ class Benchmark:
     path: Path
     items: list[Item]
 
+    def first(self, count: int) -> Benchmark:
+        """Return the first questions, each with everything that must be right together with it.
+
+        A part of MMBench's rotations, or one of MME's two questions about an image, would score as
+        if it were the whole.
+
+        Args:
+            count: Number of groups: of questions in MMBench, of images in MME.
+        """
+        groups = dict.fromkeys((item.category, item.group) for item in self.items)
+        kept = set(list(groups)[:count])
+        items = [item for item in self.items if (item.category, item.group) in kept]
+        return Benchmark(self.name, self.path, items)
+
     @property
     def has_answers(self) -> bool:
         """Whether the file says what is right."""
@@ -90,10 +105,10 @@ def read_benchmark(path: Path) -> Benchmark:
         DatasetError: If the name is of no known benchmark, or the file is not as it should be.
     """
     known: dict[str, tuple[Callable[[Row], Item | None], tuple[str, ...]]] = {
-        "MME": (_mme, ("question", "answer", "category")),
+        "MME": (_mme, ("question", "answer", "category", "image_path")),
         "MMBench": (_choice, ("question", "A", "B", "category")),
         "MMMU": (_mmmu, ("question", "answer", "category", "split")),
-        "MMStar": (_choice, ("question", "answer", "A", "B", "category")),
+        "MMStar": (_mmstar, ("question", "answer", "A", "B", "category")),
     }
     for name, (make, columns) in known.items():
         if path.name.startswith(name):
@@ -101,6 +116,9 @@ def read_benchmark(path: Path) -> Benchmark:
             items = [item for item in map(make, rows) if item is not None]
             if not items:
                 raise DatasetError(f"reading {path}: expected questions to evaluate, found none")
+            _check_answers(items)
+            if name == "MME":
+                _check_pairs(items)
             return Benchmark(name, path, items)
     raise DatasetError(
         f"reading the benchmark {path}: expected a name that begins with {', '.join(known)}"
@@ -115,9 +133,35 @@ def _mme(row: Row) -> Item:
             f"{brief(row.get('answer'))}"
         )
     question = _needed(row, "question")
-    return Item(
-        row, question, dict(_YES_NO), answer, row.get("image_path") or question, row.get("category")
-    )
+    image = _needed(row, "image_path")
+    return Item(row, question, dict(_YES_NO), answer, image, row.get("category"))
+
+
+def _check_pairs(items: list[Item]) -> None:
+    """Refuse an image with one question: acc+ would be accuracy."""
+    counts = Counter((item.category, item.group) for item in items)
+    for item in items:
+        if counts[item.category, item.group] < 2:
+            raise DatasetError(
+                f"reading {item.row.place}, column image_path: expected two questions about "
+                f"{brief(item.group)} in the category {brief(item.category)}, found one"
+            )
+
+
+def _check_answers(items: list[Item]) -> None:
+    """Refuse a file that has the right answers of a part of its questions only."""
+    if any(item.answer for item in items):
+        for item in items:
+            if not item.answer:
+                raise DatasetError(
+                    f"reading {item.row.place}, column answer: expected an answer, as other rows "
+                    "have, found none"
+                )
+
+
+def _mmstar(row: Row) -> Item:
+    _needed(row, "answer")
+    return _choice(row)
 
 
 def _choice(row: Row) -> Item:

@@ -54,7 +54,7 @@ class Row:
         text = self.get("index")
         try:
             return int(float(text))
-        except ValueError:
+        except (ValueError, OverflowError):
             raise DatasetError(
                 f"reading {self.place}: expected a number in the column index, found {brief(text)}"
             ) from None
@@ -69,6 +69,8 @@ class Row:
         if self.image.startswith("["):
             try:
                 cells = [str(cell) for cell in ast.literal_eval(self.image)]
+                if not cells:
+                    raise ValueError
             except (ValueError, SyntaxError, MemoryError, RecursionError):
                 raise DatasetError(
                     f"reading {self.place}, column image: expected a list of images in base64, "

@@ -56,7 +56,8 @@ def general(
         str, typer.Option(metavar="I/N", help="Answer every N-th question, from question I.")
     ] = "0/1",
     limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Only the first N questions.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Only the first N questions, or images of MME."),
     ] = None,
     overrides: Overrides = None,
     device: Device = None,

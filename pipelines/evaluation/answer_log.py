@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from lens_cache.errors import ConfigError
 from lens_cache.progress import Progress
+from lens_cache.store.io.file_lock import file_lock
 
 T = TypeVar("T")
 
@@ -33,18 +34,38 @@ def answer_all(
         name: Name of the step.
 
     Raises:
-        ConfigError: If the file has answers with another key.
+        ConfigError: If the file has answers with another key or is damaged, or another process
+            writes it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    busy = ConfigError(f"answering {path}: another process writes this file; wait for its end")
+    with file_lock(path.with_suffix(".lock"), busy):
+        return _answer_rest(path, key, questions, answer, progress, name)
+
+
+def _answer_rest(
+    path: Path,
+    key: dict[str, Any],
+    questions: Sequence[T],
+    answer: Callable[[T], dict[str, Any]],
+    progress: Progress,
+    name: str,
+) -> list[dict[str, Any]]:
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
-    if lines and json.loads(lines[0]) != key:
+    documents = _documents(path, lines)
+    if lines and documents[0] != key:
         raise ConfigError(
             f"resuming {path}: it has the answers of another model or file; give another --out, or "
             "remove it"
         )
-    found = [json.loads(line) for line in lines[1:]]
+    found = documents[1:]
+    if len(found) > len(questions):
+        raise ConfigError(
+            f"resuming {path}: expected at most {len(questions)} answers, found {len(found)}; "
+            "remove the file"
+        )
     with path.open("ab") as file:
         file.truncate(sum(map(len, lines)))
         if not lines:
@@ -63,5 +84,18 @@ def read_answers(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]] | No
     if not path.exists():
         return None
     lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-    documents = [json.loads(line) for line in lines]
+    documents = _documents(path, lines)
     return (documents[0], documents[1:]) if documents else None
+
+
+def _documents(path: Path, lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            raise ConfigError(
+                f"reading answers from {path}, line {number}: expected an answer in JSON, found a "
+                "damaged line; remove the file"
+            ) from None
+    return found

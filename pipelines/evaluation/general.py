@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from lens_cache.agent.agent import LensAgent
 from lens_cache.benchmarks.items import Benchmark, Item, read_benchmark
 from lens_cache.benchmarks.scores import BenchmarkScore, random_guess, score_answers
 from lens_cache.benchmarks.table import write_rows
-from lens_cache.errors import ImageError
+from lens_cache.errors import ConfigError, ImageError
 from lens_cache.images.decode import read_image
 from lens_cache.predictor import LensPredictor
 from lens_cache.progress import Progress, no_progress
+from lens_cache.store.io.file_lock import file_lock
 from lens_cache.store.io.files import replacing
 from pipelines.evaluation.answer_log import answer_all, read_answers
 from pipelines.reports.markdown import table
@@ -42,6 +44,8 @@ class General:
         questions: Number of questions.
         rows: Scores by method; empty if the file has no answers.
         routes: How many questions the agent took for what. All of them are dialogue.
+        refused: Questions that the agent refused as too long, or as they have the token of the
+            image; they are wrong.
         unclear: By method, answers from which no option can be found.
     """
 
@@ -50,6 +54,7 @@ class General:
     questions: int
     rows: dict[str, BenchmarkScore]
     routes: dict[str, int]
+    refused: int
     unclear: dict[str, int]
 
 
@@ -70,7 +75,7 @@ def evaluate_general(
         out: Output folder.
         shard: This process answers every n-th question, as (i, n) with 0 <= i < n. The report is
             written by the call after which all are answered.
-        limit: Use only the first questions.
+        limit: Use only the first questions, see ``Benchmark.first``.
         progress: Called with the name of the step, questions done and questions in all.
 
     Returns:
@@ -82,7 +87,7 @@ def evaluate_general(
     """
     benchmark = read_benchmark(path)
     if limit is not None:
-        benchmark = Benchmark(benchmark.name, path, benchmark.items[:limit])
+        benchmark = benchmark.first(limit)
     items = benchmark.items
     folder = out / path.stem
     place, count = shard
@@ -108,7 +113,11 @@ def evaluate_general(
             return None
         answers[number::count] = found[1]
     result = summarise(benchmark, answers)
-    _write(folder, benchmark, answers, result)
+    try:
+        with file_lock(folder / "report.lock", BlockingIOError()):
+            _write(folder, benchmark, answers, result)
+    except BlockingIOError:
+        pass  # another shard found all answers too and is writing the same bytes
     return result
 
 
@@ -126,7 +135,8 @@ def summarise(benchmark: Benchmark, answers: Sequence[dict[str, Any]]) -> Genera
         file=benchmark.path.name,
         questions=len(pairs),
         rows=rows,
-        routes=dict(Counter(answer["route"] for answer in answers)),
+        routes=dict(Counter(answer["route"] for answer in answers if answer["route"])),
+        refused=sum(answer["route"] is None for answer in answers),
         unclear={
             name: sum(item.choice(answer[column]) is None for item, answer in pairs)
             for name, column in ((AGENT, "agent"), (BARE, "bare"))
@@ -135,16 +145,23 @@ def summarise(benchmark: Benchmark, answers: Sequence[dict[str, Any]]) -> Genera
 
 
 def _answer(predictor: LensPredictor, item: Item) -> dict[str, Any]:
-    """Ask agent and bare model; in dialogue the agent's answer is the bare model's (I11)."""
+    """Ask agent and bare model; in dialogue the agent's answer is the bare model's (I11).
+
+    A prompt that one of them refuses, as too long or as it has the token of the image, gets an
+    empty answer, so that the questions after it are asked.
+    """
     pixels = _picture(item)
-    reply = LensAgent(predictor)(item.prompt, pixels)
-    bare = reply.text if reply.route == "dialogue" else predictor.answer(pixels, item.prompt)
-    return {
-        "index": item.row.index,
-        "route": reply.route,
-        "agent": reply.text,
-        "bare": bare,
-    }
+    found: dict[str, Any] = {"index": item.row.index, "route": None, "agent": "", "bare": ""}
+    agent = LensAgent(predictor)
+    with suppress(ConfigError):  # counted in the report: the route is None
+        reply = agent(item.prompt, pixels)
+        found |= {"route": reply.route, "agent": reply.text}
+    if found["route"] == "dialogue":
+        found["bare"] = found["agent"]
+    else:
+        with suppress(ConfigError):  # an empty answer is counted as unclear
+            found["bare"] = predictor.answer(pixels, item.prompt)
+    return found
 
 
 def _picture(item: Item) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -196,12 +213,12 @@ def _write(
 
 def report(found: General) -> Report:
     """Report a benchmark as a table: methods by categories."""
-    called = found.questions - found.routes.get("dialogue", 0)
+    called = sum(found.routes.values()) - found.routes.get("dialogue", 0)
     lines = [
         f"# {found.benchmark}: {found.file}",
         "",
         f"{found.questions} questions; the agent took {called} of them for something else than "
-        "dialogue. Answers without a clear option: "
+        f"dialogue, and refused {found.refused}. Answers without a clear option: "
         + ", ".join(f"{count} ({name})" for name, count in found.unclear.items())
         + ".",
         "",

@@ -61,6 +61,12 @@ def test_rotations_of_a_question_are_one_group(tmp_path):
     assert items[0].options == {"A": "a cup", "B": "a dog"}
 
 
+def test_the_first_questions_have_all_their_rotations(tmp_path):
+    rows = [choice(turn * 1_000_000 + number) for turn in range(2) for number in range(3)]
+    benchmark = read_benchmark(write(tmp_path, "MMBench_DEV_EN.tsv", rows)).first(2)
+    assert [item.row.index for item in benchmark.items] == [0, 1, 1_000_000, 1_000_001]
+
+
 def test_a_row_may_share_the_picture_of_another_row(tmp_path):
     rows = [choice(0, image=OTHER), choice(1), choice(2, image="0")]
     items = read_benchmark(write(tmp_path, "MMStar.tsv", rows)).items
@@ -102,8 +108,23 @@ def test_a_file_without_answers_is_for_submission(tmp_path):
         ("MMStar.tsv", [choice(0, image="7")], [], "or the index of another row, found '7'"),
         ("MMStar.tsv", [], [], "found no index and no image"),
         ("MMStar.tsv", [choice(0, B="")], [], "expected at least two options"),
-        ("MME.tsv", [row(0, question="Is it?", answer="maybe")], [], "expected Yes or No"),
+        (
+            "MME.tsv",
+            [row(0, question="Is it?", answer="maybe", image_path="a.png")],
+            [],
+            "expected Yes or No",
+        ),
         ("MMMU_DEV_VAL.tsv", [choice(0, split="dev")], [], "expected questions to evaluate"),
+        ("MMStar.tsv", [choice("inf")], [], "expected a number in the column index, found 'inf'"),
+        ("MMStar.tsv", [choice(0, answer="")], [], "line 2: expected a text in the column answer"),
+        ("MMBench_DEV_EN.tsv", [choice(0), choice(1, answer="")], [], "line 3, column answer"),
+        ("MME.tsv", [row(0, question="Is it?", answer="No")], [], "found no image_path"),
+        (
+            "MME.tsv",
+            [row(0, question="Is it?", answer="No", image_path="a.png")],
+            [],
+            "expected two questions about 'a.png' in the category 'c', found one",
+        ),
         ("other.tsv", [choice(0)], [], "expected a name that begins with MME, MMBench"),
     ],
 )
@@ -112,7 +133,7 @@ def test_bad_files_are_named(tmp_path, name, rows, drop, message):
         read_benchmark(write(tmp_path, name, rows, drop))
 
 
-@pytest.mark.parametrize("image", ["?" * 100, "['abc", f"['{PICTURE}', '%%%']"])
+@pytest.mark.parametrize("image", ["?" * 100, "[]", "['abc", f"['{PICTURE}', '%%%']"])
 def test_broken_base64_is_named(tmp_path, image):
     items = read_benchmark(write(tmp_path, "MMStar.tsv", [choice(0, image=image)])).items
     with pytest.raises(DatasetError, match=r"MMStar.tsv, line 2, column image: expected"):

@@ -24,6 +24,10 @@ OPTIONS = {"A": "a red cup", "B": "Blue", "C": "green", "D": "12"}
         ("12", "D"),
         # More than twice as long as all options together: no choice by text.
         ("blue " * 12, None),
+        # The letter first, and more than three words after it: no choice by letter.
+        ("B as we all can see", None),
+        ("I choose B as we see", "B"),
+        ("Cannot determine the answer. B", None),
         ("Sure, the segmentation result is generated.", None),
     ],
 )
